@@ -1,0 +1,152 @@
+# Sendense: one non-recursive Makefile.
+#
+#   make            build everything into build/
+#   make demo       run the product's main job on this machine and prove it with qemu-img
+#   make test       unit, property and end-to-end tests
+#   make bench      quick benchmark against the peers        make bench-full   the long one
+#   make fuzz       build the fuzz targets (clang) and run each for FUZZ_SECONDS
+#   make coverage   line coverage per folder
+#   make install    PREFIX=/usr/local DESTDIR=
+#
+# Variables: SAN=address,undefined or SAN=thread (own build directory), WERROR=1, V=1, CC.
+
+CC      ?= gcc
+PREFIX  ?= /usr/local
+OPT     ?= -O2 -g
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
+           -Wundef -Wpointer-arith -Wno-missing-field-initializers
+WERROR  ?=
+SAN     ?=
+COV     ?=
+V       ?=
+
+comma   := ,
+O       := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(COV),/cov)
+VERSION := $(shell cat VERSION)
+
+CPPFLAGS += -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DSENDENSE_VERSION='"$(VERSION)"'
+CFLAGS   += -std=gnu17 $(OPT) $(WARN) -fno-strict-aliasing -fno-omit-frame-pointer -pthread
+CFLAGS   += $(if $(WERROR),-Werror) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=undefined)
+CFLAGS   += $(if $(COV),--coverage -O0)
+LDFLAGS  += -pthread $(if $(SAN),-fsanitize=$(SAN)) $(if $(COV),--coverage)
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-6s %s\n' '$(1)' '$(2)')
+
+# --- what is built -------------------------------------------------------------------------------
+# A folder is a static library; a later folder may use an earlier one, never the other way round.
+FOLDERS := base qcow2 nbd catalog hub api
+srcs     = $(wildcard $(1)/*.c $(1)/*/*.c)
+LIB     := $(foreach f,$(FOLDERS),$(O)/lib/$(f).a)
+# Static archives are searched in order: the users first, what they use behind them.
+LIB_DOWN := $(O)/lib/api.a $(O)/lib/hub.a $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/lib/catalog.a $(O)/lib/base.a
+
+LIBS_SYS   := -luring -lxxhash -lzstd -lz -lm
+LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3
+LIBS_CTL   := -lcurl -ljansson
+LIBS_AGENT := -lnbd -lmicrohttpd -lcurl -ljansson -lxxhash
+
+PROGRAMS := sendense-hub sendense-ctl sendense-agent sendense-nbd
+BIN      := $(PROGRAMS:%=$(O)/bin/%)
+
+TEST_SRC  := $(wildcard tests/base/test_*.c tests/qcow2/test_*.c tests/nbd/test_*.c tests/catalog/test_*.c \
+               tests/hub/test_*.c tests/api/test_*.c tests/crash/test_*.c tests/tools/test_*.c)
+TEST_BIN  := $(TEST_SRC:tests/%.c=$(O)/tests/%)
+SUPPORT   := $(wildcard tests/support/*.c)
+FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_REPLAY := $(FUZZ_SRC:tests/fuzz/%.c=$(O)/tests/fuzz/%)
+BENCH_SRC := $(wildcard bench/*.c)
+BENCH_BIN := $(BENCH_SRC:bench/%.c=$(O)/bench/%)
+
+obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
+
+.DEFAULT_GOAL := all
+.PHONY: all programs tests setup demo test bench bench-full fuzz coverage install clean format check-format
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: programs
+programs: setup $(BIN)
+tests: setup $(TEST_BIN) $(FUZZ_REPLAY) $(BENCH_BIN)
+
+# --- rules ---------------------------------------------------------------------------------------
+$(O)/obj/%.o: %.c VERSION | setup
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# Migrations are text files; the catalog carries them inside the program.
+$(O)/obj/catalog/migrate.o: $(wildcard catalog/schema/*.sql)
+
+define folder_rule
+$(O)/lib/$(1).a: $(call obj,$(call srcs,$(1)))
+	$$(call say,AR,$$@)
+	$$(Q)mkdir -p $$(@D)
+	$$(Q)rm -f $$@ && ar rcs $$@ $$^
+endef
+$(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
+
+define link
+	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(1)
+endef
+
+$(O)/bin/sendense-hub: $(call obj,$(wildcard tools/hub*.c)) $(LIB_DOWN)
+	$(call link,$(LIBS_HUB) $(LIBS_SYS))
+$(O)/bin/sendense-ctl: $(call obj,$(wildcard tools/ctl*.c)) $(O)/lib/qcow2.a $(O)/lib/base.a
+	$(call link,$(LIBS_CTL) $(LIBS_SYS))
+$(O)/bin/sendense-agent: $(call obj,$(wildcard tools/agent*.c)) $(O)/lib/base.a
+	$(call link,$(LIBS_AGENT) $(LIBS_SYS))
+$(O)/bin/sendense-nbd: $(call obj,tools/nbd.c) $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/lib/base.a
+	$(call link,$(LIBS_SYS))
+
+# A test program is one file plus tests/support; tests of a program link that program's own modules.
+$(O)/tests/fuzz/%: $(O)/obj/tests/fuzz/%.o $(O)/obj/tests/fuzz/main.o $(LIB_DOWN)
+	$(call link,$(LIBS_HUB) $(LIBS_SYS))
+$(O)/tests/tools/%: $(O)/obj/tests/tools/%.o $(call obj,$(SUPPORT)) \
+		$(call obj,$(filter-out tools/agent.c,$(wildcard tools/agent_*.c))) \
+		$(call obj,$(filter-out tools/ctl.c,$(wildcard tools/ctl_*.c))) $(LIB_DOWN)
+	$(call link,-lcmocka -lnbd $(LIBS_HUB) $(LIBS_SYS))
+$(O)/tests/%: $(O)/obj/tests/%.o $(call obj,$(SUPPORT)) $(LIB_DOWN)
+	$(call link,-lcmocka $(LIBS_HUB) $(LIBS_SYS))
+$(O)/bench/%: $(O)/obj/bench/%.o $(LIB_DOWN)
+	$(call link,$(LIBS_HUB) $(LIBS_SYS))
+
+-include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
+
+# --- jobs ----------------------------------------------------------------------------------------
+setup:
+	$(Q)./packaging/setup.sh
+
+demo: programs
+	$(Q)BIN=$(abspath $(O)/bin) ./tools/demo.sh $(DEMO_ARGS)
+
+# Each test program and each tests/e2e/*.sh is one entry; they run in parallel and clean up.
+test: programs tests
+	$(Q)BUILD=$(abspath $(O)) ./tests/run.sh $(TEST_BIN) $(FUZZ_REPLAY) $(wildcard tests/e2e/test_*.sh)
+
+bench: programs tests
+	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh quick
+bench-full: programs tests
+	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh full
+
+FUZZ_SECONDS ?= 30
+fuzz: setup
+	$(Q)FUZZ_SECONDS=$(FUZZ_SECONDS) ./tests/fuzz/run.sh
+
+coverage:
+	$(Q)$(MAKE) COV=1 test
+	$(Q)gcovr -r . $(foreach f,$(FOLDERS),-f '$(f)/') --object-directory build/cov
+
+install: programs
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+check-format:
+	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf build

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Installs the Debian packages the build, the tests and the demo need, when one is absent.
+# Needs root or sudo only then; prints nothing when all is there.
+set -eu
+
+build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libjansson-dev
+       libmicrohttpd-dev libcurl4-openssl-dev libsqlite3-dev libnbd-dev libcmocka-dev"
+judges="qemu-utils libnbd-bin nbdkit fio curl jq e2fsprogs fdisk util-linux procps"
+
+missing=""
+for p in $build $judges; do
+	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ]; then
+	sudo=""
+elif command -v sudo >/dev/null 2>&1; then
+	sudo="sudo"
+else
+	echo "setup: these packages are missing and neither root nor sudo is at hand:$missing" >&2
+	echo "setup: run as root: apt-get install$missing" >&2
+	exit 1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+echo "setup: installing$missing"
+# shellcheck disable=SC2086
+if ! { $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive \
+	apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+	tail -n 20 "$log" >&2
+	echo "setup: apt-get failed (see above); install by hand:$missing" >&2
+	exit 1
+fi
