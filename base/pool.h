@@ -1,0 +1,41 @@
+/*
+ * A fixed number of equal buffers, mapped and touched at start; get may return NULL, never grows.
+ * Huge pages where the system gives them: the payload pool is what the disk reads from by DMA.
+ *
+ * Whoever needs a slot and gets none parks a `struct pool_waiter`; each returned slot wakes one, in
+ * order. A woken waiter is off the list and may park again. wake() runs inside pool_put(): it only
+ * queues work (ring_post()), so that returning a slot never runs somebody else's code. One thread.
+ */
+#ifndef BASE_POOL_H
+#define BASE_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/err.h"
+#include "base/list.h"
+
+struct pool_waiter {
+	struct list node; /* list_init() it before first use; linked to itself while not waiting */
+	void (*wake)(struct pool_waiter *waiter);
+};
+
+struct pool {
+	unsigned char *mem;
+	size_t slot_size, map_size;
+	unsigned count, free_count;
+	unsigned *free_slots; /* a stack: the slot returned last is the warmest in cache */
+	struct list waiters;
+};
+
+/* @slot_size is a multiple of 4096; slots are at least 4096-aligned. */
+int pool_init(struct pool *pool, unsigned count, size_t slot_size, struct err *err);
+void pool_deinit(struct pool *pool); /* accepts a zeroed pool */
+
+void *pool_get(struct pool *pool); /* NULL when empty */
+void pool_put(struct pool *pool, void *slot);
+
+void pool_wait(struct pool *pool, struct pool_waiter *waiter);
+void pool_cancel(struct pool_waiter *waiter); /* harmless when not waiting */
+
+#endif
