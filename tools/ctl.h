@@ -1,0 +1,36 @@
+/*
+ * sendense-ctl as a whole: what a verb is given, what it returns, and where the verbs are.
+ *
+ * A verb is one row of a table (ctl_args.h) and one function: it asks the hub over REST
+ * (ctl_rest.h), then either prints the hub's answer as it came (--json) or a table for people
+ * (ctl_table.h, ctl_human.h). Verbs return a CTL_* value, which is also the exit status of the
+ * program; the sentence about what went wrong is in `struct err`, and main() alone prints it.
+ */
+#ifndef TOOLS_CTL_H
+#define TOOLS_CTL_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+
+#define CTL_DEFAULT_HUB "http://127.0.0.1:8082"
+
+/* Exit statuses; documented by --help, relied upon by scripts. */
+enum {
+	CTL_OK = 0,
+	CTL_FAILED = 1,	       /* the hub refused or failed, or the backup waited for failed */
+	CTL_USAGE = 2,	       /* the command line makes no sense */
+	CTL_UNREACHABLE = 3,   /* no answer from the hub */
+	CTL_NOT_FOUND = 4,     /* no such VM, repository or backup */
+	CTL_CONFLICT = 5,      /* exists already, or a backup of the VM is running */
+	CTL_INTERRUPTED = 130, /* Ctrl-C while waiting; the backup goes on in the hub */
+};
+
+struct ctl_rest;
+
+struct ctl {
+	struct ctl_rest *rest; /* owned by main() */
+	bool json;
+};
+
+#endif

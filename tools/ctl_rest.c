@@ -1,0 +1,235 @@
+#include "tools/ctl_rest.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "tools/ctl.h"
+
+#define REPLY_MAX	  (256 * MIB)
+#define CONNECT_TIMEOUT_S 5L
+/* Discovery asks a vCenter through an agent, which may take minutes. */
+#define REQUEST_TIMEOUT_S 300L
+
+struct ctl_rest {
+	CURL *curl;
+	char *hub;
+	char error[CURL_ERROR_SIZE];
+	FILE *reply; /* memory stream of the answer being received */
+	size_t received;
+};
+
+int ctl_rest_open(struct ctl_rest **out, const char *hub_url, struct err *err)
+{
+	_cleanup_(ctl_rest_closep) struct ctl_rest *rest = calloc(1, sizeof(*rest));
+	size_t len = strlen(hub_url);
+
+	if (strncmp(hub_url, "http://", 7) != 0 && strncmp(hub_url, "https://", 8) != 0)
+		return err_set(err, CTL_USAGE,
+			       "the hub's address must look like " CTL_DEFAULT_HUB ", not \"%s\"",
+			       hub_url);
+	while (len > 0 && hub_url[len - 1] == '/')
+		len--;
+	if (!rest || !(rest->hub = strndup(hub_url, len)) || !(rest->curl = curl_easy_init()))
+		return err_set(err, -ENOMEM, "out of memory while preparing to ask the hub");
+	*out = steal(&rest);
+	return CTL_OK;
+}
+
+void ctl_rest_close(struct ctl_rest *rest)
+{
+	if (!rest)
+		return;
+	if (rest->curl)
+		curl_easy_cleanup(rest->curl);
+	free(rest->hub);
+	free(rest);
+}
+
+/* --- building the address --- */
+
+static void put_escaped(CURL *curl, FILE *url, const char *text)
+{
+	char *escaped = curl_easy_escape(curl, text, 0);
+
+	if (escaped)
+		fputs(escaped, url);
+	curl_free(escaped);
+}
+
+/* The address as a string the caller frees, or NULL. */
+static char *make_url(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
+		      const struct ctl_query *query)
+{
+	char *text = NULL, mark = '?';
+	size_t size = 0;
+	FILE *url = open_memstream(&text, &size);
+
+	if (!url)
+		return NULL;
+	fprintf(url, "%s%s", rest->hub, path);
+	if (name) {
+		fputc('/', url);
+		put_escaped(rest->curl, url, name);
+	}
+	fputs(tail ? tail : "", url);
+	for (; query && query->key; query++) {
+		if (!query->value)
+			continue;
+		fprintf(url, "%c%s=", mark, query->key);
+		put_escaped(rest->curl, url, query->value);
+		mark = '&';
+	}
+	fclose(url);
+	return text;
+}
+
+/* --- the exchange --- */
+
+static size_t on_data(char *data, size_t size, size_t count, void *arg)
+{
+	struct ctl_rest *rest = arg;
+
+	rest->received += size * count;
+	if (rest->received > REPLY_MAX)
+		return 0;
+	return fwrite(data, 1, size * count, rest->reply);
+}
+
+static void set_options(struct ctl_rest *rest, const char *url, const char *body,
+			struct curl_slist *headers)
+{
+	CURL *curl = rest->curl;
+
+	curl_easy_reset(curl);
+	curl_easy_setopt(curl, CURLOPT_URL, url);
+	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+	/* The hub is addressed directly: a proxy meant for the web has no way to a loopback. */
+	curl_easy_setopt(curl, CURLOPT_PROXY, "");
+	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_S);
+	curl_easy_setopt(curl, CURLOPT_TIMEOUT, REQUEST_TIMEOUT_S);
+	curl_easy_setopt(curl, CURLOPT_USERAGENT, "sendense-ctl/" SENDENSE_VERSION);
+	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, rest->error);
+	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
+	curl_easy_setopt(curl, CURLOPT_WRITEDATA, rest);
+	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+	if (body)
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
+}
+
+/* Receives the answer's body into a string the caller frees. */
+static CURLcode exchange(struct ctl_rest *rest, const char *url, const char *body, char **text)
+{
+	struct curl_slist *headers = curl_slist_append(NULL, "Accept: application/json");
+	CURLcode code = CURLE_OUT_OF_MEMORY;
+	size_t size = 0;
+
+	if (body)
+		headers = curl_slist_append(headers, "Content-Type: application/json");
+	rest->received = 0;
+	rest->error[0] = '\0';
+	rest->reply = open_memstream(text, &size);
+	if (rest->reply) {
+		set_options(rest, url, body, headers);
+		code = curl_easy_perform(rest->curl);
+		fclose(rest->reply);
+	}
+	curl_slist_free_all(headers);
+	return code;
+}
+
+static int no_answer(struct ctl_rest *rest, CURLcode code, struct err *err)
+{
+	const char *why = rest->error[0] ? rest->error : curl_easy_strerror(code);
+
+	if (code == CURLE_WRITE_ERROR)
+		return err_set(err, CTL_FAILED, "the hub at %s sent more than %llu MiB", rest->hub,
+			       REPLY_MAX / MIB);
+	return err_set(err, CTL_UNREACHABLE,
+		       "no answer from the hub at %s: %s; start sendense-hub there, or name "
+		       "another with --hub URL or SENDENSE_HUB",
+		       rest->hub, why);
+}
+
+/* --- the answer --- */
+
+static int code_of_status(long status)
+{
+	switch (status) {
+	case 404:
+		return CTL_NOT_FOUND;
+	case 409:
+		return CTL_CONFLICT;
+	default:
+		return CTL_FAILED;
+	}
+}
+
+/* The hub's own words: {"error": ..., "details": ...}. */
+static int refused(struct ctl_rest *rest, long status, const json_t *answer, struct err *err)
+{
+	const char *what = json_string_value(json_object_get(answer, "error"));
+	const char *details = json_string_value(json_object_get(answer, "details"));
+	int code = code_of_status(status);
+
+	if (!what)
+		return err_set(err, code, "the hub at %s answered HTTP %ld without saying why",
+			       rest->hub, status);
+	if (!details || !*details || strcmp(details, what) == 0)
+		return err_set(err, code, "%s", what);
+	return err_set(err, code, "%s: %s", what, details);
+}
+
+static int take_answer(struct ctl_rest *rest, const char *text, json_t **reply, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *answer = json_loads(text, 0, NULL);
+	long status = 0;
+
+	curl_easy_getinfo(rest->curl, CURLINFO_RESPONSE_CODE, &status);
+	if (status < 200 || status > 299)
+		return refused(rest, status, answer, err);
+	if (!answer)
+		return err_set(err, CTL_FAILED,
+			       "what answers at %s does not speak JSON; is it a sendense hub?",
+			       rest->hub);
+	*reply = steal(&answer);
+	return CTL_OK;
+}
+
+static int request(struct ctl_rest *rest, const char *url, const char *body, json_t **reply,
+		   struct err *err)
+{
+	_cleanup_(freep) char *text = NULL;
+	CURLcode code;
+
+	if (!url)
+		return err_set(err, -ENOMEM, "out of memory while asking the hub");
+	code = exchange(rest, url, body, &text);
+	if (code != CURLE_OK)
+		return no_answer(rest, code, err);
+	return take_answer(rest, text, reply, err);
+}
+
+int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
+		 const struct ctl_query *query, json_t **reply, struct err *err)
+{
+	_cleanup_(freep) char *url = make_url(rest, path, name, tail, query);
+
+	return request(rest, url, NULL, reply, err);
+}
+
+int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t **reply,
+		  struct err *err)
+{
+	_cleanup_(freep) char *url = make_url(rest, path, NULL, NULL, NULL);
+	_cleanup_(freep) char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+
+	json_decref(body);
+	if (!text)
+		return err_set(err, CTL_USAGE, "a name given is not valid UTF-8");
+	return request(rest, url, text, reply, err);
+}

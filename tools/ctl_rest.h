@@ -1,0 +1,39 @@
+/*
+ * The hub's REST API as a client sees it: one request, one JSON answer, one sentence when it fails.
+ *
+ * Calls return CTL_OK, or the CTL_* value the HTTP status stands for with the hub's own words in
+ * @err: 404 CTL_NOT_FOUND, 409 CTL_CONFLICT, anything else outside 200-299 CTL_FAILED; no answer
+ * at all CTL_UNREACHABLE. Blocking; one thread.
+ */
+#ifndef TOOLS_CTL_REST_H
+#define TOOLS_CTL_REST_H
+
+#include <jansson.h>
+
+#include "base/cleanup.h"
+#include "base/err.h"
+
+struct ctl_rest;
+
+/* @hub_url: "http://HOST:PORT", with or without a slash at the end; copied. */
+int ctl_rest_open(struct ctl_rest **out, const char *hub_url, struct err *err);
+void ctl_rest_close(struct ctl_rest *rest);
+DEFINE_CLEANUP(struct ctl_rest *, ctl_rest_close)
+
+/* Ended by a row with key NULL; rows with value NULL are left out. Values need no escaping. */
+struct ctl_query {
+	const char *key, *value;
+};
+
+/*
+ * GET <path>/<name><tail>?<query>. @name is a path segment that comes from the user and gets
+ * escaped; @name, @tail and @query may be NULL. @reply is the caller's.
+ */
+int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
+		 const struct ctl_query *query, json_t **reply, struct err *err);
+
+/* POST; @body is consumed, also on failure; NULL (out of memory while building it) is an error. */
+int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t **reply,
+		  struct err *err);
+
+#endif
