@@ -1,0 +1,469 @@
+/* The verbs of "backup": start, follow, and look at what there is. */
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "base/bytes.h"
+#include "tools/ctl.h"
+#include "tools/ctl_args.h"
+#include "tools/ctl_human.h"
+#include "tools/ctl_lookup.h"
+#include "tools/ctl_progress.h"
+#include "tools/ctl_rest.h"
+#include "tools/ctl_table.h"
+
+#define BACKUPS	       "/api/v1/backups"
+#define POLL_MS	       300
+#define PATIENCE_S     60.0 /* how long a hub may be away (a restart) while its backup is followed */
+#define DISK_INDEX_MAX 1000000UL
+
+/* --- showing one backup --- */
+
+static void print_job(const json_t *job)
+{
+	char bytes[HUMAN_MAX], total[HUMAN_MAX], text[CTL_TEXT_MAX], time[HUMAN_MAX];
+	char rate[HUMAN_MAX], took[HUMAN_MAX];
+	uint64_t moved = ctl_number(job, "bytes_transferred");
+	double seconds =
+		human_seconds_between(ctl_text(job, "started_at"), ctl_text(job, "completed_at"));
+
+	printf("Backup      %s\n", ctl_text(job, "backup_id"));
+	printf("VM          %s\n", human_printable(text, sizeof(text), ctl_text(job, "vm_name")));
+	printf("Type        %s\n", ctl_text(job, "backup_type"));
+	printf("Status      %s\n", ctl_text(job, "status"));
+	if (*ctl_text(job, "error_message"))
+		printf("Reason      %s\n",
+		       human_printable(text, sizeof(text), ctl_text(job, "error_message")));
+	printf("Repository  %s\n", ctl_text(job, "repository_id"));
+	printf("Started     %s\n", human_time(time, ctl_text(job, "started_at")));
+	printf("Ended       %s\n", human_time(time, ctl_text(job, "completed_at")));
+	printf("Moved       %s of %s", human_bytes(bytes, moved),
+	       human_bytes(total, ctl_number(job, "total_bytes")));
+	if (seconds > 0)
+		printf(" in %s (%s)", human_duration(took, seconds),
+		       human_rate(rate, (double)moved / seconds));
+	putchar('\n');
+}
+
+static int print_job_disks(const json_t *job, struct err *err)
+{
+	static const char *const columns[] = {">DISK",	 "LABEL",     "STATUS", "MODE",
+					      ">SIZE",	 ">SENT",     ">ZERO",	">SAME",
+					      ">STORED", "CHANGE ID", "REMARK", NULL};
+	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
+	static const char *const amounts[] = {"virtual_size_bytes", "bytes_received", "bytes_zero",
+					      "bytes_unchanged", "bytes_stored"};
+	char text[HUMAN_MAX];
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(job, "disks"), i, disk)
+	{
+		const char *error = ctl_text(disk, "error");
+
+		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(disk, "disk_index"));
+		ctl_table_add(table, ctl_text(disk, "label"));
+		ctl_table_add(table, ctl_text(disk, "status"));
+		ctl_table_add(table, ctl_text(disk, "mode"));
+		for (size_t a = 0; a < ARRAY_SIZE(amounts); a++)
+			ctl_table_add(table, human_bytes(text, ctl_number(disk, amounts[a])));
+		ctl_table_add(table, ctl_text(disk, "change_id"));
+		ctl_table_add(table, *error ? error : ctl_text(disk, "reason"));
+	}
+	return ctl_table_print(table, stdout, err);
+}
+
+static int show_job(struct ctl *ctl, const json_t *job, struct err *err)
+{
+	if (ctl->json) {
+		ctl_print_json(job);
+		return CTL_OK;
+	}
+	print_job(job);
+	putchar('\n');
+	return print_job_disks(job, err);
+}
+
+/* --- following a running backup --- */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+	(void)sig;
+	interrupted = 1;
+}
+
+static void catch_interrupts(void)
+{
+	struct sigaction act = {.sa_handler = on_interrupt}; /* no SA_RESTART: it ends the nap */
+
+	sigaction(SIGINT, &act, NULL);
+	sigaction(SIGTERM, &act, NULL);
+}
+
+static double now_s(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static bool has_ended(const json_t *job)
+{
+	const char *status = ctl_text(job, "status");
+
+	return strcmp(status, "pending") != 0 && strcmp(status, "running") != 0;
+}
+
+static unsigned terminal_columns(void)
+{
+	struct winsize size;
+
+	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) || size.ws_col < 20)
+		return 80;
+	return size.ws_col;
+}
+
+/* On stderr: stdout is for the result. */
+static void show_progress(struct ctl *ctl, struct ctl_progress *progress, const json_t *job)
+{
+	ctl_progress_update(progress, job, now_s());
+	if (ctl->json)
+		return;
+	if (isatty(STDERR_FILENO))
+		ctl_progress_draw(progress, terminal_columns(), stderr);
+	else
+		ctl_progress_tell(progress, stderr);
+}
+
+static int still_running(const char *id, struct err *err)
+{
+	return err_set(err, CTL_INTERRUPTED,
+		       "no longer waiting; the backup goes on: sendense-ctl backup wait %s", id);
+}
+
+/* Until the backup has ended; @job is then its last description, the caller's to free. */
+static int follow(struct ctl *ctl, const char *id, json_t **job, struct err *err)
+{
+	struct ctl_progress progress = {0};
+	double last_answer = now_s();
+
+	catch_interrupts();
+	while (!interrupted) {
+		_cleanup_(json_decrefp) json_t *reply = NULL;
+		int res = ctl_rest_get(ctl->rest, BACKUPS, id, NULL, NULL, &reply, err);
+
+		if (res == CTL_OK) {
+			last_answer = now_s();
+			show_progress(ctl, &progress, reply);
+			if (has_ended(reply)) {
+				*job = steal(&reply);
+				return CTL_OK;
+			}
+		} else if (res != CTL_UNREACHABLE || now_s() - last_answer > PATIENCE_S) {
+			return interrupted ? still_running(id, err) : res;
+		}
+		nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000L}, NULL);
+	}
+	return still_running(id, err);
+}
+
+static int wait_and_show(struct ctl *ctl, const char *id, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *job = NULL;
+	char reason[CTL_TEXT_MAX];
+	int res = follow(ctl, id, &job, err);
+
+	if (res)
+		return res;
+	res = show_job(ctl, job, err);
+	if (res || strcmp(ctl_text(job, "status"), "completed") == 0)
+		return res;
+	return err_set(err, CTL_FAILED, "backup %s %s: %s", id, ctl_text(job, "status"),
+		       human_printable(reason, sizeof(reason), ctl_text(job, "error_message")));
+}
+
+/* --- backup start, backup wait, backup show --- */
+
+static int post_start(struct ctl *ctl, const struct ctl_args *args, json_t **reply, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *repos = NULL;
+	const json_t *repo;
+	int res = ctl_find_repository(ctl, ctl_option(args, "repo"), &repos, &repo, err);
+
+	if (res)
+		return res;
+	return ctl_rest_post(ctl->rest, BACKUPS,
+			     json_pack("{s:s, s:s, s:s}", "vm_name", ctl_option(args, "vm"),
+				       "backup_type", ctl_option(args, "type"), "repository_id",
+				       ctl_text(repo, "id")),
+			     reply, err);
+}
+
+static int check_start(const struct ctl_args *args, struct err *err)
+{
+	const char *type = ctl_option(args, "type");
+
+	if (strcmp(type, "full") != 0 && strcmp(type, "incremental") != 0)
+		return err_set(err, CTL_USAGE, "--type is full or incremental, not \"%s\"", type);
+	if (ctl_option(args, "wait") && ctl_option(args, "no-wait"))
+		return err_set(err, CTL_USAGE, "--wait and --no-wait exclude each other");
+	return CTL_OK;
+}
+
+static int backup_start(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	bool wait = !ctl_option(args, "no-wait");
+	int res = check_start(args, err);
+
+	if (!res)
+		res = post_start(ctl, args, &reply, err);
+	if (res)
+		return res;
+	if (!wait && ctl->json)
+		ctl_print_json(reply);
+	else if (!ctl->json)
+		fprintf(wait ? stderr : stdout, "backup %s started\n",
+			ctl_text(reply, "backup_id"));
+	return wait ? wait_and_show(ctl, ctl_text(reply, "backup_id"), err) : CTL_OK;
+}
+
+static int backup_wait(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	return wait_and_show(ctl, args->argv[0], err);
+}
+
+static int backup_show(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *job = NULL;
+	int res = ctl_rest_get(ctl->rest, BACKUPS, args->argv[0], NULL, NULL, &job, err);
+
+	return res ? res : show_job(ctl, job, err);
+}
+
+/* --- backup list --- */
+
+static int print_list(const json_t *reply, struct err *err)
+{
+	static const char *const columns[] = {"BACKUP", "VM",	 "TYPE",    "STATUS", ">DISKS",
+					      ">MOVED", ">TOOK", "STARTED", "REASON", NULL};
+	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
+	char text[HUMAN_MAX];
+	json_t *job;
+	size_t i;
+
+	json_array_foreach(json_object_get(reply, "backups"), i, job)
+	{
+		const char *started = ctl_text(job, "started_at");
+
+		ctl_table_add(table, ctl_text(job, "backup_id"));
+		ctl_table_add(table, ctl_text(job, "vm_name"));
+		ctl_table_add(table, ctl_text(job, "backup_type"));
+		ctl_table_add(table, ctl_text(job, "status"));
+		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(job, "disks_count"));
+		ctl_table_add(table, human_bytes(text, ctl_number(job, "bytes_transferred")));
+		ctl_table_add(table, human_duration(text, human_seconds_between(
+								  started,
+								  ctl_text(job, "completed_at"))));
+		ctl_table_add(table, human_time(text, started));
+		ctl_table_add(table, ctl_text(job, "error_message"));
+	}
+	return ctl_table_print(table, stdout, err);
+}
+
+static int backup_list(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	const struct ctl_query query[] = {
+		{"vm_name", ctl_option(args, "vm")},
+		{"status", ctl_option(args, "status")},
+		{NULL, NULL},
+	};
+	int res = ctl_rest_get(ctl->rest, BACKUPS, NULL, NULL, query, &reply, err);
+
+	if (res)
+		return res;
+	if (ctl->json) {
+		ctl_print_json(reply);
+		return CTL_OK;
+	}
+	return print_list(reply, err);
+}
+
+/* --- backup chain --- */
+
+static int get_chain(struct ctl *ctl, const char *vm, unsigned long disk, json_t **chain,
+		     struct err *err)
+{
+	char number[24];
+	const struct ctl_query query[] = {{"vm_name", vm}, {"disk_id", number}, {NULL, NULL}};
+
+	snprintf(number, sizeof(number), "%lu", disk);
+	return ctl_rest_get(ctl->rest, BACKUPS "/chain", NULL, NULL, query, chain, err);
+}
+
+/* The chain of every disk the VM has, in an array; disks never backed up have none. */
+static int get_all_chains(struct ctl *ctl, const char *vm, json_t *chains, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *list = NULL;
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	const json_t *row;
+	json_t *disk;
+	size_t i;
+	int res = ctl_find_vm(ctl, vm, &list, &row, err);
+
+	if (!res)
+		res = ctl_rest_get(ctl->rest, "/api/v1/vm-contexts", ctl_text(row, "context_id"),
+				   "/disks", NULL, &reply, err);
+	if (res)
+		return res;
+	json_array_foreach(json_object_get(reply, "disks"), i, disk)
+	{
+		json_t *chain = NULL;
+
+		res = get_chain(ctl, vm, ctl_number(disk, "disk_index"), &chain, err);
+		if (res && res != CTL_NOT_FOUND)
+			return res;
+		if (!res)
+			json_array_append_new(chains, chain);
+	}
+	if (!json_array_size(chains))
+		return err_set(err, CTL_NOT_FOUND,
+			       "there is no completed backup of \"%s\" yet; make one with: "
+			       "sendense-ctl backup start --vm \"%s\" --type full",
+			       vm, vm);
+	return CTL_OK;
+}
+
+static int print_chain(const json_t *chain, struct err *err)
+{
+	static const char *const columns[] = {">POINT",	 "BACKUP",    "MODE",  "COMPLETED", ">SENT",
+					      ">STORED", "CHANGE ID", "IMAGE", NULL};
+	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
+	char text[HUMAN_MAX];
+	json_t *point;
+	size_t i;
+
+	printf("disk %llu: %llu points, %s in the repository\n",
+	       (unsigned long long)ctl_number(chain, "disk_id"),
+	       (unsigned long long)ctl_number(chain, "backup_count"),
+	       human_bytes(text, ctl_number(chain, "total_size_bytes")));
+	json_array_foreach(json_object_get(chain, "backups"), i, point)
+	{
+		ctl_table_addf(table, "%zu", i);
+		ctl_table_add(table, ctl_text(point, "backup_id"));
+		ctl_table_add(table, ctl_text(point, "mode"));
+		ctl_table_add(table, human_time(text, ctl_text(point, "completed_at")));
+		ctl_table_add(table, human_bytes(text, ctl_number(point, "bytes_received")));
+		ctl_table_add(table, human_bytes(text, ctl_number(point, "bytes_stored")));
+		ctl_table_add(table, ctl_text(point, "change_id"));
+		ctl_table_add(table, ctl_text(point, "qcow2_path"));
+	}
+	return ctl_table_print(table, stdout, err);
+}
+
+static int print_chains(struct ctl *ctl, json_t *chains, struct err *err)
+{
+	json_t *chain;
+	size_t i;
+	int res = CTL_OK;
+
+	if (ctl->json) {
+		_cleanup_(json_decrefp) json_t *reply = json_pack("{s:O}", "chains", chains);
+
+		ctl_print_json(reply);
+		return CTL_OK;
+	}
+	json_array_foreach(chains, i, chain)
+	{
+		if (i)
+			putchar('\n');
+		if (!res)
+			res = print_chain(chain, err);
+	}
+	return res;
+}
+
+static int backup_chain(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *chains = json_array();
+	unsigned long disk = 0;
+	json_t *chain = NULL;
+	int res = ctl_option_number(args, "disk", DISK_INDEX_MAX, &disk, err);
+
+	if (res)
+		return res;
+	if (!ctl_option(args, "disk")) {
+		res = get_all_chains(ctl, ctl_option(args, "vm"), chains, err);
+	} else {
+		res = get_chain(ctl, ctl_option(args, "vm"), disk, &chain, err);
+		json_array_append_new(chains, chain);
+	}
+	return res ? res : print_chains(ctl, chains, err);
+}
+
+const struct ctl_verb ctl_backup_verbs[] = {
+	{
+		.noun = "backup",
+		.name = "start",
+		.operands = "",
+		.summary = "back up all disks of a VM, and follow it",
+		.detail =
+			"A full copies every disk; an incremental copies what changed since the\n"
+			"VM's last backup in the same repository, and a disk without one in full.\n"
+			"Progress goes to stderr. Ctrl-C ends the waiting, not the backup.",
+		.example = "sendense-ctl backup start --vm pgtest1 --type incremental --repo daily",
+		.options = {{"vm", "NAME", "the VM to back up", true},
+			    {"type", "full|incremental", "what kind of backup", true},
+			    {"repo", "NAME|ID", "where to keep it (default: the only repository)",
+			     false},
+			    {"wait", NULL, "follow it until it has ended (the default)", false},
+			    {"no-wait", NULL, "return as soon as it has started", false}},
+		.run = backup_start,
+	},
+	{
+		.noun = "backup",
+		.name = "wait",
+		.operands = "ID",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "follow a backup until it has ended",
+		.example = "sendense-ctl backup wait backup-01j9zk3v7q",
+		.run = backup_wait,
+	},
+	{
+		.noun = "backup",
+		.name = "list",
+		.operands = "",
+		.summary = "list backups, newest first",
+		.example = "sendense-ctl backup list --vm pgtest1",
+		.options = {{"vm", "NAME", "of this VM only", false},
+			    {"status", "STATUS", "pending, running, completed, failed or cancelled",
+			     false}},
+		.run = backup_list,
+	},
+	{
+		.noun = "backup",
+		.name = "show",
+		.operands = "ID",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "show one backup, disk by disk",
+		.example = "sendense-ctl backup show backup-01j9zk3v7q",
+		.run = backup_show,
+	},
+	{
+		.noun = "backup",
+		.name = "chain",
+		.operands = "",
+		.summary = "show the points of a VM's disks, the full first",
+		.example = "sendense-ctl backup chain --vm pgtest1 --disk 0",
+		.options = {{"vm", "NAME", "the VM", true}, {"disk", "N", "this disk only", false}},
+		.run = backup_chain,
+	},
+	{0},
+};
