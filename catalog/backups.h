@@ -177,8 +177,9 @@ struct catalog_backup_disk {
  * parent_disk_id (CATALOG_NONE for a full), export_name, qcow2_path, part_path. Written back: the
  * whole rows.
  *
- * A parent must be a completed point of the same disk_id in the same backup context, of a completed
- * job. CATALOG_E_BUSY: the VM has a running job, whose id is in @busy_id (may be NULL);
+ * A parent must be the latest offered point (catalog_point_latest()) of the same disk_id in the
+ * same backup context, so that a chain never forks. CATALOG_E_CONFLICT: it no longer is, plan
+ * again; CATALOG_E_BUSY: the VM has a running job, whose id is in @busy_id (may be NULL);
  * CATALOG_E_NOT_FOUND: no such context; CATALOG_E_EXISTS: the job id is taken; CATALOG_E_INVALID:
  * also a parent that is not usable, with the reason.
  */

@@ -76,8 +76,8 @@ struct catalog_options {
 /*
  * Opens the database at @url ("sqlite:PATH"; created with mode 0600 when absent) and brings its
  * schema up to this program's, one migration after the other; before the first one an existing
- * database is copied to PATH.schema-<version>.bak. @opt may be NULL. The caller closes *@out.
- * CATALOG_E_URL, CATALOG_E_SCHEMA.
+ * database is copied aside (SQLite: PATH.schema-<version>-<time>.bak). @opt may be NULL. The caller
+ * closes *@out. CATALOG_E_URL, CATALOG_E_SCHEMA.
  */
 int catalog_open(const char *url, const struct catalog_options *opt, struct catalog **out,
 		 struct err *err);

@@ -5,8 +5,8 @@
  * backups.c, ...) which own their SQL; below it one file a backend (db_sqlite.c). What differs
  * between databases is kept here and in the schema files:
  *  - SQL is the common subset: `?` parameters, text with CHECK instead of enum, BIGINT
- * microseconds, ids made in C, no upsert statement (update, then insert, in a write transaction: a
- * race with another hub ends in DB_E_UNIQUE), no RETURNING.
+ *    microseconds, ids made in C, no RETURNING, no upsert statement: look, then insert or update,
+ * in a write transaction; a race with another hub ends in DB_E_UNIQUE.
  *  - A write transaction begins with the lock taken (SQLite: BEGIN IMMEDIATE), so that what it
  * reads stays true until it commits.
  *
@@ -34,7 +34,7 @@ enum db_cond {
 	DB_E_CHECK,	 /* a CHECK or NOT NULL of the schema refused the values */
 };
 
-struct db;	/* connection; a backend's struct begins with it */
+struct db;	/* connection */
 struct db_stmt; /* prepared statement; owned by its connection */
 
 /* A value for a `?`. */
@@ -59,48 +59,22 @@ static inline struct db_arg db_arg_opt(const char *v)
 	return v && *v ? DB_TEXT(v) : DB_NULL;
 }
 
-/*
- * What a backend provides. Functions return 0, -errno or a db_cond, and write @err. A statement
- * runs to its end or is reset before the connection commits.
- */
-struct db_ops {
-	const char *scheme; /* URL part before ":" */
-	bool single_writer; /* one write transaction at a time: callers queue instead of colliding
-			     */
-	int (*open)(const char *rest, unsigned int busy_timeout_ms, struct db **out,
-		    struct err *err);
-	void (*close)(struct db *db);
-	/* Copies the database aside before its schema changes; the name is the backend's. */
-	int (*backup)(struct db *db, int64_t schema_version, struct err *err);
-	int (*script)(struct db *db, const char *sql, struct err *err);
-	int (*begin)(struct db *db, bool write, struct err *err);
-	int (*commit)(struct db *db, struct err *err);
-	void (*rollback)(struct db *db);
-	int (*prepare)(struct db *db, const char *sql, struct db_stmt **out, struct err *err);
-	void (*finalize)(struct db_stmt *st);
-	int (*bind)(struct db_stmt *st, int index, const struct db_arg *arg, struct err *err);
-	int (*step)(struct db_stmt *st, struct err *err);
-	void (*reset)(struct db_stmt *st);
-	int (*columns)(struct db_stmt *st);
-	bool (*is_null)(struct db_stmt *st, int col);
-	int64_t (*col_i64)(struct db_stmt *st, int col);
-	const char *(*col_text)(struct db_stmt *st, int col, size_t *len);
-	int64_t (*changes)(struct db *db);   /* rows matched by the last UPDATE/DELETE/INSERT */
-	int64_t (*insert_id)(struct db *db); /* id the last INSERT generated */
-};
+/* True when @url names a backend of this program; else @err says which there are. */
+bool db_url_valid(const char *url, struct err *err);
 
-extern const struct db_ops db_sqlite_ops;
-
-/* Finds the backend of @url; *@rest points behind the scheme. NULL with @err set if there is none.
- */
-const struct db_ops *db_backend(const char *url, const char **rest, struct err *err);
-
-/* Opens @url. The caller closes *@out. */
+/* Opens @url. The caller closes *@out. A URL no backend takes is -EINVAL. */
 int db_open(const char *url, unsigned int busy_timeout_ms, struct db **out, struct err *err);
 void db_close(struct db *db);
 DEFINE_CLEANUP(struct db *, db_close)
 
-const struct db_ops *db_ops_of(const struct db *db);
+/* True when the backend does one write transaction at a time, so that callers had better queue. */
+bool db_single_writer(const struct db *db);
+
+/* Copies the database aside before its schema changes from @schema_version. */
+int db_backup(struct db *db, int64_t schema_version, struct err *err);
+
+/* Fails with -EUCLEAN when a foreign key points nowhere. */
+int db_check(struct db *db, struct err *err);
 
 /* Runs a text of several statements without parameters or results: migrations. */
 int db_script(struct db *db, const char *sql, struct err *err);
@@ -110,8 +84,13 @@ int db_commit(struct db *db, struct err *err);
 /* Never fails: a transaction that cannot be rolled back is not open. */
 void db_rollback(struct db *db);
 
+/* A transaction inside the open one: release keeps its changes, rollback undoes them. */
+int db_savepoint(struct db *db, struct err *err);
+int db_savepoint_release(struct db *db, struct err *err);
+void db_savepoint_rollback(struct db *db);
+
 /* Takes the statement of @sql from the connection's cache (or prepares it) and binds @args; step
- * it, then give it back with db_release(). One text is in use once at a time per connection. */
+ * it, then give it back with db_release(). */
 int db_query(struct db *db, const char *sql, const struct db_arg *args, size_t n,
 	     struct db_stmt **out, struct err *err);
 /* DB_ROW, DB_DONE, or an error. */
@@ -127,7 +106,6 @@ int db_run(struct db *db, const char *sql, const struct db_arg *args, size_t n, 
 int db_query_i64(struct db *db, const char *sql, const struct db_arg *args, size_t n, int64_t none,
 		 int64_t *out, struct err *err);
 
-int db_columns(struct db_stmt *st);
 bool db_is_null(struct db_stmt *st, int col);
 int64_t db_col_i64(struct db_stmt *st, int col);
 /* Borrowed until the next step or release. NULL for SQL NULL; @len may be NULL. */

@@ -1,0 +1,179 @@
+/*
+ * Reading jobs, their disks, and the points they left. Nothing here compares times: a job is found
+ * by its id or by what it holds, and the latest point is the one with the highest row id.
+ */
+#include "base/bytes.h"
+#include "catalog/backup_rows.h"
+#include "catalog/session.h"
+
+/* --- jobs ------------------------------------------------------------------------------------- */
+
+int catalog_backup_get(struct catalog *cat, const char *job_id, struct catalog_backup *out,
+		       struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_get(l.db, &catalog_backup_map, "WHERE j.id = ?", DB_ARGS(DB_TEXT(job_id)),
+			    out, err);
+	return catalog_found(cat, r, err, "there is no backup job %s", job_id);
+}
+
+int catalog_backup_find_running(struct catalog *cat, const char *vm_name,
+				struct catalog_backup *out, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_get(l.db, &catalog_backup_map, "WHERE j.running_vm_name = ?",
+			    DB_ARGS(DB_TEXT(vm_name)), out, err);
+	return catalog_found(cat, r, err, "no backup of VM %s is running", vm_name);
+}
+
+int catalog_backups_running(struct catalog *cat, struct catalog_backup **rows, size_t *n,
+			    struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_list(l.db, &catalog_backup_map,
+			     "WHERE j." JOB_ACTIVE " ORDER BY j.created_at, j.id", DB_NO_ARGS,
+			     (void **)rows, n, err);
+	return catalog_result(cat, r);
+}
+
+static void where_jobs(struct row_where *w, const struct catalog_backup_filter *f)
+{
+	row_where_text(w, "j.vm_name = ?", f->vm_name);
+	row_where_text(w, "j.vm_context_id = ?", f->vm_context_id);
+	row_where_text(w, "j.vm_backup_context_id = ?", f->vm_backup_context_id);
+	row_where_text(w, "j.repository_id = ?", f->repository_id);
+	if (f->status)
+		row_where_text(w, "j.status = ?", catalog_job_status_name(*f->status));
+	if (f->backup_type)
+		row_where_text(w, "j.backup_type = ?", catalog_backup_type_name(*f->backup_type));
+}
+
+static int list_jobs(struct db *db, const struct catalog_backup_filter *f,
+		     struct catalog_backup **rows, size_t *n, int64_t *total, struct err *err)
+{
+	struct row_where count = {.sql = "SELECT COUNT(*) FROM backup_jobs j"};
+	struct row_where w = {0};
+	int r = 0;
+
+	where_jobs(&w, f);
+	if (total) {
+		row_where_tail(&count, w.sql);
+		r = db_query_i64(db, count.sql, w.args, w.n, 0, total, err);
+	}
+	if (r)
+		return r;
+	row_where_tail(&w, "ORDER BY j.created_at DESC, j.id DESC");
+	row_where_limit(&w, f->limit, f->offset);
+	return row_list(db, &catalog_backup_map, w.sql, w.args, w.n, (void **)rows, n, err);
+}
+
+int catalog_backups_list(struct catalog *cat, const struct catalog_backup_filter *filter,
+			 struct catalog_backup **rows, size_t *n, int64_t *total, struct err *err)
+{
+	static const struct catalog_backup_filter any = {0};
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = list_jobs(l.db, filter ? filter : &any, rows, n, total, err);
+	return catalog_result(cat, r);
+}
+
+/* --- disks ------------------------------------------------------------------------------------ */
+
+int catalog_backup_disks_list(struct catalog *cat, const char *job_id,
+			      struct catalog_backup_disk **rows, size_t *n, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	struct catalog_backup job;
+	int r = catalog_backup_get(cat, job_id, &job, err);
+
+	if (!r)
+		r = catalog_lease(cat, &l, err);
+	if (!r)
+		r = row_list(l.db, &catalog_backup_disk_map,
+			     "WHERE d.backup_job_id = ? ORDER BY d.hardware_order, d.disk_index",
+			     DB_ARGS(DB_TEXT(job_id)), (void **)rows, n, err);
+	return catalog_result(cat, r);
+}
+
+int catalog_backup_disk_get(struct catalog *cat, const char *job_id, int disk_index,
+			    struct catalog_backup_disk *out, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_get(l.db, &catalog_backup_disk_map,
+			    "WHERE d.backup_job_id = ? AND d.disk_index = ?",
+			    DB_ARGS(DB_TEXT(job_id), DB_I64(disk_index)), out, err);
+	return catalog_found(cat, r, err, "backup job %s has no disk %d", job_id, disk_index);
+}
+
+int catalog_backup_disk_next_open(struct catalog *cat, const char *job_id,
+				  struct catalog_backup_disk *out, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_get(l.db, &catalog_backup_disk_map,
+			    "WHERE d.backup_job_id = ? AND d." DISK_OPEN
+			    " ORDER BY d.hardware_order, d.disk_index LIMIT 1",
+			    DB_ARGS(DB_TEXT(job_id)), out, err);
+	return catalog_found(cat, r, err, "backup job %s has no open disk", job_id);
+}
+
+/* --- points ----------------------------------------------------------------------------------- */
+
+/* The joined job row is not among the columns read; it only says whether the point is offered. */
+const char catalog_point_latest_tail[] =
+	"JOIN backup_jobs j ON j.id = d.backup_job_id"
+	" WHERE d.vm_backup_context_id = ? AND d.disk_id = ? AND d.status = 'completed'"
+	" AND j.status = 'completed' ORDER BY d.id DESC LIMIT 1";
+
+const char catalog_point_of_vm_tail[] =
+	"JOIN backup_jobs j ON j.id = d.backup_job_id"
+	" JOIN vm_backup_contexts c ON c.context_id = d.vm_backup_context_id"
+	" WHERE c.vm_name = ? AND d.disk_index = ? AND d.status = 'completed'"
+	" AND j.status = 'completed' ORDER BY d.id DESC LIMIT 1";
+
+int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, const char *disk_id,
+			     struct catalog_backup_disk *out, struct err *err)
+{
+	return row_get(db, &catalog_backup_disk_map, catalog_point_latest_tail,
+		       DB_ARGS(DB_TEXT(vm_backup_context_id), DB_TEXT(disk_id)), out, err);
+}
+
+int catalog_point_latest(struct catalog *cat, const char *vm_backup_context_id, const char *disk_id,
+			 struct catalog_backup_disk *out, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = catalog_point_latest_row(l.db, vm_backup_context_id, disk_id, out, err);
+	return catalog_found(cat, r, err, "disk %s has no point in backup context %s", disk_id,
+			     vm_backup_context_id);
+}
+
+int catalog_point_latest_of_vm(struct catalog *cat, const char *vm_name, int disk_index,
+			       struct catalog_backup_disk *out, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_get(l.db, &catalog_backup_disk_map, catalog_point_of_vm_tail,
+			    DB_ARGS(DB_TEXT(vm_name), DB_I64(disk_index)), out, err);
+	return catalog_found(cat, r, err, "disk %d of VM %s has no point", disk_index, vm_name);
+}

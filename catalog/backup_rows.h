@@ -1,0 +1,35 @@
+/*
+ * What the files of backups.h and chains.h share: inside the folder only.
+ */
+#ifndef CATALOG_BACKUP_ROWS_H
+#define CATALOG_BACKUP_ROWS_H
+
+#include "catalog/backups.h"
+#include "catalog/chains.h"
+#include "catalog/row.h"
+
+extern const struct row_map catalog_backup_context_map; /* alias c */
+extern const struct row_map catalog_backup_map;		/* alias j; reads jobs, inserts none */
+extern const struct row_map catalog_backup_disk_map;	/* alias d, its parent p */
+extern const struct row_map catalog_chain_map;		/* alias ch, its context c */
+
+/* SQL conditions. */
+#define JOB_ACTIVE "status IN ('pending', 'running')"
+#define DISK_OPEN  "status IN ('pending', 'running')"
+
+/* Tails of SELECTs whose plans are tested. */
+extern const char catalog_point_latest_tail[];
+extern const char catalog_point_of_vm_tail[];
+
+/* DB_ROW, DB_DONE or an error. */
+int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, const char *disk_id,
+			     struct catalog_backup_disk *out, struct err *err);
+
+/* Enters the disks of a job that is just being completed into their chains. */
+int catalog_chains_extend(struct db *db, const struct catalog_backup_disk *disks, size_t n,
+			  int64_t now_us, struct err *err);
+
+/* Copies as much of @src as fits, never half a UTF-8 character; for sentences, not for names. */
+void catalog_text_cut(char *dst, size_t cap, const char *src);
+
+#endif

@@ -1,0 +1,210 @@
+#include "catalog/repositories.h"
+
+#include <inttypes.h>
+
+#include "base/bytes.h"
+#include "catalog/row.h"
+#include "catalog/session.h"
+
+#define R struct catalog_repository
+
+static const char *const type_names[] = {"local", "nfs", "cifs", "s3", "azure"};
+static const struct row_words types = {type_names, ARRAY_SIZE(type_names)};
+
+static const struct row_field fields[] = {
+	TEXT_COL(R, id, "id"),
+	TEXT_COL(R, name, "name"),
+	ENUM_COL(R, type, "repository_type", &types),
+	TEXT_COL(R, config, "config"),
+	BOOL_COL(R, enabled, "enabled"),
+	BOOL_COL(R, is_immutable, "is_immutable"),
+	I64_COL(R, min_retention_days, "min_retention_days"),
+	I64_COL(R, total_size_bytes, "total_size_bytes"),
+	I64_COL(R, used_size_bytes, "used_size_bytes"),
+	I64_COL(R, available_size_bytes, "available_size_bytes"),
+	TIME_COL(R, last_check_at_us, "last_check_at", ROW_OPT),
+	TIME_COL(R, created_at_us, "created_at"),
+	TIME_COL(R, updated_at_us, "updated_at"),
+	I64_COL(R, backup_count,
+		"(SELECT COUNT(*) FROM backup_jobs j WHERE j.repository_id = r.id)", ROW_DERIVED),
+};
+
+static const struct row_map map = ROW_MAP(R, "backup_repositories", "r", "", fields);
+
+const char *catalog_repository_type_name(enum catalog_repository_type type)
+{
+	return type_names[type];
+}
+
+bool catalog_repository_type_parse(const char *name, enum catalog_repository_type *out)
+{
+	int i = name && !strcmp(name, "smb") ? CATALOG_REPOSITORY_CIFS
+					     : row_word_find(&types, name);
+
+	if (i < 0)
+		return false;
+	*out = (enum catalog_repository_type)i;
+	return true;
+}
+
+/* --- create ----------------------------------------------------------------------------------- */
+
+static int create_tx(struct catalog *tx, void *arg, struct err *err)
+{
+	struct catalog_repository row = *(struct catalog_repository *)arg;
+	struct db *db = catalog_db(tx);
+	int r;
+
+	if (!*row.id)
+		catalog_new_id(row.id, "repo-");
+	row.created_at_us = row.updated_at_us = catalog_now_us();
+	row.last_check_at_us = 0;
+	row.total_size_bytes = row.used_size_bytes = row.available_size_bytes = 0;
+	r = row_insert(db, &map, &row, err);
+	if (r == DB_E_UNIQUE)
+		return err_set(err, CATALOG_E_EXISTS,
+			       "a repository named %s exists: choose another name", row.name);
+	if (r == DB_E_CHECK)
+		return err_set(err, CATALOG_E_INVALID,
+			       "the configuration of repository %s is not JSON, or a number is "
+			       "negative",
+			       row.name);
+	if (r)
+		return r;
+	r = row_get(db, &map, "WHERE r.id = ?", DB_ARGS(DB_TEXT(row.id)), arg, err);
+	return r == DB_ROW ? 0 : r;
+}
+
+int catalog_repository_create(struct catalog *cat, struct catalog_repository *repo, struct err *err)
+{
+	if (!*repo->name)
+		return err_set(err, CATALOG_E_INVALID, "a repository needs a name");
+	if ((unsigned int)repo->type >= ARRAY_SIZE(type_names))
+		return err_set(err, CATALOG_E_INVALID, "repository %s has an unknown type",
+			       repo->name);
+	return catalog_tx(cat, create_tx, repo, err);
+}
+
+/* --- read ------------------------------------------------------------------------------------- */
+
+int catalog_repository_get(struct catalog *cat, const char *id, struct catalog_repository *out,
+			   struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_get(l.db, &map, "WHERE r.id = ?", DB_ARGS(DB_TEXT(id)), out, err);
+	return catalog_found(cat, r, err, "there is no repository %s", id);
+}
+
+int catalog_repository_get_by_name(struct catalog *cat, const char *name,
+				   struct catalog_repository *out, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_get(l.db, &map, "WHERE r.name = ?", DB_ARGS(DB_TEXT(name)), out, err);
+	return catalog_found(cat, r, err, "there is no repository named %s", name);
+}
+
+int catalog_repositories_list(struct catalog *cat, struct catalog_repository **rows, size_t *n,
+			      struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_list(l.db, &map, "ORDER BY r.name", DB_NO_ARGS, (void **)rows, n, err);
+	return catalog_result(cat, r);
+}
+
+/* --- change ----------------------------------------------------------------------------------- */
+
+struct sizes {
+	const char *id;
+	int64_t total, used, available;
+};
+
+static int one_repository(int r, int64_t changed, const char *id, struct err *err)
+{
+	if (!r && changed == 0)
+		r = err_set(err, CATALOG_E_NOT_FOUND, "there is no repository %s", id);
+	return r;
+}
+
+static int sizes_tx(struct catalog *tx, void *arg, struct err *err)
+{
+	const struct sizes *s = arg;
+	int64_t changed = 0, now = catalog_now_us();
+	int r = db_run(catalog_db(tx),
+		       "UPDATE backup_repositories SET total_size_bytes = ?, used_size_bytes = ?,"
+		       " available_size_bytes = ?, last_check_at = ?, updated_at = ? WHERE id = ?",
+		       DB_ARGS(DB_I64(s->total), DB_I64(s->used), DB_I64(s->available), DB_I64(now),
+			       DB_I64(now), DB_TEXT(s->id)),
+		       &changed, err);
+
+	return one_repository(r, changed, s->id, err);
+}
+
+int catalog_repository_set_sizes(struct catalog *cat, const char *id, int64_t total_bytes,
+				 int64_t used_bytes, int64_t available_bytes, struct err *err)
+{
+	struct sizes s = {id, total_bytes, used_bytes, available_bytes};
+
+	return catalog_tx(cat, sizes_tx, &s, err);
+}
+
+struct enable {
+	const char *id;
+	bool enabled;
+};
+
+static int enable_tx(struct catalog *tx, void *arg, struct err *err)
+{
+	const struct enable *e = arg;
+	int64_t changed = 0;
+	int r = db_run(catalog_db(tx),
+		       "UPDATE backup_repositories SET enabled = ?, updated_at = ? WHERE id = ?",
+		       DB_ARGS(DB_I64(e->enabled), DB_I64(catalog_now_us()), DB_TEXT(e->id)),
+		       &changed, err);
+
+	return one_repository(r, changed, e->id, err);
+}
+
+int catalog_repository_set_enabled(struct catalog *cat, const char *id, bool enabled,
+				   struct err *err)
+{
+	struct enable e = {id, enabled};
+
+	return catalog_tx(cat, enable_tx, &e, err);
+}
+
+/* Contexts without a job hold nothing: they go with the repository. */
+static int delete_tx(struct catalog *tx, void *arg, struct err *err)
+{
+	struct db *db = catalog_db(tx);
+	const char *id = arg;
+	int64_t n = 0;
+	int r;
+
+	r = db_query_i64(db, "SELECT COUNT(*) FROM backup_jobs WHERE repository_id = ?",
+			 DB_ARGS(DB_TEXT(id)), 0, &n, err);
+	if (r)
+		return r;
+	if (n)
+		return err_set(err, CATALOG_E_IN_USE,
+			       "repository %s holds %" PRId64 " backups: delete them first", id, n);
+	r = db_run(db, "DELETE FROM vm_backup_contexts WHERE repository_id = ?",
+		   DB_ARGS(DB_TEXT(id)), NULL, err);
+	if (!r)
+		r = db_run(db, "DELETE FROM backup_repositories WHERE id = ?", DB_ARGS(DB_TEXT(id)),
+			   &n, err);
+	return one_repository(r, n, id, err);
+}
+
+int catalog_repository_delete(struct catalog *cat, const char *id, struct err *err)
+{
+	return catalog_tx(cat, delete_tx, (void *)id, err);
+}
