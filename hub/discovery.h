@@ -1,0 +1,44 @@
+/*
+ * Discovery: which VMs the capture agent can see, and taking some of them under management with
+ * their disks (mission M1-M6, M17, M18). The agent is asked once; what it says is stored in one
+ * transaction a VM, so that a VM is never without its disks.
+ */
+#ifndef HUB_DISCOVERY_H
+#define HUB_DISCOVERY_H
+
+#include <jansson.h>
+
+#include "catalog/contexts.h"
+#include "hub/hub.h"
+
+/* Where to look. Empty texts: the hub's configured user and password, else "local". */
+struct hub_discovery {
+	char vcenter[CATALOG_NAME_SIZE];
+	char username[CATALOG_NAME_SIZE];
+	char password[CATALOG_NAME_SIZE];
+	char datacenter[CATALOG_NAME_SIZE];
+	char filter[CATALOG_NAME_SIZE]; /* the agent's own business */
+	int64_t credential_id;		/* or CATALOG_NONE */
+};
+
+/*
+ * What the agent sees now, in its own words: *@out is {"vcenter":{...},"vms":[...]}, each VM with
+ * "context_id" added ("" when not under management). The caller json_decref()s it.
+ * HUB_E_AGENT.
+ */
+int hub_discover(struct hub *hub, const struct hub_discovery *where, json_t **out, struct err *err);
+
+struct hub_added_vm {
+	struct catalog_vm_context vm; /* vm_name alone when @error is not empty */
+	char error[256];	      /* why this VM was not added; empty: it was */
+};
+
+/*
+ * Adds VMs by name (or by the agent's VM id), or refreshes those that are known. *@rows has one row
+ * per name, in the order given; free() it. 0 when at least one was added. HUB_E_AGENT,
+ * HUB_E_INVALID (no names), HUB_E_NOT_FOUND (none could be added; @err has the first reason).
+ */
+int hub_add_vms(struct hub *hub, const struct hub_discovery *where, const char *const *names,
+		size_t n, struct hub_added_vm **rows, struct err *err);
+
+#endif

@@ -1,0 +1,263 @@
+#include "hub/hub.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "hub/job.h"
+
+/* --- configuration ---------------------------------------------------------------------------- */
+
+static int hub_take_config(struct hub *hub, const struct hub_config *config, struct err *err)
+{
+	const char *dir = config->data_dir ? config->data_dir : "";
+	size_t n = strlen(dir);
+
+	if (!n || n > sizeof(hub->data_dir) - 64)
+		return err_set(err, HUB_E_INVALID, "data folder \"%s\" is empty or too long", dir);
+	if (!config->nbd_listen_count || config->nbd_listen_count > HUB_LISTENERS_MAX)
+		return err_set(err, HUB_E_INVALID, "between 1 and %d NBD addresses are needed",
+			       HUB_LISTENERS_MAX);
+	if (!CATALOG_TEXT(hub->vcenter_user, config->vcenter_user) ||
+	    !CATALOG_TEXT(hub->vcenter_password, config->vcenter_password))
+		return err_set(err, HUB_E_INVALID, "vcenter_user or vcenter_password is too long");
+	hub->config = *config;
+	/* Absolute, so that what is stored means the same from everywhere. */
+	if (dir[0] != '/') {
+		if (!getcwd(hub->data_dir, sizeof(hub->data_dir) - 64) ||
+		    strlen(hub->data_dir) + n + 2 > sizeof(hub->data_dir) - 64)
+			return err_set(err, HUB_E_INVALID, "data folder \"%s\": path too long",
+				       dir);
+		strcat(strcat(hub->data_dir, "/"), dir);
+	} else
+		strcpy(hub->data_dir, dir);
+	hub->config.data_dir = hub->data_dir;
+	hub->config.vcenter_user = hub->vcenter_user;
+	hub->config.vcenter_password = hub->vcenter_password;
+	return 0;
+}
+
+/* --- steps of the start, each with its undoing in hub_free() -----------------------------------
+ */
+
+static int hub_lock_data(struct hub *hub, struct err *err)
+{
+	char path[CATALOG_PATH_SIZE];
+	int rc = repo_dir_make(hub->data_dir, err);
+
+	if (rc)
+		return rc;
+	snprintf(path, sizeof(path), "%.*s/hub.lock", (int)sizeof(path) - 16, hub->data_dir);
+	hub->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (hub->lock_fd < 0)
+		return err_sys(err, -errno, "lock file %s", path);
+	if (flock(hub->lock_fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	if (errno != EWOULDBLOCK)
+		return err_sys(err, -errno, "locking %s", path);
+	return err_set(err, HUB_E_EXISTS, "another hub runs on data folder %s", hub->data_dir);
+}
+
+static int hub_open_catalog(struct hub *hub, const char *db_url, struct err *err)
+{
+	char url[CATALOG_PATH_SIZE + 32];
+
+	if (db_url && db_url[0])
+		snprintf(url, sizeof(url), "%s", db_url);
+	else
+		snprintf(url, sizeof(url), "sqlite:%s/catalog.db", hub->data_dir);
+	return hub_from_catalog(catalog_open(url, NULL, &hub->catalog, err));
+}
+
+static int hub_make_agent(struct hub *hub, const char *url, struct err *err)
+{
+	struct hub_agent_config config = {
+		.url = url,
+		.timeout_ms = hub->config.agent_timeout_ms,
+		.discovery_timeout_ms = hub->config.discovery_timeout_ms,
+		.stop = &hub->stopping,
+	};
+
+	return hub_agent_new(&hub->agent, &config, err);
+}
+
+static int hub_listen(struct hub *hub, const struct hub_config *config, struct err *err)
+{
+	char bound[HUB_LISTENERS_MAX][160];
+	const char *names[HUB_LISTENERS_MAX];
+	size_t used = 0;
+	int rc;
+
+	for (size_t i = 0; i < config->nbd_listen_count; i++) {
+		rc = nbd_server_listen(hub->nbd, config->nbd_listen[i], bound[i], sizeof(bound[i]),
+				       err);
+		if (rc)
+			return rc < 0 ? rc : -EIO;
+		names[i] = bound[i];
+		used += (size_t)snprintf(hub->nbd_addresses + used,
+					 sizeof(hub->nbd_addresses) - used, "%s%s", i ? "," : "",
+					 bound[i]);
+		if (used >= sizeof(hub->nbd_addresses))
+			return err_set(err, HUB_E_INVALID, "the NBD addresses are too long");
+	}
+	hub_choose_advertised(hub, names, config->nbd_listen_count);
+	return 0;
+}
+
+static int hub_start_nbd(struct hub *hub, const struct hub_config *config, struct err *err)
+{
+	struct nbd_server_config nbd = NBD_SERVER_CONFIG_INIT;
+	int rc;
+
+	nbd.workers = config->nbd_workers;
+	rc = nbd_server_start(&hub->nbd, &nbd, err);
+	if (rc)
+		return rc < 0 ? rc : -EIO;
+	return hub_listen(hub, config, err);
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static struct hub *hub_new(void)
+{
+	struct hub *hub = calloc(1, sizeof(*hub));
+	pthread_condattr_t attr;
+
+	if (!hub)
+		return NULL;
+	hub->lock_fd = -1;
+	hub->started_ns = hub_now_ns();
+	list_init(&hub->jobs);
+	log_scope_init(&hub->log, "hub");
+	pthread_mutex_init(&hub->lock, NULL);
+	pthread_mutex_init(&hub->tick_lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&hub->tick_cond, &attr);
+	pthread_condattr_destroy(&attr);
+	return hub;
+}
+
+static void hub_free(struct hub *hub)
+{
+	hub_threads_stop(hub);
+	nbd_server_stop(hub->nbd);
+	hub_agent_free(hub->agent);
+	catalog_close(hub->catalog);
+	if (hub->lock_fd >= 0)
+		close(hub->lock_fd);
+	pthread_mutex_destroy(&hub->lock);
+	pthread_mutex_destroy(&hub->tick_lock);
+	pthread_cond_destroy(&hub->tick_cond);
+	explicit_bzero(hub->vcenter_password, sizeof(hub->vcenter_password));
+	free(hub);
+}
+
+static int hub_start_steps(struct hub *hub, const struct hub_config *config, struct err *err)
+{
+	int rc = hub_take_config(hub, config, err);
+
+	if (!rc)
+		rc = hub_lock_data(hub, err);
+	if (!rc)
+		rc = hub_open_catalog(hub, config->db_url, err);
+	if (!rc)
+		rc = hub_make_agent(hub, config->agent_url, err);
+	if (!rc)
+		rc = hub_recover(hub, err);
+	if (!rc)
+		rc = hub_start_nbd(hub, config, err);
+	if (!rc)
+		rc = hub_watchdog_start(hub, err);
+	if (!rc)
+		rc = hub_poller_start(hub, err);
+	return rc;
+}
+
+int hub_start(struct hub **out, const struct hub_config *config, struct err *err)
+{
+	struct hub *hub = hub_new();
+	int rc;
+
+	if (!hub)
+		return err_sys(err, -ENOMEM, "hub");
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+	rc = hub_start_steps(hub, config, err);
+	if (rc) {
+		hub_free(hub);
+		return rc;
+	}
+	/* Texts of the caller's that are not kept. */
+	hub->config.db_url = hub->config.agent_url = NULL;
+	hub->config.nbd_listen = NULL;
+	*out = hub;
+	return 0;
+}
+
+void hub_interrupt(struct hub *hub)
+{
+	pthread_mutex_lock(&hub->lock);
+	atomic_store(&hub->stopping, true);
+	pthread_mutex_unlock(&hub->lock);
+}
+
+static void hub_fail_running(struct hub *hub, const char *reason)
+{
+	size_t n;
+	struct hub_job **jobs = hub_jobs_snapshot(hub, &n);
+
+	for (size_t i = 0; i < n; i++) {
+		pthread_mutex_lock(&jobs[i]->work);
+		hub_job_fail(hub, jobs[i], CATALOG_JOB_FAILED, reason);
+		/* One that the catalog would not hear of is found by the next start. */
+		hub_job_end(hub, jobs[i]);
+		pthread_mutex_unlock(&jobs[i]->work);
+		hub_job_unref(hub, jobs[i]);
+	}
+	free(jobs);
+}
+
+void hub_stop(struct hub *hub, const char *reason)
+{
+	if (!hub)
+		return;
+	hub_interrupt(hub);
+	hub_threads_stop(hub);
+	hub_fail_running(hub, reason ? reason : "hub was stopped");
+	hub_free(hub);
+}
+
+/* --- what it is ------------------------------------------------------------------------------- */
+
+const char *hub_nbd_addresses(const struct hub *hub)
+{
+	return hub->nbd_addresses;
+}
+
+struct catalog *hub_catalog(struct hub *hub)
+{
+	return hub->catalog;
+}
+
+int64_t hub_uptime_s(const struct hub *hub)
+{
+	return (hub_now_ns() - hub->started_ns) / 1000000000LL;
+}
+
+unsigned hub_running_backups(struct hub *hub)
+{
+	struct list *pos;
+	unsigned n = 0;
+
+	pthread_mutex_lock(&hub->lock);
+	list_for_each (pos, &hub->jobs)
+		n++;
+	pthread_mutex_unlock(&hub->lock);
+	return n;
+}

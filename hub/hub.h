@@ -1,0 +1,90 @@
+/*
+ * The hub: catalog, NBD server, repositories and capture agent tied into one handle. What the
+ * product does with them (the use cases) is in the headers beside this one: discovery.h,
+ * repositories.h, backup.h.
+ *
+ * Start: data folder and its lock, catalog, recovery of what the last run left, NBD server and its
+ * listeners, housekeeping. Stop is the reverse; running backups fail with the reason before the
+ * server goes.
+ *
+ * Every function of the use-case headers may be called from any thread between hub_start() and
+ * hub_stop(). They may block for as long as their disks do; a long one holds up nothing but other
+ * calls for the same backup.
+ */
+#ifndef HUB_HUB_H
+#define HUB_HUB_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cleanup.h"
+#include "base/err.h"
+
+struct hub;
+struct catalog;
+
+/* Named conditions of all hub functions. Anything else is -errno. */
+enum hub_cond {
+	HUB_E_INVALID = 1, /* the request makes no sense; the sentence says what to change */
+	HUB_E_NOT_FOUND,   /* no such object; the sentence names it */
+	HUB_E_BUSY,	   /* the VM is being backed up; the sentence names the running backup */
+	HUB_E_EXISTS,	   /* the name is taken */
+	HUB_E_STATE,	   /* the object's state forbids it: completing a failed backup, ... */
+	HUB_E_AGENT,	   /* the capture agent could not be reached, or refused */
+	HUB_E_STOPPING,	   /* the hub is going down */
+};
+
+struct hub_config {
+	const char *data_dir;  /* made when absent; holds the lock and the default database */
+	const char *db_url;    /* "sqlite:PATH"; NULL: catalog.db in data_dir */
+	const char *agent_url; /* "http://127.0.0.1:9081" */
+	const char *const *nbd_listen; /* as for nbd_server_listen(); at least one */
+	size_t nbd_listen_count;
+	unsigned nbd_workers; /* 0: one a core */
+	/* Given to the agent with every start and discovery that brings none of its own; NULL or
+	 * "": "local". Never shown or logged. */
+	const char *vcenter_user, *vcenter_password;
+
+	unsigned start_timeout_ms;     /* from the agent's yes to the first NBD connection */
+	unsigned disconnect_grace_ms;  /* all connections closed, no `complete`, no telemetry */
+	unsigned silence_timeout_ms;   /* neither NBD nor telemetry */
+	unsigned tick_ms;	       /* how often running backups are looked at */
+	unsigned progress_poll_ms;     /* how often the agent is asked for its own view */
+	unsigned agent_timeout_ms;     /* one call, discovery excepted */
+	unsigned discovery_timeout_ms; /* one discovery */
+};
+
+#define HUB_CONFIG_INIT                                                                            \
+	((struct hub_config){                                                                      \
+		.agent_url = "http://127.0.0.1:9081",                                              \
+		.start_timeout_ms = 15 * 60 * 1000,                                                \
+		.disconnect_grace_ms = 60 * 1000,                                                  \
+		.silence_timeout_ms = 10 * 60 * 1000,                                              \
+		.tick_ms = 1000,                                                                   \
+		.progress_poll_ms = 3000,                                                          \
+		.agent_timeout_ms = 60 * 1000,                                                     \
+		.discovery_timeout_ms = 5 * 60 * 1000,                                             \
+	})
+
+/* The texts of @config are copied. HUB_E_INVALID, HUB_E_EXISTS: another hub holds the data folder.
+ */
+int hub_start(struct hub **out, const struct hub_config *config, struct err *err);
+
+/* Calls that wait for the agent return HUB_E_STOPPING from now on, and no backup starts: lets the
+ * threads of the API come home before hub_stop(). */
+void hub_interrupt(struct hub *hub);
+
+/* No other call may be running. Running backups fail with @reason. NULL is fine. */
+void hub_stop(struct hub *hub, const char *reason);
+
+/* The addresses of the NBD listeners as they came out, joined with ','. */
+const char *hub_nbd_addresses(const struct hub *hub);
+
+/* For reading lists that need nothing but the catalog. Borrowed. */
+struct catalog *hub_catalog(struct hub *hub);
+
+/* Seconds since hub_start(), and backups running now. */
+int64_t hub_uptime_s(const struct hub *hub);
+unsigned hub_running_backups(struct hub *hub);
+
+#endif

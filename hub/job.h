@@ -1,0 +1,218 @@
+/*
+ * Private to hub/: the running backups, and what the use cases share.
+ *
+ * A `struct hub_job` is a backup between its reservation and its end; ended ones live in the
+ * catalog alone. It is found through hub->jobs and held by reference.
+ *
+ * Locks, in the order they may be taken:
+ *   job->work   one step of a job's life at a time: start, complete of a disk, fail. Held during
+ *               I/O, possibly for minutes, so only those steps take it; who merely looks
+ * (watch-dog, agent's poll) tries it and comes back later. hub->lock   the list of jobs and their
+ * references. For moments. job->face   what others read while a step is under way: disk states,
+ * counters, telemetry, and the pointers to export and image as long as their counters may be read.
+ * For moments. Writers of those members hold `work` as well, except telemetry's.
+ */
+#ifndef HUB_JOB_H
+#define HUB_JOB_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "base/list.h"
+#include "base/log.h"
+#include "catalog/backups.h"
+#include "catalog/contexts.h"
+#include "hub/agent.h"
+#include "hub/backup.h"
+#include "hub/hub.h"
+#include "hub/repo/repo.h"
+#include "nbd/server.h"
+#include "qcow2/qcow2.h"
+
+#define HUB_NBD_ADDRESSES_MAX 1024
+#define HUB_LISTENERS_MAX     16
+#define HUB_SECRET_SIZE	      256
+#define HUB_STAMP_SIZE	      16 /* "YYYYMMDD-HHMMSS" */
+
+struct hub {
+	struct hub_config config; /* its texts point into the members below */
+	char data_dir[CATALOG_PATH_SIZE];
+	char vcenter_user[HUB_SECRET_SIZE], vcenter_password[HUB_SECRET_SIZE];
+	int lock_fd; /* of the data folder */
+	struct catalog *catalog;
+	struct nbd_server *nbd;
+	struct hub_agent *agent;
+	struct log_scope log;
+	int64_t started_ns; /* CLOCK_MONOTONIC */
+	atomic_bool stopping;
+
+	char nbd_addresses[HUB_NBD_ADDRESSES_MAX];
+	char nbd_advertised[256]; /* "127.0.0.1:10100", or "unix:PATH" */
+	int nbd_port;		  /* of it; 0: a unix socket */
+
+	pthread_mutex_t lock;
+	struct list jobs; /* struct hub_job */
+
+	pthread_mutex_t tick_lock; /* the housekeeping threads sleep on it */
+	pthread_cond_t tick_cond;
+	bool tick_stop;
+	bool watchdog_runs, poller_runs;
+	pthread_t watchdog, poller;
+};
+
+enum hub_disk_state {
+	HUB_DISK_OPEN,
+	HUB_DISK_COMPLETED,
+	HUB_DISK_UNSURE, /* final, but the catalog did not say whether it has it; job is FAILING */
+	HUB_DISK_FAILED,
+};
+
+struct hub_disk {
+	struct catalog_backup_disk row; /* as inserted; the parent's change id among the rest */
+	struct repo_point point;
+	char label[CATALOG_NAME_SIZE];
+	enum hub_disk_state state;
+	char completed_with[CATALOG_CHANGE_ID_SIZE];
+	uint64_t export_size; /* bytes: the image's virtual size */
+
+	struct qcow2_image *img;     /* NULL before and after */
+	struct nbd_export *export;   /* the same */
+	struct nbd_export_stats net; /* as last seen; stays when the export is gone */
+	struct qcow2_stats data;     /* the same for the image */
+	bool told_running;	     /* the catalog knows the disk runs; watch-dog only */
+	int64_t told_bytes;	     /* counters the catalog has; watch-dog only */
+};
+
+enum hub_job_state {
+	HUB_JOB_STARTING, /* reserved; being made */
+	HUB_JOB_RUNNING,  /* the agent accepted */
+	HUB_JOB_FAILING,  /* over, but the catalog could not be told yet */
+	HUB_JOB_ENDED,
+};
+
+struct hub_job {
+	struct list node;
+	unsigned refs; /* hub->lock */
+	struct log_scope log;
+	pthread_mutex_t work, face;
+
+	/* constant once the job is on the list */
+	char vm_name[CATALOG_NAME_SIZE];
+	char vm_path_name[CATALOG_NAME_SIZE]; /* last part of the inventory path: the agent's name
+					       */
+
+	enum hub_job_state state; /* face, work */
+	struct catalog_backup row;
+	struct catalog_vm_context vm;
+	struct catalog_backup_context context;
+	struct repo *repo;
+	char stamp[HUB_STAMP_SIZE]; /* of its files and exports */
+	struct hub_disk *disks; /* hardware order; the array is constant once state is RUNNING */
+	size_t disk_count;
+	char fail_reason[CATALOG_ERROR_SIZE]; /* FAILING: what the catalog has yet to hear */
+	enum catalog_job_status fail_status;
+
+	/* watched by the watch-dog; face */
+	int64_t accepted_ns;  /* the agent said yes */
+	int64_t touched_ns;   /* last step of ours that took its time */
+	int64_t telemetry_ns; /* last telemetry; 0: never */
+	bool telemetry_fresh; /* the catalog has not heard of it */
+	bool ever_connected;
+	struct hub_telemetry telemetry;
+	char agent_error[CATALOG_REASON_SIZE]; /* what the agent says went wrong */
+	int64_t speed_at_ns, speed_bytes;      /* last sample */
+	double speed_bps;
+	int64_t told_ns; /* when the catalog heard of counters */
+};
+
+int64_t hub_now_ns(void); /* CLOCK_MONOTONIC */
+
+/* The hub's condition for a catalog result; -errno and 0 as they are. */
+int hub_from_catalog(int rc);
+
+/* --- job.c ------------------------------------------------------------------------------------ */
+
+/* Makes a job for the VM and puts it on the list, STARTING, with an id, `work` held. HUB_E_BUSY:
+ * one is there, its id in @busy_id; HUB_E_STOPPING. */
+int hub_job_reserve(struct hub *hub, const struct catalog_vm_context *vm, struct hub_job **out,
+		    char busy_id[CATALOG_ID_SIZE], struct err *err);
+/* By id, referenced; NULL: not running. */
+struct hub_job *hub_job_find(struct hub *hub, const char *job_id);
+/* The running job of a VM by the name an agent uses, referenced. */
+struct hub_job *hub_job_find_vm(struct hub *hub, const char *vm_name);
+/* All of them, referenced, in a malloc()ed array. NULL: none. */
+struct hub_job **hub_jobs_snapshot(struct hub *hub, size_t *n);
+void hub_job_unref(struct hub *hub, struct hub_job *job); /* accepts NULL */
+/* Takes the job off the list: the VM is free. `work` held. */
+void hub_job_end(struct hub *hub, struct hub_job *job);
+void hub_job_set_state(struct hub_job *job, enum hub_job_state state);
+
+/* Reads the counters of whatever of @disk is open into disk->net and disk->data. `face` held. */
+void hub_disk_refresh(struct hub_disk *disk);
+/* The disk's counters in the catalog's terms. `face` held. */
+void hub_disk_counters(const struct hub_disk *disk, struct catalog_counters *out);
+/* Takes the export away from readers and from clients: flushed, or abandoned. `work` held. 0, or
+ * why what was acknowledged is not on disk. */
+int hub_disk_unexport(struct hub_job *job, struct hub_disk *disk, bool abandon);
+/* Takes the image away from readers; the caller closes it. `work` held. */
+struct qcow2_image *hub_disk_take_image(struct hub_job *job, struct hub_disk *disk);
+
+/* --- names.c ---------------------------------------------------------------------------------- */
+
+/* "YYYYMMDD-HHMMSS" of @us, UTC. */
+void hub_stamp(int64_t us, char out[HUB_STAMP_SIZE]);
+/* Export name (mission K15) and the seed's form as alias. */
+#define HUB_ALIAS_SIZE 192
+void hub_export_names(const struct hub_job *job, const struct catalog_backup_disk *disk,
+		      char name[CATALOG_EXPORT_SIZE], char alias[HUB_ALIAS_SIZE]);
+/* Last part of an inventory path. */
+const char *hub_path_name(const char *vm_path);
+/* "2000:nbd://127.0.0.1:10100/NAME,2001:..." in a malloc()ed string; NULL: no memory. */
+char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job);
+/* What to advertise of the listeners: the first TCP port in 10100-10200, else the first TCP one,
+ * else the first. */
+void hub_choose_advertised(struct hub *hub, const char *const *bound, size_t n);
+
+/* --- backup_plan.c ---------------------------------------------------------------------------- */
+
+/* Decides for each of the VM's disks how it is copied, and where to; fills job->disks. */
+int hub_plan(struct hub *hub, struct hub_job *job, const struct catalog_vm_disk *vm_disks, size_t n,
+	     enum catalog_backup_type type, struct err *err);
+
+/* --- backup_fail.c ---------------------------------------------------------------------------- */
+
+/*
+ * Ends a job badly: exports abandoned, images closed, what was written quarantined, catalog told,
+ * VM freed. @reason is a sentence; what the agent or a full disk had to say is added. `work` held.
+ * Harmless when the job has ended.
+ */
+void hub_job_fail(struct hub *hub, struct hub_job *job, enum catalog_job_status status,
+		  const char *reason);
+/* As above with an error of ours: @code tells a full disk. */
+void hub_job_fail_with(struct hub *hub, struct hub_job *job, const struct err *err);
+/* Tells the catalog of a job that is FAILING, once more. `work` held. */
+void hub_job_fail_retry(struct hub *hub, struct hub_job *job);
+
+/* --- sidecar.c -------------------------------------------------------------------------------- */
+
+/* The sidecar of a point as text; the caller free()s it. NULL: no memory. */
+char *hub_sidecar_text(struct hub *hub, struct hub_job *job, const struct hub_disk *disk,
+		       const char *change_id, const struct catalog_counters *bytes,
+		       int64_t completed_at_us);
+
+/* --- recover.c -------------------------------------------------------------------------------- */
+
+/* Ends what a crash left running and quarantines what it left behind. Before anything starts. */
+int hub_recover(struct hub *hub, struct err *err);
+
+/* --- watchdog.c, agent_poll.c ----------------------------------------------------------------- */
+
+int hub_watchdog_start(struct hub *hub, struct err *err);
+int hub_poller_start(struct hub *hub, struct err *err);
+void hub_threads_stop(struct hub *hub);
+/* Sleeps @ms, or until the threads are told to stop: false. */
+bool hub_tick(struct hub *hub, unsigned ms);
+
+#endif

@@ -1,0 +1,150 @@
+/*
+ * Names the agent depends on (agent contract 1.3). Export names end in "disk<N>", because that is
+ * where the agent reads the disk index from, have no byte that means something in an NBD URL, and
+ * fit 63 bytes; the hash over the whole identity keeps names apart that a cut would make equal.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <xxhash.h>
+
+#include "base/bytes.h"
+#include "hub/job.h"
+
+#define HUB_SLUG_MAX 20
+
+void hub_stamp(int64_t us, char out[HUB_STAMP_SIZE])
+{
+	time_t s = us / 1000000;
+	struct tm tm;
+
+	gmtime_r(&s, &tm);
+	strftime(out, HUB_STAMP_SIZE, "%Y%m%d-%H%M%S", &tm);
+}
+
+/* Letters and digits in lower case, everything else one '-', none at the ends. */
+static void hub_slug(const char *name, char out[HUB_SLUG_MAX + 1])
+{
+	size_t n = 0;
+
+	for (; *name && n < HUB_SLUG_MAX; name++) {
+		unsigned char c = (unsigned char)*name;
+
+		if (c < 0x80 && isalnum(c))
+			out[n++] = (char)tolower(c);
+		else if (n && out[n - 1] != '-')
+			out[n++] = '-';
+	}
+	while (n && out[n - 1] == '-')
+		n--;
+	out[n] = '\0';
+	if (!n)
+		strcpy(out, "vm");
+}
+
+static uint32_t hub_identity_hash(const struct hub_job *job, int disk_index)
+{
+	char text[4 * CATALOG_NAME_SIZE];
+	int n = snprintf(text, sizeof(text), "%s/%s/%s/%d", job->vm.context_id,
+			 job->context.context_id, job->row.id, disk_index);
+
+	return (uint32_t)XXH3_64bits(text, MIN((size_t)n, sizeof(text) - 1));
+}
+
+void hub_export_names(const struct hub_job *job, const struct catalog_backup_disk *disk,
+		      char name[CATALOG_EXPORT_SIZE], char alias[HUB_ALIAS_SIZE])
+{
+	bool full = disk->mode == CATALOG_BACKUP_FULL;
+	char slug[HUB_SLUG_MAX + 1], when[HUB_STAMP_SIZE];
+
+	hub_slug(job->vm_name, slug);
+	strcpy(when, job->stamp);
+	when[8] = 'T';
+	snprintf(name, CATALOG_EXPORT_SIZE, "backup-%s-%08x-%c-%s-disk%d", slug,
+		 hub_identity_hash(job, disk->disk_index), full ? 'f' : 'i', when,
+		 disk->disk_index);
+	snprintf(alias, HUB_ALIAS_SIZE, "backup-%s-disk%d-%s-%s", job->vm.context_id,
+		 disk->disk_index, full ? "full" : "incr", when);
+}
+
+const char *hub_path_name(const char *vm_path)
+{
+	const char *slash = strrchr(vm_path, '/');
+
+	return slash ? slash + 1 : vm_path;
+}
+
+/* --- what the agent connects to --------------------------------------------------------------- */
+
+static int hub_tcp_port(const char *address)
+{
+	const char *colon = strrchr(address, ':');
+
+	if (strncmp(address, "unix:", 5) == 0 || !colon)
+		return 0;
+	return atoi(colon + 1);
+}
+
+/* Every address of this machine is reached through the tunnel as 127.0.0.1. */
+static void hub_advertise(struct hub *hub, const char *address)
+{
+	static const char *const anywhere[] = {"0.0.0.0:", "[::]:", "127."};
+
+	hub->nbd_port = hub_tcp_port(address);
+	for (size_t i = 0; hub->nbd_port && i < ARRAY_SIZE(anywhere); i++) {
+		if (strncmp(address, anywhere[i], strlen(anywhere[i])) == 0) {
+			snprintf(hub->nbd_advertised, sizeof(hub->nbd_advertised), "127.0.0.1:%d",
+				 hub->nbd_port);
+			return;
+		}
+	}
+	snprintf(hub->nbd_advertised, sizeof(hub->nbd_advertised), "%s", address);
+}
+
+void hub_choose_advertised(struct hub *hub, const char *const *bound, size_t n)
+{
+	const char *tcp = NULL, *tunnelled = NULL;
+
+	for (size_t i = 0; i < n; i++) {
+		int port = hub_tcp_port(bound[i]);
+
+		if (port && !tcp)
+			tcp = bound[i];
+		if (port >= 10100 && port <= 10200 && !tunnelled)
+			tunnelled = bound[i];
+	}
+	hub_advertise(hub, tunnelled ? tunnelled : tcp ? tcp : bound[0]);
+}
+
+static void hub_target(const struct hub *hub, const struct catalog_backup_disk *row, FILE *to)
+{
+	if (hub->nbd_port)
+		fprintf(to, "%lld:nbd://%s/%s", (long long)row->vmware_disk_key,
+			hub->nbd_advertised, row->export_name);
+	else
+		fprintf(to, "%lld:nbd+unix:///%s?socket=%s", (long long)row->vmware_disk_key,
+			row->export_name, hub->nbd_advertised + strlen("unix:"));
+}
+
+char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *to = open_memstream(&text, &len);
+
+	if (!to)
+		return NULL;
+	for (size_t i = 0; i < job->disk_count; i++) {
+		if (i)
+			fputc(',', to);
+		hub_target(hub, &job->disks[i].row, to);
+	}
+	if (fclose(to) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
