@@ -163,7 +163,6 @@ static int configure(struct sqlite_db *s, unsigned int busy_timeout_ms, struct e
 	sqlite3_extended_result_codes(s->h, 1);
 	sqlite3_busy_timeout(s->h, (int)MIN(busy_timeout_ms, 3600U * 1000));
 	sqlite3_db_config(s->h, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
-	sqlite3_db_config(s->h, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
 	r = set_wal(s, busy_timeout_ms, err);
 	if (r)
 		return r;
