@@ -59,8 +59,11 @@ __attribute__((target("avx"))) static void copy_stream_avx(void *dst, const void
 void bytes_copy_stream(void *dst, const void *src, size_t len)
 {
 #ifdef __x86_64__
-	if (((uintptr_t)dst & 31) == 0 && len >= 4096 && __builtin_cpu_supports("avx")) {
-		copy_stream_avx(dst, src, len);
+	if (len >= 4096 && __builtin_cpu_supports("avx")) {
+		size_t head = -(uintptr_t)dst & 31;
+
+		memcpy(dst, src, head);
+		copy_stream_avx((char *)dst + head, (const char *)src + head, len - head);
 		return;
 	}
 #endif

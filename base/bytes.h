@@ -97,7 +97,7 @@ static inline bool range_inside(uint64_t off, uint64_t len, uint64_t size)
 bool bytes_all_zero(const void *p, size_t len);
 
 /* memcpy() that writes around the cache, for data that is next touched by the disk alone.
- * Falls back to memcpy() where the CPU has no such stores or @dst is not 32-byte aligned. */
+ * memcpy() where the CPU has no such stores or the piece is small. */
 void bytes_copy_stream(void *dst, const void *src, size_t len);
 
 #endif

@@ -53,7 +53,8 @@ static void file_posix_prep(struct file_posix *f, struct file_op *op)
 
 	switch (op->kind) {
 	case FILE_OP_READ:
-		io_uring_prep_read(sqe, file_fd_for(f, buf, len, off), buf, len, off);
+		io_uring_prep_read(sqe, op->cached ? f->fd : file_fd_for(f, buf, len, off), buf, len,
+				   off);
 		break;
 	case FILE_OP_WRITE:
 		io_uring_prep_write(sqe, file_fd_for(f, buf, len, off), buf, len, off);
@@ -91,6 +92,16 @@ static bool file_transfer_goes_on(struct file_op *op, int *res)
 	return true;
 }
 
+/* File systems without fallocate() get a hole instead of space; it reads as zeroes all the same. */
+static int file_extend(struct file_posix *f, uint64_t size)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st))
+		return -errno;
+	return (uint64_t)st.st_size < size && ftruncate(f->fd, size) ? -errno : 0;
+}
+
 static void file_posix_done(struct ring_op *ring_op, int res)
 {
 	struct file_op *op = container_of(ring_op, struct file_op, ring);
@@ -100,6 +111,8 @@ static void file_posix_done(struct ring_op *ring_op, int res)
 		file_posix_prep(to_posix(op->file), op);
 		return;
 	}
+	if (op->kind == FILE_OP_ALLOCATE && res == -EOPNOTSUPP)
+		res = file_extend(to_posix(op->file), op->off + op->len);
 	op->done(op, res);
 }
 

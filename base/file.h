@@ -34,6 +34,7 @@ enum file_op_kind {
 struct file_op {
 	/* set by the caller; buf stays the caller's and untouched until done */
 	enum file_op_kind kind;
+	bool cached; /* READ: through the page cache even when aligned (metadata, read again soon) */
 	void *buf;
 	size_t len;
 	uint64_t off;

@@ -37,6 +37,7 @@ int pool_init(struct pool *pool, unsigned count, size_t slot_size, struct err *e
 	assert(count && slot_size && slot_size % 4096 == 0);
 	memset(pool, 0, sizeof(*pool));
 	list_init(&pool->waiters);
+	list_init(&pool->holders);
 	pool->map_size = (count * slot_size + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
 	pool->free_slots = calloc(count, sizeof(*pool->free_slots));
 	pool->mem = pool_map(pool->map_size);
@@ -71,12 +72,17 @@ void *pool_get(struct pool *pool)
 void pool_put(struct pool *pool, void *slot)
 {
 	size_t off = (unsigned char *)slot - pool->mem;
-	struct list *node;
 
 	assert(off % pool->slot_size == 0 && off / pool->slot_size < pool->count);
 	assert(pool->free_count < pool->count);
 	pool->free_slots[pool->free_count++] = off / pool->slot_size;
-	node = list_pop(&pool->waiters);
+	pool_pass(pool);
+}
+
+void pool_pass(struct pool *pool)
+{
+	struct list *node = pool->free_count ? list_pop(&pool->waiters) : NULL;
+
 	if (node) {
 		struct pool_waiter *waiter = list_entry(node, struct pool_waiter, node);
 
@@ -88,9 +94,26 @@ void pool_wait(struct pool *pool, struct pool_waiter *waiter)
 {
 	list_del(&waiter->node);
 	list_add_tail(&pool->waiters, &waiter->node);
+	if (!list_empty(&pool->holders)) {
+		struct pool_holder *holder =
+			list_entry(list_pop(&pool->holders), struct pool_holder, node);
+
+		holder->reclaim(holder);
+	}
 }
 
 void pool_cancel(struct pool_waiter *waiter)
 {
 	list_del(&waiter->node);
+}
+
+void pool_hold(struct pool *pool, struct pool_holder *holder)
+{
+	list_del(&holder->node);
+	list_add_tail(&pool->holders, &holder->node);
+}
+
+void pool_release(struct pool_holder *holder)
+{
+	list_del(&holder->node);
 }

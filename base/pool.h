@@ -20,12 +20,23 @@ struct pool_waiter {
 	void (*wake)(struct pool_waiter *waiter);
 };
 
+/*
+ * Somebody who sits on a slot it could give back early (a half-filled write buffer). When a waiter
+ * parks, the holder that registered first is asked: reclaim() only queues work, and the holder is
+ * off the list.
+ */
+struct pool_holder {
+	struct list node; /* list_init() before first use */
+	void (*reclaim)(struct pool_holder *holder);
+};
+
 struct pool {
 	unsigned char *mem;
 	size_t slot_size, map_size;
 	unsigned count, free_count;
 	unsigned *free_slots; /* a stack: the slot returned last is the warmest in cache */
 	struct list waiters;
+	struct list holders;
 };
 
 /* @slot_size is a multiple of 4096; slots are at least 4096-aligned. */
@@ -37,5 +48,11 @@ void pool_put(struct pool *pool, void *slot);
 
 void pool_wait(struct pool *pool, struct pool_waiter *waiter);
 void pool_cancel(struct pool_waiter *waiter); /* harmless when not waiting */
+
+/* A woken waiter that found no use for the slot hands the chance to the next one. */
+void pool_pass(struct pool *pool);
+
+void pool_hold(struct pool *pool, struct pool_holder *holder);
+void pool_release(struct pool_holder *holder); /* harmless when not registered */
 
 #endif

@@ -34,6 +34,7 @@
 #include "base/ring.h"
 
 struct qcow2_image;
+struct qcow2_layer;
 
 /* Named conditions (positive results). The err text says where and what. */
 enum {
@@ -114,7 +115,8 @@ struct qcow2_io {
 };
 
 #define QCOW2_BATCH_SIZE  (2U << 20)
-#define QCOW2_BOUNCE_SIZE QCOW2_CLUSTER_MAX
+/* A whole cluster, compressed or not, and the sector its compressed form may start in. */
+#define QCOW2_BOUNCE_SIZE (QCOW2_CLUSTER_MAX + 4096)
 /* Fewer slots than these cannot make progress. */
 #define QCOW2_BATCHES_MIN 2
 #define QCOW2_BOUNCES_MIN 2
@@ -158,10 +160,12 @@ struct qcow2_extent {
 struct qcow2_lane {
 	struct file_op file;
 	struct qcow2_op *op;
-	unsigned char *dst; /* where the wanted bytes go when they came through a bounce buffer */
-	void *bounce;
-	size_t skip, want;
-	const void *unit; /* compressed cluster to unpack, or NULL */
+	/* a compressed cluster: where it is read to, which of its bytes go where */
+	unsigned char *bounce;
+	const struct qcow2_layer *layer;
+	unsigned char *dst;
+	uint32_t skip, want;
+	uint64_t packed_off;
 };
 
 /* One asynchronous operation, embedded in the caller's request. Set the first part; done() runs from
@@ -178,11 +182,12 @@ struct qcow2_op {
 	struct qcow2_image *img;
 	struct list node;
 	struct ring_op post;
-	struct pool_waiter bounce_waiter;
-	uint64_t cursor;
+	struct pool_waiter waiter; /* for a table, a window, a bounce buffer, or room */
+	uint64_t cursor;	   /* bytes dealt with */
 	int res;
-	unsigned lanes_busy;
-	uint32_t stage;
+	uint32_t lanes_busy; /* bit i: lane[i] is reading */
+	bool finished, posted;
+	uint8_t view; /* enum qcow2_view */
 	struct qcow2_lane lane[QCOW2_OP_LANES];
 };
 
@@ -190,6 +195,10 @@ void qcow2_submit(struct qcow2_image *img, struct qcow2_op *op);
 
 /* 0, or the -errno a write-behind failure left on the image. Any thread. */
 int qcow2_error(const struct qcow2_image *img);
+
+/* Gives the image up: from now on everything fails with -ECANCELED, and a flush merely waits for
+ * what is on its way to the disk. For an image that will be thrown away. */
+void qcow2_abandon(struct qcow2_image *img);
 
 /* --- finishing: detached, blocking ----------------------------------------------------------- */
 

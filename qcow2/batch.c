@@ -1,0 +1,485 @@
+/*
+ * Storing a batch: from slots in memory to clusters the tables point to. One function a stage; a
+ * stage returns true when it is through and false when something is pending, and is entered again
+ * when that has happened. Slots of a started batch do not change under it: writers stay away.
+ */
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "qcow2/image.h"
+
+static void batch_step(struct qcow2_batch *b);
+
+static void batch_fail(struct qcow2_batch *b, int error)
+{
+	if (!b->error)
+		b->error = error;
+}
+
+static uint64_t cluster_size(const struct qcow2_batch *b)
+{
+	return b->img->geom.cluster_size;
+}
+
+static bool slot_has_data(const struct qcow2_slot *s)
+{
+	return !s->dead && !s->zero;
+}
+
+static bool slot_partial(const struct qcow2_batch *b, const struct qcow2_slot *s)
+{
+	return s->ranges != 1 || s->range[0].from != 0 || s->range[0].to != cluster_size(b);
+}
+
+/* --- CLASSIFY: does the guest cluster have a host cluster of its own? ----------------------------- */
+
+static int slot_classify(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	struct qcow2_image *img = b->img;
+	struct qcow2_slice *slice;
+	enum qcow2_kind kind = QCOW2_KIND_NONE;
+	int r = qcow2_table_get(img, s->cluster, false, &b->waiter, &slice);
+
+	if (r)
+		return r;
+	if (slice)
+		kind = qcow2_layer_entry(img->layer, qcow2_slice_entry(slice, s->cluster), 0, 0,
+					 &s->host);
+	if (kind == QCOW2_KIND_BAD)
+		return -EIO;
+	s->in_place = kind == QCOW2_KIND_DATA;
+	s->parent = kind == QCOW2_KIND_NONE && img->chain;
+	return 0;
+}
+
+static bool batch_classify(struct qcow2_batch *b)
+{
+	for (; b->cursor < b->slots; b->cursor++) {
+		int r = slot_classify(b, &b->slot[b->cursor]);
+
+		if (r == -EAGAIN)
+			return false;
+		if (r) {
+			batch_fail(b, r);
+			break;
+		}
+	}
+	return true;
+}
+
+/* --- FILL: copy-on-write of the bytes nobody wrote ------------------------------------------------- */
+
+/* The part of the cluster that will be written: all of it, or for an overwrite in place the blocks
+ * that hold new bytes. */
+static struct qcow2_range slot_hull(const struct qcow2_batch *b, const struct qcow2_slot *s)
+{
+	if (!s->in_place)
+		return (struct qcow2_range){0, cluster_size(b)};
+	return (struct qcow2_range){align_down(s->range[0].from, FILE_ALIGN),
+				    align_up(s->range[s->ranges - 1].to, FILE_ALIGN)};
+}
+
+/* The next stretch of the hull, from fill_pos on, that holds no valid bytes. */
+static bool slot_next_gap(const struct qcow2_batch *b, struct qcow2_slot *s,
+			  struct qcow2_range *gap)
+{
+	struct qcow2_range hull = slot_hull(b, s);
+	uint32_t pos = MAX(s->fill_pos, hull.from);
+	unsigned i;
+
+	for (i = 0; i < s->ranges && s->range[i].from <= pos; i++)
+		pos = MAX(pos, s->range[i].to);
+	if (pos >= hull.to)
+		return false;
+	*gap = (struct qcow2_range){pos, i < s->ranges ? MIN(s->range[i].from, hull.to) : hull.to};
+	return true;
+}
+
+static struct qcow2_fill *fill_get(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	struct list *node = list_pop(&b->img->writer.fills_free);
+	struct qcow2_fill *fill;
+
+	if (!node) {
+		qcow2_park(&b->img->writer.fill_waiters, &b->waiter);
+		return NULL;
+	}
+	fill = list_entry(node, struct qcow2_fill, node);
+	fill->batch = b;
+	fill->slot = s;
+	return fill;
+}
+
+static void fill_put(struct qcow2_fill *fill)
+{
+	struct qcow2_writer *w = &fill->batch->img->writer;
+
+	list_add_tail(&w->fills_free, &fill->node);
+	qcow2_wake_all(&w->fill_waiters);
+}
+
+static void fill_start(struct qcow2_fill *fill, enum qcow2_view view, uint64_t off, uint64_t len,
+		       void *buf, void (*done)(struct qcow2_op *, int))
+{
+	fill->op.kind = QCOW2_OP_READ;
+	fill->op.off = off;
+	fill->op.len = len;
+	fill->op.buf = buf;
+	fill->op.done = done;
+	fill->batch->pending++;
+	qcow2_op_start(fill->batch->img, &fill->op, view);
+}
+
+static void fill_done(struct qcow2_op *op, int res)
+{
+	struct qcow2_fill *fill = container_of(op, struct qcow2_fill, op);
+	struct qcow2_batch *b = fill->batch;
+
+	if (res)
+		batch_fail(b, res);
+	b->pending--;
+	fill_put(fill);
+	batch_step(b);
+}
+
+/* Starts the reads for one slot; false when it ran out of fill operations. */
+static bool slot_fill(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	struct qcow2_range gap;
+
+	if (s->zero) { /* partly written with zeroes: the rest decides what it becomes */
+		unsigned i;
+
+		for (i = 0; i < s->ranges; i++)
+			memset(qcow2_slot_data(s) + s->range[i].from, 0,
+			       s->range[i].to - s->range[i].from);
+		s->zero = false;
+	}
+	while (slot_next_gap(b, s, &gap)) {
+		struct qcow2_fill *fill = fill_get(b, s);
+
+		if (!fill)
+			return false;
+		fill_start(fill, QCOW2_VIEW_STORED,
+			   (s->cluster << b->img->geom.cluster_bits) + gap.from, gap.to - gap.from,
+			   qcow2_slot_data(s) + gap.from, fill_done);
+		s->fill_pos = gap.to;
+	}
+	return true;
+}
+
+static bool batch_fill(struct qcow2_batch *b)
+{
+	for (; b->cursor < b->slots && !b->error; b->cursor++) {
+		struct qcow2_slot *s = &b->slot[b->cursor];
+
+		if (!s->dead && slot_partial(b, s) && !slot_fill(b, s))
+			return false;
+	}
+	return !b->pending;
+}
+
+/* Clusters that were put together from pieces may turn out to be zero after all. */
+static void batch_find_zeroes(struct qcow2_batch *b)
+{
+	unsigned i;
+
+	for (i = 0; i < b->slots; i++) {
+		struct qcow2_slot *s = &b->slot[i];
+
+		if (slot_has_data(s) && !s->in_place && slot_partial(b, s))
+			s->zero = bytes_all_zero(qcow2_slot_data(s), cluster_size(b));
+	}
+}
+
+/* --- COMPARE: what equals the parent need not be stored -------------------------------------------- */
+
+static void compare_done(struct qcow2_op *op, int res)
+{
+	struct qcow2_fill *fill = container_of(op, struct qcow2_fill, op);
+	struct qcow2_batch *b = fill->batch;
+	struct qcow2_slot *s = fill->slot;
+
+	/* A parent that cannot be read is no reason to fail: then the cluster is stored. */
+	if (!res && !memcmp(op->buf, qcow2_slot_data(s), op->len)) {
+		s->dead = true;
+		qcow2_count(&b->img->counters.unchanged, op->len);
+	}
+	b->pending--;
+	fill_put(fill);
+	batch_step(b);
+}
+
+/* A zero cluster over a parent that reads as zeroes there: 0, or as qcow2_chain_find(). */
+static int slot_compare_zero(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	const struct qcow2_geom *g = &b->img->geom;
+	uint64_t off = s->cluster << g->cluster_bits, len = MIN(g->cluster_size, g->size - off);
+	struct qcow2_run run;
+	int r = qcow2_chain_find(b->img->chain, off, len, &b->waiter, &run);
+
+	if (r)
+		return r;
+	if ((run.kind == QCOW2_KIND_NONE || run.kind == QCOW2_KIND_ZERO) && run.len == len) {
+		s->dead = true;
+		qcow2_count(&b->img->counters.zero, g->cluster_size);
+	}
+	return 0;
+}
+
+static bool slot_compare_data(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	const struct qcow2_geom *g = &b->img->geom;
+	uint64_t off = s->cluster << g->cluster_bits;
+	struct qcow2_fill *fill = fill_get(b, s);
+
+	if (!fill)
+		return false;
+	fill_start(fill, QCOW2_VIEW_PARENT, off, MIN(g->cluster_size, g->size - off),
+		   b->parent_buf + ((uint64_t)s->place << g->cluster_bits), compare_done);
+	return true;
+}
+
+static bool batch_get_parent_buf(struct qcow2_batch *b)
+{
+	if (!b->parent_buf)
+		b->parent_buf = pool_get(b->img->io.bounces);
+	if (!b->parent_buf)
+		pool_wait(b->img->io.bounces, &b->waiter);
+	return b->parent_buf;
+}
+
+static bool batch_compare(struct qcow2_batch *b)
+{
+	if (b->cursor == 0)
+		batch_find_zeroes(b);
+	for (; b->cursor < b->slots; b->cursor++) {
+		struct qcow2_slot *s = &b->slot[b->cursor];
+
+		if (!s->parent)
+			continue;
+		if (s->zero) {
+			if (slot_compare_zero(b, s))
+				return false;
+		} else if (b->img->suppress) {
+			if (!batch_get_parent_buf(b) || !slot_compare_data(b, s))
+				return false;
+		}
+	}
+	return !b->pending;
+}
+
+static void batch_drop_parent_buf(struct qcow2_batch *b)
+{
+	if (b->parent_buf)
+		pool_put(b->img->io.bounces, steal(&b->parent_buf));
+}
+
+/* --- ALLOCATE and WRITE ------------------------------------------------------------------------------ */
+
+static bool batch_allocate(struct qcow2_batch *b)
+{
+	unsigned i;
+
+	batch_drop_parent_buf(b);
+	for (i = 0; i < b->slots && !b->error; i++)
+		if (slot_has_data(&b->slot[i]) && !b->slot[i].in_place)
+			b->slot[i].host = qcow2_alloc(b->img, 1);
+	return true;
+}
+
+static void write_done(struct file_op *op, int res)
+{
+	struct qcow2_slot *s = container_of(op, struct qcow2_slot, io);
+	struct qcow2_batch *b = s->batch;
+
+	if (res < 0)
+		batch_fail(b, res);
+	else
+		qcow2_count(&b->img->counters.stored, res);
+	b->pending--;
+	batch_step(b);
+}
+
+static bool slot_follows(const struct qcow2_batch *b, const struct qcow2_slot *prev,
+			 const struct qcow2_slot *s)
+{
+	return slot_has_data(s) && s->place == prev->place + 1 &&
+	       s->host == prev->host + cluster_size(b);
+}
+
+/* Writes slot @i and the slots behind it that lie next to it in memory and on disk; returns how many
+ * slots that took care of. */
+static unsigned batch_write_run(struct qcow2_batch *b, unsigned i)
+{
+	struct qcow2_slot *s = &b->slot[i];
+	struct qcow2_range hull = slot_hull(b, s);
+	unsigned n = 1;
+
+	if (hull.from == 0 && hull.to == cluster_size(b)) {
+		while (i + n < b->slots && slot_follows(b, &b->slot[i + n - 1], &b->slot[i + n])) {
+			struct qcow2_range next = slot_hull(b, &b->slot[i + n]);
+
+			if (next.from != 0 || next.to != cluster_size(b))
+				break;
+			hull.to += cluster_size(b);
+			n++;
+		}
+	}
+	s->io = (struct file_op){
+		.kind = FILE_OP_WRITE,
+		.buf = qcow2_slot_data(s) + hull.from,
+		.len = hull.to - hull.from,
+		.off = s->host + hull.from,
+		.done = write_done,
+	};
+	b->pending++;
+	file_submit(b->img->layer->file, &s->io);
+	return n;
+}
+
+static bool batch_write(struct qcow2_batch *b)
+{
+	if (b->cursor == 0 && !b->error) {
+		int r = qcow2_reserve(b->img, b->img->alloc.tail, &b->waiter);
+
+		if (r == -EAGAIN)
+			return false;
+		if (r)
+			batch_fail(b, r);
+	}
+	while (b->cursor < b->slots && !b->error) {
+		if (slot_has_data(&b->slot[b->cursor]))
+			b->cursor += batch_write_run(b, b->cursor);
+		else
+			b->cursor++;
+	}
+	return !b->pending;
+}
+
+/* --- LINK: the tables learn where the data is ---------------------------------------------------------- */
+
+static int slot_link(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	struct qcow2_image *img = b->img;
+	/* Without a parent a zero cluster is one that has no entry. */
+	uint64_t entry = s->zero ? (img->chain ? QCOW2_ENTRY_ZERO : 0)
+				 : s->host | QCOW2_ENTRY_COPIED;
+	struct qcow2_slice *slice;
+	uint64_t old;
+	int r;
+
+	if (s->in_place && !s->zero)
+		return 0;
+	r = qcow2_table_get(img, s->cluster, entry != 0, &b->waiter, &slice);
+	if (r)
+		return r;
+	old = slice ? qcow2_slice_entry(slice, s->cluster) : 0;
+	if (old == entry)
+		return 0;
+	qcow2_slice_set(slice, s->cluster, entry);
+	qcow2_free_entry(img, old);
+	return 0;
+}
+
+static bool batch_link(struct qcow2_batch *b)
+{
+	for (; b->cursor < b->slots && !b->error; b->cursor++) {
+		struct qcow2_slot *s = &b->slot[b->cursor];
+		int r = s->dead ? 0 : slot_link(b, s);
+
+		if (r == -EAGAIN)
+			return false;
+		if (r)
+			batch_fail(b, r);
+		else if (!s->dead && s->zero)
+			qcow2_count(&b->img->counters.zero, cluster_size(b));
+	}
+	return true;
+}
+
+/* --- the machine ----------------------------------------------------------------------------------------- */
+
+static const struct {
+	bool (*run)(struct qcow2_batch *b);
+} batch_stages[] = {
+	[QCOW2_BATCH_CLASSIFY] = {batch_classify}, [QCOW2_BATCH_FILL] = {batch_fill},
+	[QCOW2_BATCH_COMPARE] = {batch_compare},   [QCOW2_BATCH_ALLOCATE] = {batch_allocate},
+	[QCOW2_BATCH_WRITE] = {batch_write},	   [QCOW2_BATCH_LINK] = {batch_link},
+};
+
+static void batch_step(struct qcow2_batch *b)
+{
+	int error = qcow2_error(b->img);
+
+	if (error)
+		batch_fail(b, error);
+	while (b->state < QCOW2_BATCH_DONE) {
+		bool through = !b->error && batch_stages[b->state].run(b);
+
+		if (b->error) { /* nothing new begins; what is under way has to end */
+			if (b->pending)
+				return;
+			break;
+		}
+		if (!through)
+			return;
+		b->state++;
+		b->cursor = 0;
+	}
+	batch_drop_parent_buf(b);
+	if (b->error)
+		qcow2_fail(b->img, b->error);
+	qcow2_batch_release(b);
+}
+
+static void batch_wake(struct pool_waiter *waiter)
+{
+	struct qcow2_batch *b = container_of(waiter, struct qcow2_batch, waiter);
+
+	/* Possibly inside pool_put(): only queue. A stage's own completions may run it first; then
+	 * the kick finds it waiting again and merely asks once more. */
+	if (!b->kicked) {
+		b->kicked = true;
+		ring_post(b->img->io.ring, &b->kick, 0);
+	}
+}
+
+static void batch_kicked(struct ring_op *op, int res)
+{
+	struct qcow2_batch *b = container_of(op, struct qcow2_batch, kick);
+
+	(void)res;
+	b->kicked = false;
+	if (b->state >= QCOW2_BATCH_CLASSIFY)
+		batch_step(b);
+}
+
+void qcow2_batch_start(struct qcow2_batch *b)
+{
+	b->state = QCOW2_BATCH_CLASSIFY;
+	b->cursor = b->pending = 0;
+	b->error = 0;
+	b->waiter.wake = batch_wake;
+	b->kick.done = batch_kicked;
+	batch_wake(&b->waiter);
+}
+
+void qcow2_batch_release(struct qcow2_batch *b)
+{
+	struct qcow2_image *img = b->img;
+	struct qcow2_writer *w = &img->writer;
+	unsigned i;
+
+	for (i = 0; i < b->slots; i++)
+		qcow2_slot_kill(&b->slot[i]);
+	pool_cancel(&b->waiter);
+	b->state = QCOW2_BATCH_FREE;
+	b->slots = b->places = b->partial = 0;
+	list_del(&b->node);
+	list_add_tail(&w->free, &b->node);
+	if (b->buf)
+		pool_put(img->io.batches, steal(&b->buf));
+	qcow2_wake_all(&w->room);
+	qcow2_flush_step(img);
+}

@@ -1,0 +1,547 @@
+#include "qcow2/chain.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "qcow2/qcow2.h"
+
+#define CHAIN_WINDOWS	64 /* 64 x 32 MiB of a disk with 64 KiB clusters */
+#define WINDOW_BUCKETS	128
+/* 512 entries of 16 bytes are the most a window reads from one layer at once. */
+#define WINDOW_READ_MAX (QCOW2_WINDOW_UNITS * 16)
+
+struct unit {
+	uint64_t host;
+	uint16_t layer;
+	uint8_t kind;
+};
+
+enum window_state { WINDOW_EMPTY, WINDOW_LOADING, WINDOW_READY };
+
+struct window {
+	struct qcow2_chain *chain;
+	uint64_t start, end; /* guest bytes covered; end is cut at the chain's size */
+	enum window_state state;
+	struct list lru;
+	struct window *hash_next;
+	struct list waiters;
+	struct unit unit[QCOW2_WINDOW_UNITS];
+	/* while loading */
+	unsigned layer, open; /* layer being read; units not found yet */
+	uint64_t scan, piece_end; /* guest bytes: next to look at; end of the piece being read */
+	struct file_op read;
+	unsigned char *buf; /* WINDOW_READ_MAX */
+};
+
+struct qcow2_chain {
+	unsigned depth;
+	struct qcow2_layer **layer; /* [0] is the top */
+	uint64_t *limit;
+	unsigned unit_bits;
+	uint64_t size;
+	/* while attached */
+	struct window *windows;
+	unsigned char *bufs;
+	struct window *bucket[WINDOW_BUCKETS];
+	struct list lru;     /* oldest first; all windows */
+	struct list stalled; /* waiters that found every window loading */
+};
+
+/* --- opening --------------------------------------------------------------------------------- */
+
+/* QEMU takes "word:" for a protocol unless a slash comes first. */
+static bool names_a_protocol(const char *name)
+{
+	size_t n = strcspn(name, ":/");
+
+	return name[n] == ':';
+}
+
+/* The path of backing file @name of the image at @child, both relative to the repository. */
+static int backing_path(char *out, size_t out_size, const char *child, const char *name,
+			struct err *err)
+{
+	const char *slash = strrchr(child, '/');
+	int dir_len = slash ? (int)(slash - child) + 1 : 0;
+
+	if (names_a_protocol(name))
+		return err_set(err, QCOW2_E_CHAIN,
+			       "backing file '%s' of '%s' is not a plain file name; refused", name,
+			       child);
+	if (name[0] == '/')
+		return err_set(err, QCOW2_E_CHAIN,
+			       "backing file '%s' of '%s' is an absolute path; only names relative "
+			       "to the image are accepted",
+			       name, child);
+	if (snprintf(out, out_size, "%.*s%s", dir_len, child, name) >= (int)out_size)
+		return err_set(err, QCOW2_E_CHAIN, "the path of backing file '%s' is too long",
+			       name);
+	return 0;
+}
+
+static int open_layer(struct qcow2_layer **out, int root_fd, const char *path, struct err *err)
+{
+	struct file *file;
+	int r = file_open_beneath(&file, root_fd, path, FILE_RDONLY, err);
+
+	if (r == -ENOENT)
+		return err_set(err, QCOW2_E_CHAIN, "'%s' is missing from the repository", path);
+	if (r == -EXDEV || r == -EINVAL || r == -ELOOP)
+		return QCOW2_E_CHAIN;
+	if (r)
+		return r;
+	return qcow2_layer_open(out, file, path, err);
+}
+
+static bool same_file(struct qcow2_layer *a, struct qcow2_layer *b)
+{
+	uint64_t dev[2], ino[2];
+
+	return !file_identity(a->file, &dev[0], &ino[0]) &&
+	       !file_identity(b->file, &dev[1], &ino[1]) && dev[0] == dev[1] && ino[0] == ino[1];
+}
+
+/* Takes @layer over, also on failure. */
+static int chain_push(struct qcow2_chain *chain, struct qcow2_layer *layer, struct err *err)
+{
+	_cleanup_(qcow2_layer_freep) struct qcow2_layer *owned = layer;
+	struct qcow2_layer **grown;
+	unsigned i;
+
+	if (chain->depth == QCOW2_CHAIN_MAX)
+		return err_set(err, QCOW2_E_CHAIN, "the chain is longer than %u images",
+			       QCOW2_CHAIN_MAX);
+	for (i = 0; i < chain->depth; i++)
+		if (same_file(chain->layer[i], layer))
+			return err_set(err, QCOW2_E_CHAIN,
+				       "'%s' is its own backing file, directly or through others",
+				       layer->path);
+	grown = realloc(chain->layer, (chain->depth + 1) * sizeof(*grown));
+	if (!grown)
+		return err_set(err, -ENOMEM, "no memory for the chain");
+	chain->layer = grown;
+	chain->layer[chain->depth++] = steal(&owned);
+	return 0;
+}
+
+/* What parents must not be: still being written, or of another format. */
+static int check_parent(const struct qcow2_layer *child, const struct qcow2_layer *parent,
+			struct err *err)
+{
+	const char *format = child->header.backing_format;
+
+	if (format[0] && strcmp(format, "qcow2"))
+		return err_set(err, QCOW2_E_UNSUPPORTED,
+			       "'%s' has a backing file of format %s; only qcow2 is supported",
+			       child->path, format);
+	if (parent->header.incompatible & QCOW2_INCOMPAT_CORRUPT)
+		return err_set(err, QCOW2_E_CORRUPT, "'%s' is marked corrupt", parent->path);
+	return 0;
+}
+
+/* Follows backing files from @child down. */
+static int chain_follow(struct qcow2_chain *chain, int root_fd, const struct qcow2_layer *child,
+			struct err *err)
+{
+	int r;
+
+	while (child->header.backing[0]) {
+		struct qcow2_layer *layer;
+		char path[PATH_MAX];
+
+		r = backing_path(path, sizeof(path), child->path, child->header.backing, err);
+		if (!r)
+			r = open_layer(&layer, root_fd, path, err);
+		if (r)
+			return r;
+		r = check_parent(child, layer, err);
+		if (r) {
+			qcow2_layer_free(layer);
+			return r;
+		}
+		r = chain_push(chain, layer, err);
+		if (r)
+			return r;
+		child = layer;
+	}
+	return 0;
+}
+
+static int chain_measure(struct qcow2_chain *chain, struct err *err)
+{
+	unsigned i;
+
+	chain->limit = calloc(chain->depth, sizeof(*chain->limit));
+	if (!chain->limit)
+		return err_set(err, -ENOMEM, "no memory for the chain");
+	chain->unit_bits = chain->layer[0]->geom.unit_bits;
+	chain->size = chain->layer[0]->geom.size;
+	for (i = 0; i < chain->depth; i++) {
+		const struct qcow2_geom *g = &chain->layer[i]->geom;
+
+		chain->limit[i] = i ? MIN(chain->limit[i - 1], g->size) : g->size;
+		chain->unit_bits = MIN(chain->unit_bits, g->unit_bits);
+	}
+	return 0;
+}
+
+DEFINE_CLEANUP(struct qcow2_chain *, qcow2_chain_free)
+
+int qcow2_chain_open(struct qcow2_chain **out, int root_fd, const char *path, struct err *err)
+{
+	_cleanup_(qcow2_chain_freep) struct qcow2_chain *chain = calloc(1, sizeof(*chain));
+	struct qcow2_layer *top;
+	int r;
+
+	if (!chain)
+		return err_set(err, -ENOMEM, "no memory for the chain");
+	r = open_layer(&top, root_fd, path, err);
+	if (r)
+		return r;
+	if ((r = chain_push(chain, top, err)) || (r = chain_follow(chain, root_fd, top, err)) ||
+	    (r = chain_measure(chain, err)))
+		return r;
+	*out = steal(&chain);
+	return 0;
+}
+
+int qcow2_chain_open_backing(struct qcow2_chain **out, int root_fd,
+			     const struct qcow2_layer *overlay, struct err *err)
+{
+	_cleanup_(qcow2_chain_freep) struct qcow2_chain *chain = NULL;
+	unsigned i;
+	int r;
+
+	*out = NULL;
+	if (!overlay->header.backing[0])
+		return 0;
+	chain = calloc(1, sizeof(*chain));
+	if (!chain)
+		return err_set(err, -ENOMEM, "no memory for the chain");
+	if ((r = chain_follow(chain, root_fd, overlay, err)) || (r = chain_measure(chain, err)))
+		return r;
+	for (i = 0; i < chain->depth; i++)
+		if (same_file(chain->layer[i], (struct qcow2_layer *)overlay))
+			return err_set(err, QCOW2_E_CHAIN, "'%s' is its own backing file",
+				       overlay->path);
+	*out = steal(&chain);
+	return 0;
+}
+
+void qcow2_chain_free(struct qcow2_chain *chain)
+{
+	unsigned i;
+
+	if (!chain)
+		return;
+	assert(!chain->windows);
+	for (i = 0; i < chain->depth; i++)
+		qcow2_layer_free(chain->layer[i]);
+	free(chain->layer);
+	free(chain->limit);
+	free(chain);
+}
+
+unsigned qcow2_chain_depth(const struct qcow2_chain *chain)
+{
+	return chain ? chain->depth : 0;
+}
+
+const struct qcow2_layer *qcow2_chain_layer(const struct qcow2_chain *chain, unsigned i)
+{
+	return chain->layer[i];
+}
+
+int qcow2_chain_attach(struct qcow2_chain *chain, struct ring *ring, struct err *err)
+{
+	unsigned i;
+
+	list_init(&chain->lru);
+	list_init(&chain->stalled);
+	memset(chain->bucket, 0, sizeof(chain->bucket));
+	chain->windows = calloc(CHAIN_WINDOWS, sizeof(*chain->windows));
+	chain->bufs = aligned_alloc(4096, CHAIN_WINDOWS * WINDOW_READ_MAX);
+	if (!chain->windows || !chain->bufs) {
+		qcow2_chain_detach(chain);
+		return err_set(err, -ENOMEM, "no memory for the chain's map");
+	}
+	for (i = 0; i < CHAIN_WINDOWS; i++) {
+		struct window *w = &chain->windows[i];
+
+		w->chain = chain;
+		w->buf = chain->bufs + (size_t)i * WINDOW_READ_MAX;
+		list_init(&w->waiters);
+		list_init(&w->lru);
+		list_add_tail(&chain->lru, &w->lru);
+	}
+	for (i = 0; i < chain->depth; i++)
+		file_bind(chain->layer[i]->file, ring);
+	return 0;
+}
+
+void qcow2_chain_detach(struct qcow2_chain *chain)
+{
+	unsigned i;
+
+	free(chain->windows);
+	free(chain->bufs);
+	chain->windows = NULL;
+	chain->bufs = NULL;
+	for (i = 0; i < chain->depth; i++)
+		file_bind(chain->layer[i]->file, NULL);
+}
+
+/* --- the window cache ------------------------------------------------------------------------ */
+
+static uint64_t window_span(const struct qcow2_chain *chain)
+{
+	return (uint64_t)QCOW2_WINDOW_UNITS << chain->unit_bits;
+}
+
+static struct window **window_bucket(struct qcow2_chain *chain, uint64_t start)
+{
+	return &chain->bucket[start / window_span(chain) % WINDOW_BUCKETS];
+}
+
+static struct window *window_lookup(struct qcow2_chain *chain, uint64_t start)
+{
+	struct window *w = *window_bucket(chain, start);
+
+	while (w && w->start != start)
+		w = w->hash_next;
+	return w;
+}
+
+static void window_unhash(struct window *w)
+{
+	struct window **p = window_bucket(w->chain, w->start);
+
+	while (*p != w)
+		p = &(*p)->hash_next;
+	*p = w->hash_next;
+}
+
+/* The least recently used window that is not loading; NULL: all are. */
+static struct window *window_evict(struct qcow2_chain *chain)
+{
+	struct list *pos;
+
+	list_for_each(pos, &chain->lru) {
+		struct window *w = list_entry(pos, struct window, lru);
+
+		if (w->state == WINDOW_LOADING)
+			continue;
+		if (w->state == WINDOW_READY)
+			window_unhash(w);
+		w->state = WINDOW_EMPTY;
+		return w;
+	}
+	return NULL;
+}
+
+static void wake_all(struct list *waiters)
+{
+	struct list woken, *node;
+
+	list_init(&woken);
+	list_splice(&woken, waiters);
+	while ((node = list_pop(&woken))) {
+		struct pool_waiter *waiter = list_entry(node, struct pool_waiter, node);
+
+		waiter->wake(waiter);
+	}
+}
+
+/* --- loading a window ------------------------------------------------------------------------ */
+
+static void window_step(struct window *w);
+
+static void window_set(struct window *w, uint64_t off, enum qcow2_kind kind, uint64_t host)
+{
+	struct unit *u = &w->unit[(off - w->start) >> w->chain->unit_bits];
+
+	if (u->kind != QCOW2_KIND_NONE || kind == QCOW2_KIND_NONE)
+		return;
+	*u = (struct unit){.host = host, .layer = w->layer, .kind = kind};
+	w->open--;
+}
+
+static void window_set_range(struct window *w, uint64_t from, uint64_t to, enum qcow2_kind kind)
+{
+	for (; from < to; from += 1ULL << w->chain->unit_bits)
+		window_set(w, from, kind, 0);
+}
+
+/* Applies the entries in w->buf to the units of [scan, piece_end). */
+static void window_apply(struct window *w, size_t bytes)
+{
+	const struct qcow2_layer *layer = w->chain->layer[w->layer];
+	const struct qcow2_geom *g = &layer->geom;
+	uint64_t first = w->scan >> g->cluster_bits, off;
+
+	for (off = w->scan; off < w->piece_end; off += 1ULL << w->chain->unit_bits) {
+		size_t at = ((off >> g->cluster_bits) - first) * g->entry_size;
+		uint64_t in_cluster = off & (g->cluster_size - 1), host = 0;
+		enum qcow2_kind kind = QCOW2_KIND_BAD;
+
+		if (at + g->entry_size <= bytes) {
+			uint64_t bitmap = g->entry_size == 16 ? load_be64(w->buf + at + 8) : 0;
+			unsigned sub = g->entry_size == 16 ? in_cluster >> g->unit_bits : 0;
+
+			kind = qcow2_layer_entry(layer, load_be64(w->buf + at), bitmap, sub, &host);
+		}
+		window_set(w, off, kind, kind == QCOW2_KIND_DATA ? host + in_cluster : host);
+	}
+}
+
+static void window_read_done(struct file_op *op, int res)
+{
+	struct window *w = container_of(op, struct window, read);
+
+	if (res < 0)
+		window_set_range(w, w->scan, w->piece_end, QCOW2_KIND_BAD);
+	else
+		window_apply(w, res);
+	w->scan = w->piece_end;
+	window_step(w);
+	/* Only here, never while somebody asks: a woken reader may reuse windows. */
+	if (w->state == WINDOW_READY) {
+		wake_all(&w->waiters);
+		wake_all(&w->chain->stalled);
+	}
+}
+
+/* Reads the entries for the piece at w->scan; false when there is nothing to wait for. */
+static bool window_read_piece(struct window *w)
+{
+	const struct qcow2_layer *layer = w->chain->layer[w->layer];
+	const struct qcow2_geom *g = &layer->geom;
+	uint64_t l1_index = qcow2_l1_index(g, w->scan), table, first, last;
+
+	w->piece_end = MIN(MIN(w->end, align_up(g->size, 1ULL << w->chain->unit_bits)),
+			   (l1_index + 1) << (g->cluster_bits + g->l2_bits));
+	if (qcow2_layer_l2_table(layer, l1_index, &table)) {
+		window_set_range(w, w->scan, w->piece_end, QCOW2_KIND_BAD);
+		table = 0;
+	}
+	if (!table) {
+		w->scan = w->piece_end;
+		return false;
+	}
+	first = qcow2_l2_index(g, w->scan);
+	last = qcow2_l2_index(g, w->piece_end - 1);
+	w->read = (struct file_op){
+		.kind = FILE_OP_READ,
+		.cached = true,
+		.buf = w->buf,
+		.off = table + first * g->entry_size,
+		.len = (last - first + 1) * g->entry_size,
+		.done = window_read_done,
+	};
+	file_submit(layer->file, &w->read);
+	return true;
+}
+
+/* Goes on until a read is under way or the window is complete. */
+static void window_step(struct window *w)
+{
+	while (w->layer < w->chain->depth && w->open) {
+		const struct qcow2_layer *layer = w->chain->layer[w->layer];
+
+		if (w->scan < w->end && w->scan < layer->geom.size) {
+			if (window_read_piece(w))
+				return;
+			continue;
+		}
+		/* This layer ends here, and with it all below: zeroes from its end on. */
+		if (w->scan < w->end)
+			window_set_range(w, w->scan, w->end, QCOW2_KIND_ZERO);
+		w->layer++;
+		w->scan = w->start;
+	}
+	w->state = WINDOW_READY;
+}
+
+static struct window *window_load(struct qcow2_chain *chain, uint64_t start)
+{
+	struct window *w = window_evict(chain), **bucket;
+
+	if (!w)
+		return NULL;
+	w->start = start;
+	w->end = MIN(start + window_span(chain), align_up(chain->size, 1ULL << chain->unit_bits));
+	w->state = WINDOW_LOADING;
+	w->layer = 0;
+	w->scan = start;
+	w->open = (w->end - w->start) >> chain->unit_bits;
+	memset(w->unit, 0, sizeof(w->unit));
+	bucket = window_bucket(chain, start);
+	w->hash_next = *bucket;
+	*bucket = w;
+	window_step(w);
+	return w;
+}
+
+/* --- finding --------------------------------------------------------------------------------- */
+
+static bool unit_continues(const struct unit *a, const struct unit *b, uint64_t bytes)
+{
+	if (a->kind != b->kind || a->layer != b->layer)
+		return false;
+	if (a->kind == QCOW2_KIND_DATA)
+		return b->host == a->host + bytes;
+	return a->kind != QCOW2_KIND_PACKED || a->host == b->host;
+}
+
+/* The longest run at @off inside @w whose units lie together. */
+static void window_find(const struct window *w, uint64_t off, uint64_t max, struct qcow2_run *run)
+{
+	const struct qcow2_chain *chain = w->chain;
+	uint64_t unit = 1ULL << chain->unit_bits, in_unit = off & (unit - 1);
+	unsigned first = (off - w->start) >> chain->unit_bits, i = first;
+	unsigned count = (w->end - w->start) >> chain->unit_bits;
+	const struct unit *u = &w->unit[first];
+	uint64_t len = unit - in_unit, limit = chain->limit[u->layer];
+
+	while (len < max && ++i < count &&
+	       unit_continues(u, &w->unit[i], (uint64_t)(i - first) * unit))
+		len += unit;
+	*run = (struct qcow2_run){
+		.kind = u->kind,
+		.layer = chain->layer[u->layer],
+		.host = u->kind == QCOW2_KIND_DATA ? u->host + in_unit : u->host,
+		.len = MIN(len, max),
+	};
+	if (off >= limit)
+		run->kind = QCOW2_KIND_ZERO;
+	else
+		run->len = MIN(run->len, limit - off);
+}
+
+int qcow2_chain_find(struct qcow2_chain *chain, uint64_t off, uint64_t max,
+		     struct pool_waiter *waiter, struct qcow2_run *run)
+{
+	struct window *w;
+	uint64_t start;
+
+	if (!chain || off >= chain->size) {
+		*run = (struct qcow2_run){.kind = QCOW2_KIND_NONE, .len = max};
+		return 0;
+	}
+	start = align_down(off, window_span(chain));
+	w = window_lookup(chain, start);
+	if (!w)
+		w = window_load(chain, start);
+	if (!w || w->state == WINDOW_LOADING) {
+		pool_cancel(waiter);
+		list_add_tail(w ? &w->waiters : &chain->stalled, &waiter->node);
+		return -EAGAIN;
+	}
+	list_del(&w->lru);
+	list_add_tail(&chain->lru, &w->lru);
+	window_find(w, off, max, run);
+	return 0;
+}

@@ -1,0 +1,116 @@
+/*
+ * Refcounts from the tree: what an image that was not closed cleanly really uses. The refcount
+ * structures on disk are not even looked at.
+ */
+#include "qcow2/image.h"
+
+struct rebuild {
+	const struct qcow2_layer *layer;
+	struct qcow2_refs *refs;
+	uint64_t clusters; /* in the file, the last may be cut short */
+	uint64_t end;	   /* cluster behind the last one used */
+	struct err *err;
+};
+
+static int rebuild_use(struct rebuild *rb, uint64_t off, uint64_t len, bool shared)
+{
+	const struct qcow2_geom *g = &rb->layer->geom;
+	uint64_t c, last = (off + len - 1) >> g->cluster_bits;
+
+	for (c = off >> g->cluster_bits; c <= last; c++) {
+		int r;
+
+		if (c >= rb->clusters)
+			return err_set(rb->err, QCOW2_E_CORRUPT,
+				       "'%s' refers to offset %llu, behind the end of the file",
+				       rb->layer->path, (unsigned long long)off);
+		if (!shared && qcow2_refs_get(rb->refs, c))
+			return err_set(rb->err, QCOW2_E_CORRUPT,
+				       "'%s' uses the cluster at offset %llu twice",
+				       rb->layer->path, (unsigned long long)off);
+		r = qcow2_refs_add(rb->refs, c, 1);
+		if (r)
+			return err_sys(rb->err, r, "cannot count the references of '%s'",
+				       rb->layer->path);
+	}
+	rb->end = MAX(rb->end, last + 1);
+	return 0;
+}
+
+static int rebuild_table(void *arg, uint64_t l1_index, uint64_t host)
+{
+	struct rebuild *rb = arg;
+
+	(void)l1_index;
+	return rebuild_use(rb, host, rb->layer->geom.cluster_size, false);
+}
+
+static int rebuild_bad(void *arg, uint64_t l1_index, uint64_t host)
+{
+	struct rebuild *rb = arg;
+
+	return err_set(rb->err, QCOW2_E_CORRUPT,
+		       "L1 entry %llu of '%s' points to offset %llu, where no table can be",
+		       (unsigned long long)l1_index, rb->layer->path, (unsigned long long)host);
+}
+
+static int rebuild_entry(void *arg, uint64_t guest_cluster, uint64_t entry, uint64_t bitmap)
+{
+	struct rebuild *rb = arg;
+	const struct qcow2_geom *g = &rb->layer->geom;
+	uint64_t host, len;
+
+	(void)bitmap;
+	switch (qcow2_layer_entry(rb->layer, entry, 0, 0, &host)) {
+	case QCOW2_KIND_DATA:
+		return rebuild_use(rb, host, g->cluster_size, false);
+	case QCOW2_KIND_ZERO: /* may keep a cluster of its own for later */
+		host = entry & QCOW2_ENTRY_OFFSET;
+		return host ? rebuild_use(rb, host, g->cluster_size, false) : 0;
+	case QCOW2_KIND_PACKED:
+		qcow2_packed_place(g, entry, &host, &len);
+		return rebuild_use(rb, host, len, true);
+	default:
+		return err_set(rb->err, QCOW2_E_CORRUPT,
+			       "'%s' maps guest offset %llu through a damaged entry (0x%llx)",
+			       rb->layer->path,
+			       (unsigned long long)(guest_cluster << g->cluster_bits),
+			       (unsigned long long)entry);
+	}
+}
+
+int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
+		       uint64_t *end_of_use, struct err *err)
+{
+	struct rebuild rb = {
+		.layer = layer,
+		.refs = refs,
+		.clusters = div_up(layer->file_size, layer->geom.cluster_size),
+		.err = err,
+	};
+	struct qcow2_walk walk = {
+		.layer = layer,
+		.arg = &rb,
+		.table = rebuild_table,
+		.entry = rebuild_entry,
+		.bad = rebuild_bad,
+	};
+	int r = qcow2_refs_clear(refs, rb.clusters);
+
+	if (r)
+		return err_sys(err, r, "cannot count the references of '%s'", layer->path);
+	r = rebuild_use(&rb, 0, layer->geom.cluster_size, false);
+	if (!r && layer->header.l1_entries)
+		r = rebuild_use(&rb, layer->header.l1_off,
+				align_up(layer->header.l1_entries * 8ULL, layer->geom.cluster_size),
+				false);
+	if (!r)
+		r = qcow2_walk(&walk);
+	if (r < 0)
+		return err_sys(err, r, "cannot read the tables of '%s'", layer->path);
+	if (r)
+		return r;
+	qcow2_refs_compact(refs, rb.end);
+	*end_of_use = rb.end << layer->geom.cluster_bits;
+	return 0;
+}
