@@ -194,7 +194,9 @@ static bool pass_punch(struct qcow2_image *img)
 
 	if (f->cursor == a->freed_sealed) {
 		a->freed_count -= a->freed_sealed;
-		memmove(a->freed, a->freed + a->freed_sealed, a->freed_count * sizeof(*a->freed));
+		if (a->freed_sealed)
+			memmove(a->freed, a->freed + a->freed_sealed,
+				a->freed_count * sizeof(*a->freed));
 		return false;
 	}
 	f->busy = true;

@@ -19,22 +19,20 @@ DEFINE_CLEANUP(struct qcow2_image *, qcow2_close)
 static int open_repository(const char *path, const char *repository, int *root_fd, char *relative,
 			   struct err *err)
 {
-	char real_path[PATH_MAX], real_root[PATH_MAX], *root = NULL;
+	char real_path[PATH_MAX], root[PATH_MAX];
 	size_t n;
 
 	if (!realpath(path, real_path))
 		return err_sys(err, -errno, "cannot open '%s'", path);
-	if (repository)
-		root = realpath(repository, real_root);
-	else if ((root = strcpy(real_root, real_path)))
-		root = strcpy(real_root, dirname(root));
-	if (!root)
+	if (!repository)
+		dirname(strcpy(root, real_path)); /* an absolute path is cut in place */
+	else if (!realpath(repository, root))
 		return err_sys(err, -errno, "cannot open the repository '%s'", repository);
-	n = strlen(root);
-	if (n > 1 && (strncmp(real_path, root, n) || real_path[n] != '/'))
+	n = strcmp(root, "/") ? strlen(root) : 0;
+	if (strncmp(real_path, root, n) || real_path[n] != '/')
 		return err_set(err, QCOW2_E_CHAIN, "'%s' is not inside the repository '%s'", path,
 			       root);
-	memmove(relative, real_path + (n > 1 ? n + 1 : 1), strlen(real_path) - (n > 1 ? n : 0));
+	strcpy(relative, real_path + n + 1);
 	*root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (*root_fd < 0)
 		return err_sys(err, -errno, "cannot open the repository '%s'", root);

@@ -1,0 +1,454 @@
+/*
+ * Images written by us, read by us and by QEMU. Random workloads run against a model in memory;
+ * qemu-img is the judge of the file. Seeds are printed; SEED=n repeats one.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "tests/support/imgloop.h"
+#include "tests/support/scratch.h"
+
+static struct imgloop loop;
+static uint64_t rng;
+
+static uint64_t rnd(void)
+{
+	rng ^= rng << 13;
+	rng ^= rng >> 7;
+	rng ^= rng << 17;
+	return rng;
+}
+
+static uint64_t rnd_below(uint64_t n)
+{
+	return rnd() % n;
+}
+
+static void fill_random(unsigned char *p, size_t len)
+{
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		p[i] = rnd() >> 13 | 1;
+}
+
+static void seed(void)
+{
+	const char *env = getenv("SEED");
+
+	rng = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL) * 2654435761U ^ getpid();
+	rng |= 1;
+	print_message("SEED=%llu\n", (unsigned long long)rng);
+}
+
+static int setup(void **state)
+{
+	seed();
+	imgloop_start(&loop, 4);
+	return scratch_setup(state);
+}
+
+static int teardown(void **state)
+{
+	imgloop_stop(&loop);
+	return scratch_teardown(state);
+}
+
+static void create(const char *path, uint64_t size, uint32_t cluster_size, const char *backing)
+{
+	struct qcow2_create_opts opts = {
+		.size = size, .cluster_size = cluster_size, .backing = backing};
+	struct err err;
+
+	if (qcow2_create(path, &opts, &err))
+		fail_msg("%s", err.text);
+}
+
+static void open_rw(const char *path, bool suppress)
+{
+	struct qcow2_open_opts opts = {.writable = true, .suppress_unchanged = suppress};
+
+	assert_int_equal(imgloop_open(&loop, path, &opts), 0);
+}
+
+static void open_ro(const char *path)
+{
+	struct qcow2_open_opts opts = {.writable = false};
+
+	assert_int_equal(imgloop_open(&loop, path, &opts), 0);
+}
+
+/* The judge: QEMU reads the image whole and it equals @model; its check finds nothing. */
+static void assert_qemu_agrees(const char *path, const unsigned char *model, size_t size)
+{
+	FILE *f = fopen("model.raw", "wb");
+	struct qcow2_check_result result;
+	struct err err;
+
+	assert_int_equal(fwrite(model, 1, size, f), size);
+	fclose(f);
+	assert_int_equal(scratch_run("qemu-img check -q %s", path), 0);
+	assert_int_equal(scratch_run("qemu-img compare -f raw -F qcow2 model.raw %s", path), 0);
+	assert_int_equal(qcow2_check(path, false, &result, &err), 0);
+	assert_int_equal(result.corruptions + result.leaks + result.refcount_errors +
+				 result.copied_errors + result.dirty,
+			 0);
+}
+
+static void assert_reads_as(const unsigned char *model, size_t size)
+{
+	unsigned char *buf = aligned_alloc(4096, align_up(size, 4096));
+
+	assert_int_equal(imgloop_read(&loop, 0, buf, size), 0);
+	if (memcmp(buf, model, size)) {
+		size_t i = 0;
+
+		while (buf[i] == model[i])
+			i++;
+		fail_msg("differs at %zu: have %02x, want %02x", i, buf[i], model[i]);
+	}
+	free(buf);
+}
+
+/* --- workloads ------------------------------------------------------------------------------------- */
+
+static void random_step(unsigned char *model, size_t size, unsigned char *data, size_t max)
+{
+	size_t off = rnd_below(size), len = 1 + rnd_below(MIN(max, size - off));
+	unsigned char *buf;
+
+	if (rnd_below(2)) { /* mostly aligned, as guests are */
+		off = align_down(off, 512);
+		len = MIN(align_up(len, 512), size - off);
+	}
+	switch (rnd_below(10)) {
+	case 0:
+		assert_int_equal(imgloop_zero(&loop, off, len), 0);
+		memset(model + off, 0, len);
+		break;
+	case 1:
+		memset(model + off, 0, len);
+		assert_int_equal(imgloop_write(&loop, off, model + off, len), 0);
+		break;
+	case 2:
+		buf = malloc(len);
+		assert_int_equal(imgloop_read(&loop, off, buf, len), 0);
+		assert_memory_equal(buf, model + off, len);
+		free(buf);
+		break;
+	case 3:
+		if (!rnd_below(4))
+			assert_int_equal(imgloop_flush(&loop), 0);
+		break;
+	default:
+		fill_random(data, MIN(len, 4096));
+		memcpy(model + off, data + rnd_below(1024), len);
+		assert_int_equal(imgloop_write(&loop, off, model + off, len), 0);
+	}
+}
+
+static void random_workload(unsigned char *model, size_t size, unsigned steps, size_t max)
+{
+	unsigned char *data = malloc(max + 4096);
+
+	fill_random(data, max + 4096);
+	while (steps--)
+		random_step(model, size, data, max);
+	free(data);
+}
+
+static void new_image_is_clean_and_zero(void **state)
+{
+	static const uint32_t cluster_sizes[] = {4096, 8192, 65536, 1 << 20, 2 << 20};
+	unsigned char *model = calloc(1, 5 << 20);
+	char path[64];
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cluster_sizes); i++) {
+		snprintf(path, sizeof(path), "new-%u.qcow2", cluster_sizes[i]);
+		create(path, (5 << 20) - 512 * i, cluster_sizes[i], NULL);
+		open_rw(path, false);
+		assert_reads_as(model, (5 << 20) - 512 * i);
+		assert_int_equal(imgloop_close(&loop), 0);
+		assert_qemu_agrees(path, model, (5 << 20) - 512 * i);
+	}
+	free(model);
+}
+
+static void random_writes_match_the_model(void **state)
+{
+	static const struct {
+		size_t size;
+		uint32_t cluster;
+		unsigned steps;
+		size_t max;
+	} row[] = {
+		{512, 4096, 40, 512},
+		{3 << 20, 4096, 400, 40000},
+		{64 << 20, 65536, 400, 300000},
+		{(33 << 20) + 512, 65536, 300, 3 << 20},
+		{(21 << 20) + 1536, 1 << 20, 200, 5 << 20},
+		{(40 << 20) + 512, 2 << 20, 150, 7 << 20},
+	};
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(row); i++) {
+		unsigned char *model = calloc(1, row[i].size);
+		char path[64];
+
+		snprintf(path, sizeof(path), "random-%u.qcow2", i);
+		create(path, row[i].size, row[i].cluster, NULL);
+		open_rw(path, false);
+		random_workload(model, row[i].size, row[i].steps, row[i].max);
+		assert_reads_as(model, row[i].size);
+		assert_int_equal(imgloop_close(&loop), 0);
+		assert_qemu_agrees(path, model, row[i].size);
+		open_ro(path);
+		assert_reads_as(model, row[i].size);
+		assert_int_equal(imgloop_close(&loop), 0);
+		free(model);
+	}
+}
+
+static void chain_of_overlays_matches_the_model_at_every_point(void **state)
+{
+	enum { LINKS = 12 };
+	size_t size = (9 << 20) + 512, max_size = 12 << 20;
+	unsigned char *model[LINKS];
+	char path[64], backing[64];
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < LINKS; i++) {
+		size_t new_size = i == 4 ? 5 << 20 : i == 7 ? 12 << 20 : size;
+
+		model[i] = calloc(1, max_size);
+		snprintf(path, sizeof(path), "chain-%u.qcow2", i);
+		snprintf(backing, sizeof(backing), "chain-%u.qcow2", i - 1);
+		if (i)
+			memcpy(model[i], model[i - 1], MIN(size, new_size));
+		size = new_size;
+		create(path, size, i % 3 ? 65536 : 4096, i ? backing : NULL);
+		open_rw(path, i % 2);
+		random_workload(model[i], size, i ? 25 : 200, 200000);
+		assert_reads_as(model[i], size);
+		assert_int_equal(imgloop_close(&loop), 0);
+		assert_qemu_agrees(path, model[i], size);
+	}
+	open_ro(path);
+	assert_reads_as(model[LINKS - 1], size);
+	assert_int_equal(imgloop_close(&loop), 0);
+	for (i = 0; i < LINKS; i++)
+		free(model[i]);
+}
+
+static void zero_request_hides_the_parent(void **state)
+{
+	size_t size = 4 << 20;
+	unsigned char *model = malloc(size);
+
+	(void)state;
+	fill_random(model, size);
+	create("parent.qcow2", size, 65536, NULL);
+	open_rw("parent.qcow2", false);
+	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+
+	create("child.qcow2", size, 65536, "parent.qcow2");
+	open_rw("child.qcow2", false);
+	assert_int_equal(imgloop_zero(&loop, 65536, 3 * 65536), 0);
+	memset(model + 65536, 0, 3 * 65536);
+	assert_int_equal(imgloop_zero(&loop, 1000000, 70001), 0);
+	memset(model + 1000000, 0, 70001);
+	/* a small write into a zeroed cluster must not bring the parent back */
+	fill_random(model + 70000, 100);
+	assert_int_equal(imgloop_write(&loop, 70000, model + 70000, 100), 0);
+	assert_reads_as(model, size);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_qemu_agrees("child.qcow2", model, size);
+	free(model);
+}
+
+static void unchanged_data_is_not_stored_again(void **state)
+{
+	size_t size = 16 << 20;
+	unsigned char *model = malloc(size);
+	struct qcow2_stats stats;
+
+	(void)state;
+	fill_random(model, size);
+	memset(model + (4 << 20), 0, 1 << 20);
+	create("same-0.qcow2", size, 65536, NULL);
+	open_rw("same-0.qcow2", false);
+	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+
+	create("same-1.qcow2", size, 65536, "same-0.qcow2");
+	open_rw("same-1.qcow2", true);
+	model[123456]++;
+	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	qcow2_get_stats(loop.img, &stats);
+	assert_int_equal(stats.received, size);
+	assert_int_equal(stats.stored, 65536);
+	assert_int_equal(stats.zero, 1 << 20);
+	assert_int_equal(stats.unchanged, size - 65536 - (1 << 20));
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_qemu_agrees("same-1.qcow2", model, size);
+	free(model);
+}
+
+static void interrupted_image_keeps_what_was_flushed_and_can_be_continued(void **state)
+{
+	size_t size = 8 << 20;
+	unsigned char *model = calloc(1, size);
+	struct qcow2_check_result result;
+	struct err err;
+
+	(void)state;
+	fill_random(model, 3 << 20);
+	create("cut.qcow2", size, 65536, NULL);
+	open_rw("cut.qcow2", false);
+	assert_int_equal(imgloop_write(&loop, 0, model, 3 << 20), 0);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	imgloop_drop(&loop);
+
+	assert_int_equal(qcow2_check("cut.qcow2", false, &result, &err), 0);
+	assert_true(result.dirty);
+	assert_int_equal(result.corruptions, 0);
+	open_rw("cut.qcow2", false);
+	assert_reads_as(model, size);
+	fill_random(model + (5 << 20), 1 << 20);
+	assert_int_equal(imgloop_write(&loop, 5 << 20, model + (5 << 20), 1 << 20), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_qemu_agrees("cut.qcow2", model, size);
+	free(model);
+}
+
+static void repair_makes_an_interrupted_image_clean(void **state)
+{
+	size_t size = 8 << 20;
+	unsigned char *model = calloc(1, size);
+	struct qcow2_check_result result;
+	struct err err;
+
+	(void)state;
+	fill_random(model, size);
+	create("repair.qcow2", size, 4096, NULL);
+	open_rw("repair.qcow2", false);
+	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	imgloop_drop(&loop);
+	assert_int_equal(qcow2_check("repair.qcow2", true, &result, &err), 0);
+	assert_true(result.refcount_errors > 0);
+	assert_int_equal(result.fixed, result.refcount_errors + result.copied_errors + result.leaks);
+	assert_qemu_agrees("repair.qcow2", model, size);
+	free(model);
+}
+
+static void second_writer_is_refused(void **state)
+{
+	struct qcow2_open_opts opts = {.writable = true};
+	struct qcow2_image *img;
+	struct err err;
+
+	(void)state;
+	create("locked.qcow2", 1 << 20, 0, NULL);
+	open_rw("locked.qcow2", false);
+	assert_int_equal(qcow2_open(&img, "locked.qcow2", &opts, &err), -EWOULDBLOCK);
+	assert_int_equal(imgloop_close(&loop), 0);
+}
+
+static void chain_may_not_leave_the_repository(void **state)
+{
+	struct qcow2_open_opts opts = {.writable = false};
+	struct qcow2_image *img;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(scratch_run("mkdir -p in && qemu-img create -q -f qcow2 out.qcow2 1M && "
+				     "qemu-img create -q -f qcow2 -b ../out.qcow2 -F qcow2 in/a.qcow2 && "
+				     "qemu-img create -q -f qcow2 -b $PWD/out.qcow2 -F qcow2 in/b.qcow2 && "
+				     "qemu-img create -q -f qcow2 -u -b nbd:localhost:1 -F qcow2 in/c.qcow2 1M && "
+				     "qemu-img create -q -f qcow2 -u -b e.qcow2 -F qcow2 in/d.qcow2 1M && "
+				     "qemu-img create -q -f qcow2 -u -b d.qcow2 -F qcow2 in/e.qcow2 1M && "
+				     "mkfifo in/fifo && "
+				     "qemu-img create -q -f qcow2 -u -b fifo -F qcow2 in/f.qcow2 1M"),
+			 0);
+	for (const char *p = "abcdf"; *p; p++) {
+		char path[16];
+
+		snprintf(path, sizeof(path), "in/%c.qcow2", *p);
+		assert_int_equal(qcow2_open(&img, path, &opts, &err), QCOW2_E_CHAIN);
+		print_message("%s\n", err.text);
+	}
+	opts.repository = ".";
+	assert_int_equal(qcow2_open(&img, "in/a.qcow2", &opts, &err), 0);
+	qcow2_close(img);
+}
+
+static void images_made_by_qemu_read_the_same(void **state)
+{
+	static const char *const options[] = {
+		"", "compat=0.10", "cluster_size=512", "cluster_size=2M", "extended_l2=on",
+		"lazy_refcounts=on", "preallocation=metadata", "refcount_bits=1",
+		"compression_type=zlib", "compression_type=zstd",
+	};
+	size_t size = (6 << 20) + 1024;
+	unsigned char *model = calloc(1, size);
+	char path[16];
+	unsigned i;
+	FILE *f;
+
+	(void)state;
+	fill_random(model, 1 << 20);
+	memset(model + (2 << 20), 'x', 300000);
+	fill_random(model + (4 << 20) + 777, 1234);
+	f = fopen("src.raw", "wb");
+	assert_int_equal(fwrite(model, 1, size, f), size);
+	fclose(f);
+	for (i = 0; i < ARRAY_SIZE(options); i++) {
+		bool packed = strstr(options[i], "compression");
+
+		assert_int_equal(scratch_run("qemu-img convert %s -f raw -O qcow2 %s%s src.raw q%u.qcow2",
+					     packed ? "-c" : "", options[i][0] ? "-o " : "",
+					     options[i], i),
+				 0);
+		snprintf(path, sizeof(path), "q%u.qcow2", i);
+		open_ro(path);
+		assert_reads_as(model, size);
+		assert_int_equal(imgloop_close(&loop), 0);
+	}
+	free(model);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(new_image_is_clean_and_zero),
+		cmocka_unit_test(random_writes_match_the_model),
+		cmocka_unit_test(chain_of_overlays_matches_the_model_at_every_point),
+		cmocka_unit_test(zero_request_hides_the_parent),
+		cmocka_unit_test(unchanged_data_is_not_stored_again),
+		cmocka_unit_test(interrupted_image_keeps_what_was_flushed_and_can_be_continued),
+		cmocka_unit_test(repair_makes_an_interrupted_image_clean),
+		cmocka_unit_test(second_writer_is_refused),
+		cmocka_unit_test(chain_may_not_leave_the_repository),
+		cmocka_unit_test(images_made_by_qemu_read_the_same),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
