@@ -244,6 +244,74 @@ static int check_file(const char *path, struct qcow2_check_result *result, struc
 	return r ? err_prefix(err, r, "cannot check '%s'", path) : 0;
 }
 
+/* --- repair ---------------------------------------------------------------------------------- */
+
+/* In an image open for writing every cluster but compressed ones has one reference, so every entry
+ * with an offset carries COPIED. */
+static int repair_table(void *arg, uint64_t l1_index, uint64_t host)
+{
+	struct qcow2_layer *layer = arg;
+	uint64_t i, cs = layer->geom.cluster_size;
+	_cleanup_(freep) unsigned char *table = aligned_alloc(FILE_ALIGN, cs);
+	bool changed = false;
+	ssize_t n;
+
+	if (!table)
+		return -ENOMEM;
+	n = file_pread(layer->file, table, cs, host);
+	if (n != (ssize_t)cs)
+		return n < 0 ? n : -EIO;
+	for (i = 0; i < cs; i += 8) {
+		uint64_t entry = load_be64(table + i);
+		bool copied = entry & QCOW2_ENTRY_OFFSET && !(entry & QCOW2_ENTRY_COMPRESSED);
+		uint64_t right = copied ? entry | QCOW2_ENTRY_COPIED : entry & ~QCOW2_ENTRY_COPIED;
+
+		if (right != entry) {
+			store_be64(table + i, right);
+			changed = true;
+		}
+	}
+	layer->l1[l1_index] |= QCOW2_ENTRY_COPIED;
+	return changed ? file_pwrite(layer->file, table, cs, host) : 0;
+}
+
+static int repair_nothing(void *arg, uint64_t a, uint64_t b)
+{
+	(void)arg;
+	(void)a;
+	(void)b;
+	return 0;
+}
+
+static int repair_no_entry(void *arg, uint64_t cluster, uint64_t entry, uint64_t bitmap)
+{
+	(void)bitmap;
+	return repair_nothing(arg, cluster, entry);
+}
+
+static int repair_copied(struct qcow2_layer *layer, struct err *err)
+{
+	struct qcow2_walk walk = {
+		.layer = layer,
+		.arg = layer,
+		.table = repair_table,
+		.entry = repair_no_entry,
+		.bad = repair_nothing,
+	};
+	size_t i, bytes = layer->header.l1_entries * 8ULL;
+	_cleanup_(freep) unsigned char *l1 = malloc(bytes + 1);
+	int r = l1 ? qcow2_walk(&walk) : -ENOMEM;
+
+	for (i = 0; !r && i < layer->header.l1_entries; i++)
+		store_be64(l1 + i * 8, layer->l1[i]);
+	if (!r)
+		r = file_pwrite(layer->file, l1, bytes, layer->header.l1_off);
+	if (!r)
+		r = file_datasync(layer->file);
+	return r ? err_sys(err, r, "cannot rewrite the tables of '%s'", layer->path) : 0;
+}
+
+/* Opening for writing rebuilds the refcounts from the tables; the clean close stores them. */
 static int check_repair(const char *path, struct err *err)
 {
 	struct qcow2_open_opts opts = {.writable = true};
@@ -252,7 +320,9 @@ static int check_repair(const char *path, struct err *err)
 
 	if (r)
 		return err_prefix(err, r, "cannot repair");
-	r = qcow2_finalize(img, err);
+	r = repair_copied(img->layer, err);
+	if (!r)
+		r = qcow2_finalize(img, err);
 	qcow2_close(img);
 	return r;
 }

@@ -126,11 +126,13 @@ static int prepare_writing(struct qcow2_image *img, struct err *err)
 }
 
 static int open_writable(struct qcow2_image *img, int root_fd, const char *relative,
-			 struct err *err)
+			 const struct qcow2_open_opts *opts, struct err *err)
 {
 	struct file *file;
 	int r = file_open_beneath(&file, root_fd, relative, FILE_RDWR, err);
 
+	if (!r && opts->wrap_file)
+		file = opts->wrap_file(file, opts->wrap_arg);
 	if (!r)
 		r = qcow2_layer_open(&img->layer, file, relative, err);
 	if (!r)
@@ -172,7 +174,7 @@ int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_op
 	img->suppress = opts->suppress_unchanged;
 	r = open_repository(path, opts->repository, &root_fd, relative, err);
 	if (!r)
-		r = opts->writable ? open_writable(img, root_fd, relative, err)
+		r = opts->writable ? open_writable(img, root_fd, relative, opts, err)
 				   : open_readable(img, root_fd, relative, err);
 	if (r)
 		return r;

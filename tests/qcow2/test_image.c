@@ -359,6 +359,31 @@ static void repair_makes_an_interrupted_image_clean(void **state)
 	free(model);
 }
 
+static void repair_sets_lost_copied_flags(void **state)
+{
+	size_t size = 1 << 20;
+	unsigned char *model = malloc(size);
+	struct qcow2_check_result result;
+	struct err err;
+
+	(void)state;
+	fill_random(model, size);
+	create("copied.qcow2", size, 65536, NULL);
+	open_rw("copied.qcow2", false);
+	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+	/* L1 lies in cluster 3; its first entry starts with the byte that holds COPIED */
+	assert_int_equal(scratch_run("printf '\\000' | dd of=copied.qcow2 bs=1 seek=%d conv=notrunc status=none",
+				     3 * 65536),
+			 0);
+	assert_int_equal(qcow2_check("copied.qcow2", false, &result, &err), 0);
+	assert_int_equal(result.copied_errors, 1);
+	assert_int_equal(qcow2_check("copied.qcow2", true, &result, &err), 0);
+	assert_int_equal(result.fixed, 1);
+	assert_qemu_agrees("copied.qcow2", model, size);
+	free(model);
+}
+
 static void second_writer_is_refused(void **state)
 {
 	struct qcow2_open_opts opts = {.writable = true};
@@ -445,6 +470,7 @@ int main(void)
 		cmocka_unit_test(unchanged_data_is_not_stored_again),
 		cmocka_unit_test(interrupted_image_keeps_what_was_flushed_and_can_be_continued),
 		cmocka_unit_test(repair_makes_an_interrupted_image_clean),
+		cmocka_unit_test(repair_sets_lost_copied_flags),
 		cmocka_unit_test(second_writer_is_refused),
 		cmocka_unit_test(chain_may_not_leave_the_repository),
 		cmocka_unit_test(images_made_by_qemu_read_the_same),
