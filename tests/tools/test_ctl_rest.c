@@ -1,0 +1,200 @@
+/* sendense-ctl's way to the hub, against a server that answers as told over real HTTP. */
+#include <curl/curl.h>
+#include <microhttpd.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "tools/ctl.h"
+#include "tools/ctl_rest.h"
+
+/* What the server answers next, and what it was asked last (as sent, before any unescaping). */
+static struct {
+	unsigned status;
+	const char *text;
+	char asked[512];
+	char body[512];
+} script;
+
+static struct ctl_rest *rest;
+static struct MHD_Daemon *server;
+
+static void *on_uri(void *arg, const char *uri, struct MHD_Connection *connection)
+{
+	(void)arg, (void)connection;
+	snprintf(script.asked, sizeof(script.asked), "%s", uri);
+	return NULL;
+}
+
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *url,
+				  const char *method, const char *version, const char *data,
+				  size_t *size, void **state)
+{
+	static int begun;
+	struct MHD_Response *response;
+	enum MHD_Result res;
+
+	(void)arg, (void)url, (void)method, (void)version;
+	if (!*state) {
+		*state = &begun;
+		script.body[0] = '\0';
+		return MHD_YES;
+	}
+	if (*size) {
+		strncat(script.body, data, MIN(*size, sizeof(script.body) - 1));
+		*size = 0;
+		return MHD_YES;
+	}
+	response = MHD_create_response_from_buffer(strlen(script.text), (char *)script.text,
+						   MHD_RESPMEM_PERSISTENT);
+	res = MHD_queue_response(connection, script.status, response);
+	MHD_destroy_response(response);
+	return res;
+}
+
+static int set_up(void **state)
+{
+	char url[64];
+
+	(void)state;
+	server = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD, 0, NULL, NULL, on_request, NULL,
+				  MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL, MHD_OPTION_END);
+	assert_non_null(server);
+	snprintf(url, sizeof(url), "http://127.0.0.1:%u//",
+		 MHD_get_daemon_info(server, MHD_DAEMON_INFO_BIND_PORT)->port);
+	return ctl_rest_open(&rest, url, NULL);
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	ctl_rest_close(rest);
+	MHD_stop_daemon(server);
+	return 0;
+}
+
+static int ask(unsigned status, const char *text, struct err *err)
+{
+	json_t *reply = NULL;
+	int res;
+
+	script.status = status;
+	script.text = text;
+	*err = ERR_INIT;
+	res = ctl_rest_get(rest, "/api/v1/backups", NULL, NULL, NULL, &reply, err);
+	json_decref(reply);
+	return res;
+}
+
+static void statuses_become_exit_statuses_with_the_hubs_own_words(void **state)
+{
+	static const struct {
+		unsigned status;
+		const char *text;
+		int res;
+		const char *says;
+	} cases[] = {
+		{200, "{}", CTL_OK, ""},
+		{201, "{\"id\":\"x\"}", CTL_OK, ""},
+		{404, "{\"error\":\"no such backup\"}", CTL_NOT_FOUND, "no such backup"},
+		{409, "{\"error\":\"VM is busy\",\"details\":\"backup-1\"}", CTL_CONFLICT,
+		 "VM is busy: backup-1"},
+		{400, "{\"error\":\"bad\",\"details\":\"bad\"}", CTL_FAILED, "bad"},
+		{500, "{\"error\":\"broken\",\"details\":\"\"}", CTL_FAILED, "broken"},
+	};
+	struct err err;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		assert_int_equal(ask(cases[i].status, cases[i].text, &err), cases[i].res);
+		assert_string_equal(err.text, cases[i].says);
+	}
+}
+
+static void an_answer_that_is_no_hubs_is_called_so(void **state)
+{
+	struct err err;
+
+	(void)state;
+	assert_int_equal(ask(200, "<html>", &err), CTL_FAILED);
+	assert_non_null(strstr(err.text, "is it a sendense hub?"));
+	assert_int_equal(ask(200, "", &err), CTL_FAILED);
+	assert_int_equal(ask(502, "<html>", &err), CTL_FAILED);
+	assert_non_null(strstr(err.text, "HTTP 502"));
+	assert_int_equal(ask(500, "{\"error\":7}", &err), CTL_FAILED);
+}
+
+static void names_are_escaped_wherever_they_stand(void **state)
+{
+	const struct ctl_query query[] = {
+		{"vm_name", "a&b=c d\xc3\xbc"}, {"skipped", NULL}, {"disk_id", "0"}, {NULL, NULL}};
+	struct err err = ERR_INIT;
+	json_t *reply = NULL;
+
+	(void)state;
+	script.status = 200;
+	script.text = "{}";
+	assert_int_equal(ctl_rest_get(rest, "/x", "../a/b?c", "/disks", query, &reply, &err),
+			 CTL_OK);
+	assert_string_equal(script.asked,
+			    "/x/..%2Fa%2Fb%3Fc/disks?vm_name=a%26b%3Dc%20d%C3%BC&disk_id=0");
+	json_decref(reply);
+}
+
+static void a_body_is_sent_as_json_and_consumed(void **state)
+{
+	struct err err = ERR_INIT;
+	json_t *reply = NULL;
+
+	(void)state;
+	script.status = 200;
+	script.text = "{\"ok\":true}";
+	assert_int_equal(
+		ctl_rest_post(rest, "/x", json_pack("{s:s}", "vm_name", "a\"b"), &reply, &err),
+		CTL_OK);
+	assert_string_equal(script.body, "{\"vm_name\":\"a\\\"b\"}");
+	assert_true(json_is_true(json_object_get(reply, "ok")));
+	json_decref(reply);
+	/* json_pack() gives NULL for a name that is not UTF-8. */
+	assert_int_equal(
+		ctl_rest_post(rest, "/x", json_pack("{s:s}", "vm_name", "\xff"), &reply, &err),
+		CTL_USAGE);
+}
+
+static void nobody_there_is_told_apart_from_a_refusal(void **state)
+{
+	struct ctl_rest *nobody = NULL;
+	struct err err = ERR_INIT;
+	json_t *reply = NULL;
+
+	(void)state;
+	assert_int_equal(ctl_rest_open(&nobody, "http://127.0.0.1:1", &err), CTL_OK);
+	assert_int_equal(ctl_rest_get(nobody, "/health", NULL, NULL, NULL, &reply, &err),
+			 CTL_UNREACHABLE);
+	assert_non_null(strstr(err.text, "--hub"));
+	assert_null(reply);
+	ctl_rest_close(nobody);
+	assert_int_equal(ctl_rest_open(&nobody, "hub:8082", &err), CTL_USAGE);
+	assert_int_equal(ctl_rest_open(&nobody, "file:///etc/passwd", &err), CTL_USAGE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(statuses_become_exit_statuses_with_the_hubs_own_words),
+		cmocka_unit_test(an_answer_that_is_no_hubs_is_called_so),
+		cmocka_unit_test(names_are_escaped_wherever_they_stand),
+		cmocka_unit_test(a_body_is_sent_as_json_and_consumed),
+		cmocka_unit_test(nobody_there_is_told_apart_from_a_refusal),
+	};
+
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
