@@ -83,6 +83,9 @@ const char *hub_nbd_addresses(const struct hub *hub);
 /* For reading lists that need nothing but the catalog. Borrowed. */
 struct catalog *hub_catalog(struct hub *hub);
 
+/* The hub's condition for a catalog result; -errno and 0 as they are. */
+int hub_from_catalog(int rc);
+
 /* Seconds since hub_start(), and backups running now. */
 int64_t hub_uptime_s(const struct hub *hub);
 unsigned hub_running_backups(struct hub *hub);

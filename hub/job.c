@@ -235,7 +235,7 @@ void hub_disk_counters(const struct hub_disk *disk, struct catalog_counters *out
 {
 	*out = (struct catalog_counters){
 		.bytes_transferred = (int64_t)disk->net.bytes_written,
-		.bytes_zero = (int64_t)disk->data.zero,
+		.bytes_zero = (int64_t)disk->net.bytes_zeroed,
 		.bytes_unchanged = (int64_t)disk->data.unchanged,
 		.bytes_stored = (int64_t)disk->data.stored,
 	};

@@ -129,9 +129,6 @@ struct hub_job {
 
 int64_t hub_now_ns(void); /* CLOCK_MONOTONIC */
 
-/* The hub's condition for a catalog result; -errno and 0 as they are. */
-int hub_from_catalog(int rc);
-
 /* --- job.c ------------------------------------------------------------------------------------ */
 
 /* Makes a job for the VM and puts it on the list, STARTING, with an id, `work` held. HUB_E_BUSY:

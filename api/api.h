@@ -1,0 +1,31 @@
+/*
+ * The REST face of a hub over plain HTTP (docs/api.md): listen, serve, stop. The routes are in
+ * routes.c; the HTTP library is known to http.c alone.
+ */
+#ifndef API_API_H
+#define API_API_H
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "hub/hub.h"
+
+struct api;
+
+struct api_config {
+	const char *listen;	  /* "ADDR:PORT", "[v6]:PORT"; port 0: chosen by the kernel */
+	unsigned max_connections; /* 0: 256 */
+	unsigned io_timeout_ms;	  /* for a request to arrive, an answer to be taken; 0: 60 s */
+};
+
+/* Serves @hub, which must outlive it. HUB_E_INVALID: the address; -EADDRINUSE and its like. */
+int api_start(struct api **out, struct hub *hub, const struct api_config *config, struct err *err);
+
+/* "127.0.0.1:8082", as it came out. */
+const char *api_address(const struct api *api);
+
+/* Refuses new requests and returns when the running ones are answered: call hub_interrupt() before,
+ * so that those which wait for the agent come home. NULL is fine. */
+void api_stop(struct api *api);
+DEFINE_CLEANUP(struct api *, api_stop)
+
+#endif

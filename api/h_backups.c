@@ -1,0 +1,255 @@
+/* Backups: start, list, look at one. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/json.h"
+#include "api/routes.h"
+#include "base/bytes.h"
+#include "hub/backup.h"
+
+API_WORD_FN(catalog_backup_type_name, enum catalog_backup_type)
+API_WORD_FN(catalog_job_status_name, enum catalog_job_status)
+API_WORD_FN(catalog_disk_status_name, enum catalog_disk_status)
+
+#define VIEW struct hub_backup_view
+static const struct api_json_member backup_members[] = {
+	API_AS("backup_id", TEXT, VIEW, job.id),
+	API_AS("vm_context_id", TEXT, VIEW, job.vm_context_id),
+	API_AS("vm_backup_context_id", TEXT, VIEW, job.vm_backup_context_id),
+	API_AS("vm_name", TEXT, VIEW, job.vm_name),
+	API_AS("repository_id", TEXT, VIEW, job.repository_id),
+	API_AS("policy_id", TEXT, VIEW, job.policy_id),
+	API_AS("backup_type", WORD, VIEW, job.backup_type, .word = catalog_backup_type_name_int),
+	API_AS("status", WORD, VIEW, job.status, .word = catalog_job_status_name_int),
+	API_AS("parent_backup_id", TEXT, VIEW, job.parent_backup_id),
+	API_AS("disks_count", I64, VIEW, job.disk_count),
+	API_AS("bytes_transferred", I64, VIEW, job.bytes_transferred),
+	API_AS("total_bytes", I64, VIEW, job.total_bytes),
+	API_AS("current_phase", TEXT, VIEW, job.current_phase),
+	API_AS("transfer_speed_bps", I64, VIEW, speed_bps),
+	API_AS("progress_percent", REAL, VIEW, percent),
+	API_AS("eta_seconds", I64, VIEW, eta_seconds),
+	API_AS("error_message", TEXT, VIEW, job.error_message),
+	API_AS("last_telemetry_at", TIME, VIEW, job.last_telemetry_at_us),
+	API_AS("created_at", TIME, VIEW, job.created_at_us),
+	API_AS("started_at", TIME, VIEW, job.started_at_us),
+	API_AS("completed_at", TIME, VIEW, job.completed_at_us),
+	API_AS("tags", RAW, VIEW, job.tags),
+};
+
+#define DISK struct hub_disk_view
+static const struct api_json_member disk_members[] = {
+	API_AS("disk_index", INT, DISK, row.disk_index),
+	API_AS("disk_id", TEXT, DISK, row.disk_id),
+	API_AS("vmware_disk_key", I64, DISK, row.vmware_disk_key),
+	API_AS("label", TEXT, DISK, label),
+	API_AS("status", WORD, DISK, row.status, .word = catalog_disk_status_name_int),
+	API_AS("mode", WORD, DISK, row.mode, .word = catalog_backup_type_name_int),
+	API_AS("reason", TEXT, DISK, row.reason),
+	API_AS("change_id", TEXT, DISK, row.change_id),
+	API_AS("parent_backup_id", TEXT, DISK, row.parent_backup_id),
+	API_AS("virtual_size_bytes", I64, DISK, row.virtual_size_bytes),
+	API_AS("bytes_received", I64, DISK, row.bytes.bytes_transferred),
+	API_AS("bytes_zero", I64, DISK, row.bytes.bytes_zero),
+	API_AS("bytes_unchanged", I64, DISK, row.bytes.bytes_unchanged),
+	API_AS("bytes_stored", I64, DISK, row.bytes.bytes_stored),
+	API_AS("bytes_total", I64, DISK, bytes_total),
+	API_AS("progress_percent", REAL, DISK, percent),
+	API_AS("export_name", TEXT, DISK, row.export_name),
+	API_AS("qcow2_path", TEXT, DISK, row.qcow2_path),
+	API_AS("error", TEXT, DISK, row.error_message),
+	API_AS("started_at", TIME, DISK, row.started_at_us),
+	API_AS("completed_at", TIME, DISK, row.completed_at_us),
+};
+
+static json_t *shape_backup(const struct hub_backup_view *view)
+{
+	json_t *obj = api_json_encode(backup_members, ARRAY_SIZE(backup_members), view);
+	json_t *disks;
+
+	if (!obj || !view->disks)
+		return obj;
+	disks = json_array();
+	for (size_t i = 0; i < view->disk_count; i++)
+		json_array_append_new(disks, api_json_encode(disk_members, ARRAY_SIZE(disk_members),
+							     &view->disks[i]));
+	json_object_set_new(obj, "disks", disks);
+	return obj;
+}
+
+/* --- start ------------------------------------------------------------------------------------ */
+
+struct start_body {
+	char vm_name[CATALOG_NAME_SIZE];
+	char vm_context_id[CATALOG_ID_SIZE];
+	char repository_id[CATALOG_ID_SIZE];
+	char repository[CATALOG_NAME_SIZE];
+	char backup_type[CATALOG_ID_SIZE];
+	char policy_id[CATALOG_ID_SIZE];
+	char tags[CATALOG_TAGS_SIZE];
+};
+
+#define START struct start_body
+static const struct api_json_member start_members[] = {
+	API_TEXT(START, vm_name),
+	API_TEXT(START, vm_context_id),
+	API_TEXT(START, repository_id),
+	API_TEXT(START, repository),
+	API_TEXT(START, backup_type, .required = true),
+	API_TEXT(START, policy_id),
+};
+
+static int take_tags(const json_t *body, struct start_body *start, struct err *err)
+{
+	const json_t *tags = json_object_get(body, "tags");
+	size_t n;
+
+	if (!tags || json_is_null(tags))
+		return 0;
+	if (!json_is_object(tags) && !json_is_array(tags))
+		return err_set(err, HUB_E_INVALID, "tags must be a JSON object or list");
+	n = json_dumpb(tags, start->tags, sizeof(start->tags) - 1, JSON_COMPACT);
+	if (!n || n >= sizeof(start->tags))
+		return err_set(err, HUB_E_INVALID, "tags are larger than %zu bytes",
+			       sizeof(start->tags) - 1);
+	start->tags[n] = '\0';
+	return 0;
+}
+
+static int take_start(const json_t *body, struct start_body *start, enum catalog_backup_type *type,
+		      struct err *err)
+{
+	int rc;
+
+	/* Mission K2. */
+	if (json_object_get(body, "disk_id"))
+		return err_set(err, HUB_E_INVALID,
+			       "disk_id is not accepted: a backup takes all disks of the VM from "
+			       "one snapshot; leave it out");
+	rc = api_json_decode(body, start_members, ARRAY_SIZE(start_members), start, err);
+	if (!rc)
+		rc = take_tags(body, start, err);
+	if (!rc && !catalog_backup_type_parse(start->backup_type, type))
+		rc = err_set(err, HUB_E_INVALID,
+			     "backup_type must be \"full\" or \"incremental\", not \"%s\"",
+			     start->backup_type);
+	return rc;
+}
+
+/* What start adds to the view of a backup: the mirrored API's words for disks. */
+static void add_start_fields(json_t *obj, const struct hub_backup_view *view,
+			     const struct hub_started *started)
+{
+	json_t *results = json_array();
+
+	for (size_t i = 0; i < view->disk_count; i++) {
+		const struct catalog_backup_disk *row = &view->disks[i].row;
+
+		json_array_append_new(
+			results,
+			json_pack("{s:i,s:i,s:s,s:s,s:i,s:s,s:s,s:s}", "disk_id", row->disk_index,
+				  "nbd_port", started->nbd_port, "nbd_export_name",
+				  row->export_name, "qcow2_path", row->qcow2_path, "qemu_nbd_pid",
+				  0, "status", "started", "mode",
+				  catalog_backup_type_name(row->mode), "error_message", ""));
+	}
+	json_object_set_new(obj, "disk_results", results);
+	json_object_set_new(obj, "nbd_targets_string", api_json_text(started->nbd_targets));
+	json_object_set_new(obj, "status", json_string("started"));
+}
+
+int api_post_backup(struct api_request *req, struct err *err)
+{
+	struct start_body body = {.vm_name = ""};
+	struct hub_start_request start = {
+		.vm_name = body.vm_name,
+		.vm_context_id = body.vm_context_id,
+		.repository_id = body.repository_id,
+		.repository = body.repository,
+		.policy_id = body.policy_id,
+		.tags = body.tags,
+	};
+	struct hub_started started = {.nbd_targets = NULL};
+	struct hub_backup_view view = {.disks = NULL};
+	int rc = take_start(req->body, &body, &start.backup_type, err);
+
+	if (!rc)
+		rc = hub_backup_start(req->hub, &start, &started, err);
+	if (rc) {
+		if (rc != HUB_E_BUSY && started.backup_id[0])
+			snprintf(req->details, sizeof(req->details), "recorded as %s",
+				 started.backup_id);
+		return rc;
+	}
+	rc = hub_backup_get(req->hub, started.backup_id, &view, err);
+	if (!rc) {
+		req->answer = shape_backup(&view);
+		add_start_fields(req->answer, &view, &started);
+	}
+	hub_backup_view_deinit(&view);
+	free(started.nbd_targets);
+	return rc;
+}
+
+/* --- list, get -------------------------------------------------------------------------------- */
+
+static int take_filter(struct api_request *req, struct catalog_backup_filter *filter,
+		       enum catalog_job_status *status, enum catalog_backup_type *type,
+		       struct err *err)
+{
+	const char *word = api_uri_query(&req->uri, "status");
+	int rc;
+
+	filter->vm_name = api_uri_query(&req->uri, "vm_name");
+	filter->vm_context_id = api_uri_query(&req->uri, "vm_context_id");
+	filter->repository_id = api_uri_query(&req->uri, "repository_id");
+	if (word[0]) {
+		if (!catalog_job_status_parse(word, status))
+			return err_set(err, HUB_E_INVALID,
+				       "status must be pending, running, completed, failed or "
+				       "cancelled");
+		filter->status = status;
+	}
+	word = api_uri_query(&req->uri, "backup_type");
+	if (word[0]) {
+		if (!catalog_backup_type_parse(word, type))
+			return err_set(err, HUB_E_INVALID,
+				       "backup_type must be full or incremental");
+		filter->backup_type = type;
+	}
+	rc = api_query_int(req, "limit", 0, INT32_MAX, &filter->limit, err);
+	return rc ? rc : api_query_int(req, "offset", 0, INT32_MAX, &filter->offset, err);
+}
+
+int api_get_backups(struct api_request *req, struct err *err)
+{
+	_cleanup_(freep) struct hub_backup_view *rows = NULL;
+	struct catalog_backup_filter filter = {.limit = 0};
+	enum catalog_backup_type type;
+	enum catalog_job_status status;
+	int64_t total = 0;
+	json_t *list;
+	size_t n = 0;
+	int rc = take_filter(req, &filter, &status, &type, err);
+
+	if (!rc)
+		rc = hub_backups_list(req->hub, &filter, &rows, &n, &total, err);
+	if (rc)
+		return rc;
+	list = json_array();
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(list, shape_backup(&rows[i]));
+	req->answer = json_pack("{s:o,s:I}", "backups", list, "total", (json_int_t)total);
+	return 0;
+}
+
+int api_get_backup(struct api_request *req, struct err *err)
+{
+	struct hub_backup_view view = {.disks = NULL};
+	int rc = hub_backup_get(req->hub, req->args[0], &view, err);
+
+	if (!rc)
+		req->answer = shape_backup(&view);
+	hub_backup_view_deinit(&view);
+	return rc;
+}

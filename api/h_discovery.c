@@ -1,0 +1,101 @@
+/* Discovery: ask the agent, list what it sees, take VMs under management. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/json.h"
+#include "api/routes.h"
+#include "api/shapes.h"
+#include "base/bytes.h"
+#include "hub/discovery.h"
+
+#define VM_NAMES_MAX 10000
+
+#define WHERE struct hub_discovery
+static const struct api_json_member where_members[] = {
+	API_TEXT(WHERE, vcenter),    API_TEXT(WHERE, username), API_TEXT(WHERE, password),
+	API_TEXT(WHERE, datacenter), API_TEXT(WHERE, filter),	API_I64(WHERE, credential_id),
+};
+
+static int take_where(struct api_request *req, struct hub_discovery *where, struct err *err)
+{
+	*where = (struct hub_discovery){.credential_id = CATALOG_NONE};
+	return api_json_decode(req->body, where_members, ARRAY_SIZE(where_members), where, err);
+}
+
+int api_post_discover_vms(struct api_request *req, struct err *err)
+{
+	struct hub_discovery where;
+	int rc = take_where(req, &where, err);
+
+	if (!rc)
+		rc = hub_discover(req->hub, &where, &req->answer, err);
+	if (rc)
+		return rc;
+	json_object_set_new(
+		req->answer, "total",
+		json_integer((json_int_t)json_array_size(json_object_get(req->answer, "vms"))));
+	return 0;
+}
+
+/* Borrowed from the body, in an array to free(). */
+static int take_names(const json_t *body, const char ***out, size_t *n, struct err *err)
+{
+	const json_t *list = json_object_get(body, "vm_names"), *v;
+	const char **names;
+	size_t i;
+
+	if (!json_is_array(list) || !json_array_size(list) || json_array_size(list) > VM_NAMES_MAX)
+		return err_set(err, HUB_E_INVALID, "vm_names must be a list of 1 to %d names",
+			       VM_NAMES_MAX);
+	names = calloc(json_array_size(list), sizeof(*names));
+	if (!names)
+		return err_sys(err, -ENOMEM, "vm_names");
+	json_array_foreach(list, i, v)
+	{
+		names[i] = json_string_value(v);
+		if (names[i] && names[i][0])
+			continue;
+		free(names);
+		return err_set(err, HUB_E_INVALID, "vm_names must hold non-empty strings");
+	}
+	*out = names;
+	*n = json_array_size(list);
+	return 0;
+}
+
+static json_t *added_answer(const struct hub_added_vm *rows, size_t n)
+{
+	json_t *list = json_array();
+	json_int_t added = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		json_t *vm = api_shape_vm(&rows[i].vm);
+
+		added += !rows[i].error[0];
+		json_object_set_new(vm, "status",
+				    json_string(rows[i].error[0] ? "failed" : "added"));
+		json_object_set_new(vm, "error", api_json_text(rows[i].error));
+		json_array_append_new(list, vm);
+	}
+	return json_pack("{s:b,s:I,s:I,s:o}", "success", added == (json_int_t)n, "added", added,
+			 "failed", (json_int_t)n - added, "added_vms", list);
+}
+
+int api_post_add_vms(struct api_request *req, struct err *err)
+{
+	_cleanup_(freep) const char **names = NULL;
+	_cleanup_(freep) struct hub_added_vm *rows = NULL;
+	struct hub_discovery where;
+	size_t n = 0;
+	int rc = take_where(req, &where, err);
+
+	if (!rc)
+		rc = take_names(req->body, &names, &n, err);
+	if (!rc)
+		rc = hub_add_vms(req->hub, &where, names, n, &rows, err);
+	if (rc)
+		return rc;
+	req->answer = added_answer(rows, n);
+	return 0;
+}

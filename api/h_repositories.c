@@ -1,0 +1,114 @@
+/* Repositories: create, list, look at one. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/json.h"
+#include "api/routes.h"
+#include "base/bytes.h"
+#include "hub/repositories.h"
+
+#define REPO struct catalog_repository
+static const struct api_json_member repo_members[] = {
+	API_TEXT(REPO, id),
+	API_TEXT(REPO, name),
+	API_BOOL(REPO, enabled),
+	API_AS("config", RAW, REPO, config),
+	API_BOOL(REPO, is_immutable),
+	API_I64(REPO, min_retention_days),
+	API_AS("created_at", TIME, REPO, created_at_us),
+	API_AS("updated_at", TIME, REPO, updated_at_us),
+};
+
+static const struct api_json_member repo_asked[] = {
+	API_TEXT(REPO, name, .required = true),
+	API_BOOL(REPO, enabled),
+	API_BOOL(REPO, is_immutable),
+	API_I64(REPO, min_retention_days),
+};
+
+static const struct api_json_member storage_members[] = {
+	API_AS("total_bytes", I64, REPO, total_size_bytes),
+	API_AS("used_bytes", I64, REPO, used_size_bytes),
+	API_AS("available_bytes", I64, REPO, available_size_bytes),
+	API_AS("backup_count", I64, REPO, backup_count),
+	API_AS("last_check_at", TIME, REPO, last_check_at_us),
+};
+
+static json_t *shape_repository(const struct catalog_repository *repo)
+{
+	json_t *obj = api_json_encode(repo_members, ARRAY_SIZE(repo_members), repo);
+	json_t *storage = api_json_encode(storage_members, ARRAY_SIZE(storage_members), repo);
+	double percent = repo->total_size_bytes ? 100.0 * (double)repo->used_size_bytes /
+							  (double)repo->total_size_bytes
+						: 0;
+
+	json_object_set_new(storage, "used_percent", json_real((int)(percent * 100) / 100.0));
+	json_object_set_new(obj, "type", json_string(catalog_repository_type_name(repo->type)));
+	json_object_set_new(obj, "storage_info", storage);
+	return obj;
+}
+
+static int take_type_and_config(const json_t *body, struct catalog_repository *repo,
+				struct err *err)
+{
+	const char *type = json_string_value(json_object_get(body, "type"));
+	const json_t *config = json_object_get(body, "config");
+	size_t n;
+
+	if (!type || !catalog_repository_type_parse(type, &repo->type))
+		return err_set(err, HUB_E_INVALID,
+			       "type must be one of local, nfs, cifs, s3, azure");
+	if (!json_is_object(config))
+		return err_set(err, HUB_E_INVALID, "config must be a JSON object");
+	n = json_dumpb(config, repo->config, sizeof(repo->config) - 1, JSON_COMPACT);
+	if (!n || n >= sizeof(repo->config))
+		return err_set(err, HUB_E_INVALID, "config is larger than %zu bytes",
+			       sizeof(repo->config) - 1);
+	repo->config[n] = '\0';
+	return 0;
+}
+
+int api_post_repository(struct api_request *req, struct err *err)
+{
+	struct catalog_repository repo = {.enabled = true};
+	int rc = api_json_decode(req->body, repo_asked, ARRAY_SIZE(repo_asked), &repo, err);
+
+	if (!rc)
+		rc = take_type_and_config(req->body, &repo, err);
+	/* Nobody may believe in a protection that is not there. */
+	if (!rc && repo.is_immutable)
+		rc = err_set(err, HUB_E_INVALID, "is_immutable is not supported in this version");
+	if (!rc)
+		rc = hub_repository_create(req->hub, &repo, err);
+	if (rc)
+		return rc;
+	req->status = 201;
+	req->answer = shape_repository(&repo);
+	return 0;
+}
+
+int api_get_repositories(struct api_request *req, struct err *err)
+{
+	_cleanup_(freep) struct catalog_repository *rows = NULL;
+	json_t *list;
+	size_t n = 0;
+	int rc = hub_repositories_list(req->hub, &rows, &n, err);
+
+	if (rc)
+		return rc;
+	list = json_array();
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(list, shape_repository(&rows[i]));
+	req->answer = json_pack("{s:o,s:I}", "repositories", list, "total", (json_int_t)n);
+	return 0;
+}
+
+int api_get_repository(struct api_request *req, struct err *err)
+{
+	struct catalog_repository repo;
+	int rc = hub_repository_get(req->hub, req->args[0], &repo, err);
+
+	if (!rc)
+		req->answer = shape_repository(&repo);
+	return rc;
+}

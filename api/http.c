@@ -1,0 +1,455 @@
+/*
+ * HTTP by libmicrohttpd, one thread a connection.
+ *
+ * Why threads: a handler blocks for as long as its disks do (`complete` of a large image takes
+ * seconds to minutes, a start waits for the agent), and nothing else may wait for it. With the
+ * library's event loop that means suspending connections and a worker pool of our own, which a
+ * handful of slow calls could fill; a thread blocks alone. Connections are few (agents behind one
+ * tunnel, the dashboard, the CLI) and limited; a thread costs its stack, and the data path is not
+ * here.
+ *
+ * The library's own timeout counts inactivity, also while a handler runs, and a peer that drips a
+ * byte a second never meets it. So each connection carries a deadline of ours: for the request to
+ * arrive, none while the handler runs, for the answer to be taken. A sweeper shuts late ones down.
+ *
+ * A request: target noted as it came (the library would decode it before it is split), body
+ * gathered up to its limit, api_dispatch() once it is complete.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <microhttpd.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "api/json.h"
+#include "api/routes.h"
+#include "api/status.h"
+#include "base/bytes.h"
+#include "base/list.h"
+#include "base/log.h"
+
+#define HTTP_BODY_MAX	      (1U << 20)
+#define HTTP_CONNECTIONS      256
+#define HTTP_CONNECTION_BYTES (32U << 10) /* request line and headers */
+#define HTTP_IO_TIMEOUT_MS    (60 * 1000)
+#define HTTP_IDLE_TIMEOUT_MS  (120 * 1000) /* between requests; more than Go's 90 s */
+#define HTTP_SWEEP_MS	      500
+
+struct api {
+	struct hub *hub;
+	struct MHD_Daemon *daemon;
+	struct log_scope log;
+	char address[96];
+	unsigned io_timeout_ms;
+
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	struct list conns; /* struct http_conn; lock */
+	bool stop;	   /* lock */
+	bool sweeper_runs;
+	pthread_t sweeper;
+};
+
+struct http_conn {
+	struct list node;
+	int fd;		     /* the library's */
+	int64_t deadline_ns; /* 0: a handler runs; api->lock */
+};
+
+struct http_request {
+	char *target;
+	char *body;
+	size_t body_len, body_room;
+	bool begun;
+	bool too_large;
+};
+
+/* --- deadlines -------------------------------------------------------------------------------- */
+
+static int64_t http_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+static void http_set_deadline(struct api *api, struct MHD_Connection *mhd, unsigned ms)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	struct http_conn *conn = info ? info->socket_context : NULL;
+
+	if (!conn)
+		return;
+	pthread_mutex_lock(&api->lock);
+	conn->deadline_ns = ms ? http_now_ns() + ms * 1000000LL : 0;
+	pthread_mutex_unlock(&api->lock);
+}
+
+/* The library tells of the end of a connection before it closes the socket: the number is ours as
+ * long as the node is on the list. */
+static void http_on_connection(void *arg, struct MHD_Connection *mhd, void **context,
+			       enum MHD_ConnectionNotificationCode what)
+{
+	struct api *api = arg;
+	struct http_conn *conn = *context;
+
+	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+		const union MHD_ConnectionInfo *info =
+			MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+		conn = calloc(1, sizeof(*conn));
+		if (!conn || !info) {
+			free(conn);
+			return;
+		}
+		conn->fd = info->connect_fd;
+		conn->deadline_ns = http_now_ns() + api->io_timeout_ms * 1000000LL;
+		*context = conn;
+		pthread_mutex_lock(&api->lock);
+		list_add_tail(&api->conns, &conn->node);
+		pthread_mutex_unlock(&api->lock);
+	} else if (conn) {
+		pthread_mutex_lock(&api->lock);
+		list_del(&conn->node);
+		pthread_mutex_unlock(&api->lock);
+		*context = NULL;
+		free(conn);
+	}
+}
+
+/* `lock` held. */
+static void http_sweep(struct api *api)
+{
+	int64_t now = http_now_ns();
+	struct list *pos;
+
+	list_for_each (pos, &api->conns) {
+		struct http_conn *conn = list_entry(pos, struct http_conn, node);
+
+		if (conn->deadline_ns && now > conn->deadline_ns) {
+			shutdown(conn->fd, SHUT_RDWR);
+			conn->deadline_ns = 0;
+		}
+	}
+}
+
+static void *http_sweeper_main(void *arg)
+{
+	struct api *api = arg;
+	struct timespec until;
+
+	pthread_mutex_lock(&api->lock);
+	while (!api->stop) {
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += HTTP_SWEEP_MS * 1000000L;
+		until.tv_sec += until.tv_nsec / 1000000000L;
+		until.tv_nsec %= 1000000000L;
+		pthread_cond_timedwait(&api->cond, &api->lock, &until);
+		http_sweep(api);
+	}
+	pthread_mutex_unlock(&api->lock);
+	return NULL;
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+static void *http_on_target(void *arg, const char *target, struct MHD_Connection *mhd)
+{
+	struct http_request *req = calloc(1, sizeof(*req));
+
+	(void)arg, (void)mhd;
+	if (req)
+		req->target = strdup(target);
+	return req;
+}
+
+static void http_on_completed(void *arg, struct MHD_Connection *mhd, void **context,
+			      enum MHD_RequestTerminationCode why)
+{
+	struct http_request *req = *context;
+
+	(void)why;
+	http_set_deadline(arg, mhd, HTTP_IDLE_TIMEOUT_MS);
+	*context = NULL;
+	if (!req)
+		return;
+	free(req->target);
+	free(req->body);
+	free(req);
+}
+
+/* What is too much is read and forgotten, within the request's deadline: an answer cannot be queued
+ * in the middle of a body. */
+static bool http_take_body(struct http_request *req, const char *data, size_t len)
+{
+	size_t room = MAX(req->body_room, (size_t)4096);
+	char *grown;
+
+	if (len > HTTP_BODY_MAX - req->body_len)
+		req->too_large = true;
+	if (req->too_large)
+		return true;
+	while (room < req->body_len + len)
+		room *= 2;
+	if (room != req->body_room) {
+		grown = realloc(req->body, room);
+		if (!grown)
+			return false;
+		req->body = grown;
+		req->body_room = room;
+	}
+	memcpy(req->body + req->body_len, data, len);
+	req->body_len += len;
+	return true;
+}
+
+static enum MHD_Result http_send(struct MHD_Connection *mhd, const struct api_exchange *x)
+{
+	static char no_memory[] =
+		"{\"error\":\"out of memory\",\"details\":\"\",\"timestamp\":null}";
+	struct MHD_Response *answer;
+	enum MHD_Result res;
+
+	if (x->text)
+		answer = MHD_create_response_from_buffer(strlen(x->text), x->text,
+							 MHD_RESPMEM_MUST_FREE);
+	else
+		answer = MHD_create_response_from_buffer(strlen(no_memory), no_memory,
+							 MHD_RESPMEM_PERSISTENT);
+	if (!answer) {
+		free(x->text);
+		return MHD_NO;
+	}
+	MHD_add_response_header(answer, "Content-Type", "application/json");
+	MHD_add_response_header(answer, "Cache-Control", "no-store");
+	MHD_add_response_header(answer, "X-Content-Type-Options", "nosniff");
+	if (x->status == MHD_HTTP_METHOD_NOT_ALLOWED)
+		MHD_add_response_header(answer, "Allow", x->allow);
+	res = MHD_queue_response(mhd, (unsigned)(x->text ? x->status : 500), answer);
+	MHD_destroy_response(answer);
+	return res;
+}
+
+static enum MHD_Result http_refuse_large(struct MHD_Connection *mhd)
+{
+	struct api_exchange x = {.status = MHD_HTTP_CONTENT_TOO_LARGE};
+	json_t *body = api_error_body("the body is larger than 1 MiB", "");
+
+	x.text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+	json_decref(body);
+	return http_send(mhd, &x);
+}
+
+static enum MHD_Result http_begin(struct api *api, struct MHD_Connection *mhd,
+				  struct http_request *req)
+{
+	const char *length = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, "Content-Length");
+
+	req->begun = true;
+	http_set_deadline(api, mhd, api->io_timeout_ms);
+	if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX)
+		return http_refuse_large(mhd);
+	return MHD_YES;
+}
+
+static enum MHD_Result http_finish(struct api *api, struct MHD_Connection *mhd, const char *method,
+				   struct http_request *req)
+{
+	struct api_exchange x = {
+		.method = method,
+		.target = req->target,
+		.body = req->body,
+		.body_len = req->body_len,
+	};
+
+	http_set_deadline(api, mhd, 0);
+	if (req->too_large) {
+		http_set_deadline(api, mhd, api->io_timeout_ms);
+		return http_refuse_large(mhd);
+	}
+	api_dispatch(api->hub, &x);
+	http_set_deadline(api, mhd, api->io_timeout_ms);
+	return http_send(mhd, &x);
+}
+
+/* Called once for the headers, once for each piece of the body, and once more at its end. */
+static enum MHD_Result http_on_request(void *arg, struct MHD_Connection *mhd, const char *url,
+				       const char *method, const char *version, const char *data,
+				       size_t *data_len, void **context)
+{
+	struct http_request *req = *context;
+
+	(void)url, (void)version;
+	if (!req || !req->target)
+		return MHD_NO;
+	if (!req->begun)
+		return http_begin(arg, mhd, req);
+	if (*data_len) {
+		bool ok = http_take_body(req, data, *data_len);
+
+		*data_len = 0;
+		return ok ? MHD_YES : MHD_NO;
+	}
+	return http_finish(arg, mhd, method, req);
+}
+
+/* --- listening -------------------------------------------------------------------------------- */
+
+static int http_parse_address(const char *text, struct sockaddr_storage *addr, socklen_t *len,
+			      struct err *err)
+{
+	struct sockaddr_in *v4 = (struct sockaddr_in *)addr;
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)addr;
+	const char *colon = strrchr(text, ':');
+	char host[64], *end = NULL;
+	unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
+	size_t n = colon ? (size_t)(colon - text) : 0;
+	bool bracket = n > 2 && text[0] == '[' && text[n - 1] == ']';
+
+	memset(addr, 0, sizeof(*addr));
+	if (!colon || !colon[1] || *end || port > 65535 || n >= sizeof(host))
+		return err_set(err, HUB_E_INVALID, "HTTP address \"%s\" is not ADDR:PORT", text);
+	snprintf(host, sizeof(host), "%.*s", (int)(bracket ? n - 2 : n), text + bracket);
+	if (bracket && inet_pton(AF_INET6, host, &v6->sin6_addr) == 1) {
+		v6->sin6_family = AF_INET6;
+		v6->sin6_port = htons((uint16_t)port);
+		*len = sizeof(*v6);
+		return 0;
+	}
+	if (inet_pton(AF_INET, host, &v4->sin_addr) != 1)
+		return err_set(err, HUB_E_INVALID, "HTTP address \"%s\" has no IP address", text);
+	v4->sin_family = AF_INET;
+	v4->sin_port = htons((uint16_t)port);
+	*len = sizeof(*v4);
+	return 0;
+}
+
+static void http_format_address(int fd, char *out, size_t size)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+	char host[INET6_ADDRSTRLEN] = "?";
+
+	getsockname(fd, (struct sockaddr *)&addr, &len);
+	if (addr.ss_family == AF_INET6) {
+		struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&addr;
+
+		inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof(host));
+		snprintf(out, size, "[%s]:%d", host, ntohs(v6->sin6_port));
+	} else {
+		struct sockaddr_in *v4 = (struct sockaddr_in *)&addr;
+
+		inet_ntop(AF_INET, &v4->sin_addr, host, sizeof(host));
+		snprintf(out, size, "%s:%d", host, ntohs(v4->sin_port));
+	}
+}
+
+/* A listening socket, or -errno. */
+static int http_listen(struct api *api, const char *address, struct err *err)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = 0;
+	_cleanup_(closep) int fd = -1;
+	int on = 1, rc = http_parse_address(address, &addr, &len, err);
+
+	if (rc)
+		return -EINVAL;
+	fd = socket(addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_sys(err, -errno, "socket for HTTP");
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (bind(fd, (struct sockaddr *)&addr, len) < 0 || listen(fd, 128) < 0)
+		return err_sys(err, -errno, "listening for HTTP on %s", address);
+	http_format_address(fd, api->address, sizeof(api->address));
+	return steal_fd(&fd);
+}
+
+static int http_start_daemon(struct api *api, const struct api_config *config, int fd,
+			     struct err *err)
+{
+	unsigned limit = config->max_connections ? config->max_connections : HTTP_CONNECTIONS;
+
+	api->daemon = MHD_start_daemon(
+		MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD, 0, NULL, NULL,
+		http_on_request, api, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+		limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_BYTES,
+		MHD_OPTION_URI_LOG_CALLBACK, http_on_target, api, MHD_OPTION_NOTIFY_COMPLETED,
+		http_on_completed, api, MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, api,
+		MHD_OPTION_END);
+	return api->daemon ? 0 : err_set(err, -EIO, "the HTTP server does not start");
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static struct api *api_new(struct hub *hub, const struct api_config *config)
+{
+	struct api *api = calloc(1, sizeof(*api));
+	pthread_condattr_t attr;
+
+	if (!api)
+		return NULL;
+	api->hub = hub;
+	api->io_timeout_ms = config->io_timeout_ms ? config->io_timeout_ms : HTTP_IO_TIMEOUT_MS;
+	log_scope_init(&api->log, "api");
+	list_init(&api->conns);
+	pthread_mutex_init(&api->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&api->cond, &attr);
+	pthread_condattr_destroy(&attr);
+	return api;
+}
+
+int api_start(struct api **out, struct hub *hub, const struct api_config *config, struct err *err)
+{
+	_cleanup_(api_stopp) struct api *api = api_new(hub, config);
+	int fd, rc;
+
+	if (!api)
+		return err_sys(err, -ENOMEM, "HTTP server");
+	fd = http_listen(api, config->listen, err);
+	if (fd < 0)
+		return fd == -EINVAL ? HUB_E_INVALID : fd;
+	rc = http_start_daemon(api, config, fd, err);
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	rc = pthread_create(&api->sweeper, NULL, http_sweeper_main, api);
+	if (rc)
+		return err_sys(err, -rc, "starting a thread of the HTTP server");
+	api->sweeper_runs = true;
+	*out = steal(&api);
+	return 0;
+}
+
+const char *api_address(const struct api *api)
+{
+	return api->address;
+}
+
+void api_stop(struct api *api)
+{
+	if (!api)
+		return;
+	if (api->daemon)
+		MHD_stop_daemon(api->daemon); /* closes the listening socket as well */
+	pthread_mutex_lock(&api->lock);
+	api->stop = true;
+	pthread_cond_broadcast(&api->cond);
+	pthread_mutex_unlock(&api->lock);
+	if (api->sweeper_runs)
+		pthread_join(api->sweeper, NULL);
+	pthread_mutex_destroy(&api->lock);
+	pthread_cond_destroy(&api->cond);
+	free(api);
+}

@@ -1,0 +1,157 @@
+/*
+ * sendense-hub: the daemon. Options and configuration file, start, signals, stop, in that order.
+ *
+ * One line on stdout tells that it serves, and where; everything else is log on stderr. SIGTERM and
+ * SIGINT stop it in order: no new request, running backups fail with the reason, exit 0.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "base/log.h"
+#include "hub/hub.h"
+#include "tools/hub_config.h"
+
+static const struct log_scope hub_log = {.name = "sendense-hub"};
+
+static const char usage[] =
+	"Usage: sendense-hub [OPTION...]\n"
+	"Backup hub: takes disk streams from capture agents over NBD and keeps them as qcow2.\n"
+	"\n"
+	"  --data-dir DIR       lock and catalog (default /var/lib/sendense)\n"
+	"  --config FILE        JSON with the options' names as keys (data_dir, http, nbd,\n"
+	"                       agent_url, db, workers) and start_timeout_s, disconnect_grace_s,\n"
+	"                       silence_timeout_s, tick_ms, progress_poll_ms, agent_timeout_s,\n"
+	"                       discovery_timeout_s, vcenter_user, vcenter_password;\n"
+	"                       what is given on the command line wins\n"
+	"  --http ADDR:PORT     REST API (default 127.0.0.1:8082)\n"
+	"  --nbd ADDR:PORT|unix:PATH\n"
+	"                       NBD listener; may be repeated\n"
+	"                       (default 127.0.0.1:10809 and 127.0.0.1:10100)\n"
+	"  --agent-url URL      capture agent (default http://127.0.0.1:9081)\n"
+	"  --db sqlite:PATH     catalog (default sqlite:DATA-DIR/catalog.db)\n"
+	"  --workers N          NBD worker threads (default: one a core)\n"
+	"  --verbose            log more\n"
+	"  --help, --version\n"
+	"\n"
+	"Ports may be 0: chosen, and printed when ready. SIGTERM stops in order.\n"
+	"\n"
+	"Example: sendense-hub --data-dir /srv/hub --nbd 127.0.0.1:10100 --nbd "
+	"unix:/run/hub.sock\n";
+
+enum { OPT_HELP = 1000, OPT_VERSION, OPT_VERBOSE };
+
+static const struct option options[] = {
+	{"data-dir", required_argument, NULL, HUB_OPT_DATA_DIR},
+	{"config", required_argument, NULL, HUB_OPT_CONFIG},
+	{"http", required_argument, NULL, HUB_OPT_HTTP},
+	{"nbd", required_argument, NULL, HUB_OPT_NBD},
+	{"agent-url", required_argument, NULL, HUB_OPT_AGENT_URL},
+	{"db", required_argument, NULL, HUB_OPT_DB},
+	{"workers", required_argument, NULL, HUB_OPT_WORKERS},
+	{"verbose", no_argument, NULL, OPT_VERBOSE},
+	{"help", no_argument, NULL, OPT_HELP},
+	{"version", no_argument, NULL, OPT_VERSION},
+	{0},
+};
+
+/* 0: go on; else the exit status plus one. */
+static int parse_options(struct hub_settings *settings, int argc, char **argv, struct err *err)
+{
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case OPT_HELP:
+			fputs(usage, stdout);
+			return 1;
+		case OPT_VERSION:
+			puts("sendense-hub " SENDENSE_VERSION);
+			return 1;
+		case OPT_VERBOSE:
+			log_set_level(LOG_LEVEL_DEBUG);
+			break;
+		case '?':
+			return 3;
+		default:
+			if (hub_settings_option(settings, c, optarg, err)) {
+				fprintf(stderr, "sendense-hub: %s\n", err->text);
+				return 3;
+			}
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "sendense-hub: \"%s\" is no option; see --help\n", argv[optind]);
+		return 3;
+	}
+	return 0;
+}
+
+/* Blocked before the first thread starts, so that every thread inherits it and main alone takes
+ * them. A client that goes away is an error of its socket, not a signal. */
+static void block_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static int start(const struct hub_settings *settings, struct hub **hub, struct api **api,
+		 struct err *err)
+{
+	struct hub_config config;
+	struct api_config api_config = {.listen = settings->http};
+	int rc;
+
+	hub_settings_apply(settings, &config);
+	rc = hub_start(hub, &config, err);
+	return rc ? rc : api_start(api, *hub, &api_config, err);
+}
+
+static void wait_for_signal(const sigset_t *set)
+{
+	int sig = 0;
+
+	while (sigwait(set, &sig))
+		;
+	log_info(&hub_log, "%s: stopping", sig == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+int main(int argc, char **argv)
+{
+	struct hub_settings *settings = hub_settings_new();
+	struct hub *hub = NULL;
+	struct api *api = NULL;
+	struct err err = ERR_INIT;
+	sigset_t signals;
+	int rc = settings ? parse_options(settings, argc, argv, &err) : 3;
+
+	if (rc) {
+		hub_settings_free(settings);
+		return rc - 1;
+	}
+	block_signals(&signals);
+	rc = hub_settings_read(settings, &err);
+	if (!rc)
+		rc = start(settings, &hub, &api, &err);
+	if (!rc) {
+		printf("sendense-hub ready http=%s nbd=%s\n", api_address(api),
+		       hub_nbd_addresses(hub));
+		fflush(stdout);
+		wait_for_signal(&signals);
+		hub_interrupt(hub);
+	} else {
+		log_error(&hub_log, "%s", err.text);
+	}
+	api_stop(api);
+	hub_stop(hub, "hub was stopped while this backup ran");
+	hub_settings_free(settings);
+	return rc ? 1 : 0;
+}

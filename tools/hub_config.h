@@ -1,0 +1,56 @@
+/*
+ * What sendense-hub is told: by options, by a JSON file, by defaults, in that order of weight. The
+ * file's keys are the options' names with '_' (data_dir, http, nbd: text or list, agent_url, db,
+ * workers), and the timeouts. A key it does not know is refused by name: a misspelled timeout must
+ * not be a default in disguise.
+ */
+#ifndef TOOLS_HUB_CONFIG_H
+#define TOOLS_HUB_CONFIG_H
+
+#include "base/err.h"
+#include "hub/hub.h"
+
+#define HUB_SETTINGS_TEXT 512
+#define HUB_SETTINGS_NBD  16
+
+/* Numbers of the options that set something; for getopt_long(). */
+enum {
+	HUB_OPT_DATA_DIR = 1,
+	HUB_OPT_CONFIG,
+	HUB_OPT_HTTP,
+	HUB_OPT_NBD,
+	HUB_OPT_AGENT_URL,
+	HUB_OPT_DB,
+	HUB_OPT_WORKERS,
+};
+
+struct hub_settings {
+	char data_dir[HUB_SETTINGS_TEXT];
+	char config[HUB_SETTINGS_TEXT];
+	char http[HUB_SETTINGS_TEXT];
+	char agent_url[HUB_SETTINGS_TEXT];
+	char db[HUB_SETTINGS_TEXT];
+	char vcenter_user[HUB_SETTINGS_TEXT];
+	char vcenter_password[HUB_SETTINGS_TEXT];
+	char nbd[HUB_SETTINGS_NBD][HUB_SETTINGS_TEXT];
+	const char *nbd_list[HUB_SETTINGS_NBD];
+	size_t nbd_count;
+	long workers; /* -1: not set, as for the others */
+	long start_timeout_s, disconnect_grace_s, silence_timeout_s;
+	long tick_ms, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
+};
+
+struct hub_settings *hub_settings_new(void); /* NULL: no memory */
+void hub_settings_free(struct hub_settings *settings);
+
+/* Takes one option. -EINVAL. */
+int hub_settings_option(struct hub_settings *settings, int option, const char *value,
+			struct err *err);
+
+/* Reads the file --config named, if any, for what no option has set; then fills in defaults. */
+int hub_settings_read(struct hub_settings *settings, struct err *err);
+
+/* @config borrows the texts of @settings. */
+void hub_settings_apply(const struct hub_settings *settings, struct hub_config *config);
+
+#endif
