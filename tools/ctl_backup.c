@@ -24,7 +24,7 @@ static void print_job(const json_t *job)
 {
 	char bytes[HUMAN_MAX], total[HUMAN_MAX], text[CTL_TEXT_MAX], time[HUMAN_MAX];
 	char rate[HUMAN_MAX], took[HUMAN_MAX];
-	uint64_t moved = ctl_number(job, "bytes_transferred");
+	uint64_t sent = ctl_number(job, "bytes_transferred");
 	double seconds =
 		human_seconds_between(ctl_text(job, "started_at"), ctl_text(job, "completed_at"));
 
@@ -38,11 +38,11 @@ static void print_job(const json_t *job)
 	printf("Repository  %s\n", ctl_text(job, "repository_id"));
 	printf("Started     %s\n", human_time(time, ctl_text(job, "started_at")));
 	printf("Ended       %s\n", human_time(time, ctl_text(job, "completed_at")));
-	printf("Moved       %s of %s", human_bytes(bytes, moved),
-	       human_bytes(total, ctl_number(job, "total_bytes")));
+	printf("Disks       %s\n", human_bytes(total, ctl_number(job, "total_bytes")));
+	printf("Sent        %s", human_bytes(bytes, sent));
 	if (seconds > 0)
 		printf(" in %s (%s)", human_duration(took, seconds),
-		       human_rate(rate, (double)moved / seconds));
+		       human_rate(rate, (double)sent / seconds));
 	putchar('\n');
 }
 
@@ -250,7 +250,7 @@ static int backup_show(struct ctl *ctl, const struct ctl_args *args, struct err 
 static int print_list(const json_t *reply, struct err *err)
 {
 	static const char *const columns[] = {"BACKUP", "VM",	 "TYPE",    "STATUS", ">DISKS",
-					      ">MOVED", ">TOOK", "STARTED", "REASON", NULL};
+					      ">SENT",	">TOOK", "STARTED", "REASON", NULL};
 	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
 	char text[HUMAN_MAX];
 	json_t *job;
@@ -296,36 +296,50 @@ static int backup_list(struct ctl *ctl, const struct ctl_args *args, struct err 
 
 /* --- backup chain --- */
 
-static int get_chain(struct ctl *ctl, const char *vm, unsigned long disk, json_t **chain,
-		     struct err *err)
+/* @repository may be NULL: the hub says when that is not enough. */
+static int get_chain(struct ctl *ctl, const char *vm, const char *repository, unsigned long disk,
+		     json_t **chain, struct err *err)
 {
 	char number[24];
-	const struct ctl_query query[] = {{"vm_name", vm}, {"disk_id", number}, {NULL, NULL}};
+	const struct ctl_query query[] = {
+		{"vm_name", vm},
+		{"repository_id", repository},
+		{"disk_id", number},
+		{NULL, NULL},
+	};
 
 	snprintf(number, sizeof(number), "%lu", disk);
 	return ctl_rest_get(ctl->rest, BACKUPS "/chain", NULL, NULL, query, chain, err);
 }
 
-/* The chain of every disk the VM has, in an array; disks never backed up have none. */
-static int get_all_chains(struct ctl *ctl, const char *vm, json_t *chains, struct err *err)
+static int get_disks(struct ctl *ctl, const char *vm, json_t **reply, struct err *err)
 {
 	_cleanup_(json_decrefp) json_t *list = NULL;
-	_cleanup_(json_decrefp) json_t *reply = NULL;
 	const json_t *row;
-	json_t *disk;
-	size_t i;
 	int res = ctl_find_vm(ctl, vm, &list, &row, err);
 
-	if (!res)
-		res = ctl_rest_get(ctl->rest, "/api/v1/vm-contexts", ctl_text(row, "context_id"),
-				   "/disks", NULL, &reply, err);
+	if (res)
+		return res;
+	return ctl_rest_get(ctl->rest, "/api/v1/vm-contexts", ctl_text(row, "context_id"), "/disks",
+			    NULL, reply, err);
+}
+
+/* The chain of every disk the VM has, in an array; disks never backed up have none. */
+static int get_all_chains(struct ctl *ctl, const char *vm, const char *repository, json_t *chains,
+			  struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	json_t *disk;
+	size_t i;
+	int res = get_disks(ctl, vm, &reply, err);
+
 	if (res)
 		return res;
 	json_array_foreach(json_object_get(reply, "disks"), i, disk)
 	{
 		json_t *chain = NULL;
 
-		res = get_chain(ctl, vm, ctl_number(disk, "disk_index"), &chain, err);
+		res = get_chain(ctl, vm, repository, ctl_number(disk, "disk_index"), &chain, err);
 		if (res && res != CTL_NOT_FOUND)
 			return res;
 		if (!res)
@@ -388,21 +402,34 @@ static int print_chains(struct ctl *ctl, json_t *chains, struct err *err)
 	return res;
 }
 
-static int backup_chain(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+static int get_chains(struct ctl *ctl, const struct ctl_args *args, const char *repository,
+		      json_t *chains, struct err *err)
 {
-	_cleanup_(json_decrefp) json_t *chains = json_array();
-	unsigned long disk = 0;
+	const char *vm = ctl_option(args, "vm");
 	json_t *chain = NULL;
+	unsigned long disk = 0;
 	int res = ctl_option_number(args, "disk", DISK_INDEX_MAX, &disk, err);
 
 	if (res)
 		return res;
-	if (!ctl_option(args, "disk")) {
-		res = get_all_chains(ctl, ctl_option(args, "vm"), chains, err);
-	} else {
-		res = get_chain(ctl, ctl_option(args, "vm"), disk, &chain, err);
+	if (!ctl_option(args, "disk"))
+		return get_all_chains(ctl, vm, repository, chains, err);
+	res = get_chain(ctl, vm, repository, disk, &chain, err);
+	if (!res)
 		json_array_append_new(chains, chain);
-	}
+	return res;
+}
+
+static int backup_chain(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *chains = json_array();
+	_cleanup_(json_decrefp) json_t *repos = NULL;
+	const char *name = ctl_option(args, "repo");
+	const json_t *repo = NULL;
+	int res = name ? ctl_find_repository(ctl, name, &repos, &repo, err) : CTL_OK;
+
+	if (!res)
+		res = get_chains(ctl, args, repo ? ctl_text(repo, "id") : NULL, chains, err);
 	return res ? res : print_chains(ctl, chains, err);
 }
 
@@ -462,7 +489,9 @@ const struct ctl_verb ctl_backup_verbs[] = {
 		.operands = "",
 		.summary = "show the points of a VM's disks, the full first",
 		.example = "sendense-ctl backup chain --vm pgtest1 --disk 0",
-		.options = {{"vm", "NAME", "the VM", true}, {"disk", "N", "this disk only", false}},
+		.options = {{"vm", "NAME", "the VM", true},
+			    {"disk", "N", "this disk only", false},
+			    {"repo", "NAME|ID", "needed when it has backups in several", false}},
 		.run = backup_chain,
 	},
 	{0},

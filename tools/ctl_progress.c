@@ -10,17 +10,9 @@
 #define SMOOTHING_S 3.0
 #define BAR_MIN	    10
 #define BAR_MAX	    40
-#define AMOUNT_MAX  (3 * HUMAN_MAX)
-/* What stands beside the bar: name, percentage, "1023 MiB of 1023 MiB", "1023 MiB/s", "ETA 3 d 4
- * h". */
-#define OTHER_COLUMNS 78
-
-static uint64_t field(const json_t *object, const char *name)
-{
-	json_int_t value = json_integer_value(json_object_get(object, name));
-
-	return value > 0 ? (uint64_t)value : 0;
-}
+#define STATE_MAX   (3 * HUMAN_MAX)
+/* What stands beside the bar: name, per cent, "1023 MiB", "1023 MiB/s", "ETA 3 d 4 h". */
+#define OTHER_COLUMNS 66
 
 static void copy_text(char *buf, size_t size, const json_t *object, const char *name)
 {
@@ -40,7 +32,7 @@ static struct progress_disk *find_or_add(struct ctl_progress *progress, int inde
 	if (progress->count == PROGRESS_DISKS_MAX)
 		return NULL;
 	disk = &progress->disk[progress->count++];
-	*disk = (struct progress_disk){.index = index, .rate = -1};
+	*disk = (struct progress_disk){.index = index, .rate = -1, .pace = -1};
 	return disk;
 }
 
@@ -49,38 +41,51 @@ static bool is_completed(const struct progress_disk *disk)
 	return strcmp(disk->status, "completed") == 0;
 }
 
-/* Exponential smoothing that does not care how often it is fed. */
-static void follow_rate(struct progress_disk *disk, uint64_t done, double now, double last)
+/* 100 for a completed disk and for no other. */
+static double percent_of(const struct progress_disk *disk, const json_t *row)
 {
-	double passed = now - last, rate, weight;
+	double percent = json_number_value(json_object_get(row, "progress_percent"));
 
-	if (last <= 0 || passed <= 0 || done < disk->done)
+	if (is_completed(disk))
+		return 100;
+	if (json_integer_value(json_object_get(row, "bytes_total")) <= 0)
+		return -1;
+	return percent < 0 ? 0 : MIN(percent, 99);
+}
+
+/* Exponential smoothing that does not care how often it is fed. What stands still from the start
+ * has no speed yet: the agent is still at its snapshot. */
+static void follow(double *speed, double gained, double passed)
+{
+	double now = gained / passed;
+
+	if (gained < 0 || (*speed < 0 && gained == 0))
 		return;
-	if (!disk->first_seen) {
-		if (done == disk->done)
-			return;
-		disk->first_seen = last;
-	}
-	rate = (double)(done - disk->done) / passed;
-	weight = 1 - exp(-passed / SMOOTHING_S);
-	disk->rate = disk->rate < 0 ? rate : disk->rate + weight * (rate - disk->rate);
+	if (*speed < 0)
+		*speed = now;
+	else
+		*speed += (1 - exp(-passed / SMOOTHING_S)) * (now - *speed);
 }
 
 static void update_disk(struct ctl_progress *progress, const json_t *row, double now)
 {
 	int index = (int)json_integer_value(json_object_get(row, "disk_index"));
+	json_int_t received = json_integer_value(json_object_get(row, "bytes_received"));
 	struct progress_disk *disk = find_or_add(progress, index);
-	uint64_t done = field(row, "bytes_received") + field(row, "bytes_zero");
+	double passed = now - progress->last_update, percent;
 
 	if (!disk)
 		return;
 	copy_text(disk->label, sizeof(disk->label), row, "label");
 	copy_text(disk->status, sizeof(disk->status), row, "status");
-	copy_text(disk->mode, sizeof(disk->mode), row, "mode");
-	disk->total = field(row, "bytes_total");
-	if (!is_completed(disk))
-		follow_rate(disk, done, now, progress->last_update);
-	disk->done = done;
+	percent = percent_of(disk, row);
+	if (progress->last_update > 0 && passed > 0) {
+		follow(&disk->rate, (double)received - (double)disk->received, passed);
+		if (percent >= 0 && disk->percent >= 0)
+			follow(&disk->pace, percent - disk->percent, passed);
+	}
+	disk->received = received > 0 ? (uint64_t)received : 0;
+	disk->percent = percent;
 }
 
 void ctl_progress_update(struct ctl_progress *progress, const json_t *job, double now)
@@ -93,23 +98,11 @@ void ctl_progress_update(struct ctl_progress *progress, const json_t *job, doubl
 	progress->last_update = now;
 }
 
-unsigned ctl_progress_percent(const struct progress_disk *disk)
-{
-	double part;
-
-	if (is_completed(disk))
-		return 100;
-	if (!disk->total)
-		return 0;
-	part = 100.0 * (double)disk->done / (double)disk->total;
-	return part >= 99 ? 99 : (unsigned)part;
-}
-
 double ctl_progress_eta(const struct progress_disk *disk)
 {
-	if (is_completed(disk) || !(disk->rate > 0) || disk->total < disk->done)
+	if (disk->percent < 0 || is_completed(disk) || !(disk->pace > 0))
 		return -1;
-	return (double)(disk->total - disk->done) / disk->rate;
+	return (100 - disk->percent) / disk->pace;
 }
 
 static void draw_bar(char *buf, unsigned width, unsigned percent)
@@ -121,18 +114,6 @@ static void draw_bar(char *buf, unsigned width, unsigned percent)
 	buf[width] = '\0';
 }
 
-/* "412 MiB of 10.0 GiB", or what was sent alone while nobody knows how much it will be. */
-static void describe_amount(const struct progress_disk *disk, char *buf, size_t size)
-{
-	char done[HUMAN_MAX], total[HUMAN_MAX];
-
-	if (!disk->total)
-		snprintf(buf, size, "%s", human_bytes(done, disk->done));
-	else
-		snprintf(buf, size, "%s of %s", human_bytes(done, MIN(disk->done, disk->total)),
-			 human_bytes(total, disk->total));
-}
-
 /* "1.24 GiB/s  ETA 0:12" while it runs, else its state. */
 static void describe_state(const struct progress_disk *disk, char *buf, size_t size)
 {
@@ -142,16 +123,11 @@ static void describe_state(const struct progress_disk *disk, char *buf, size_t s
 		snprintf(buf, size, "%s", *disk->status ? disk->status : "pending");
 	else if (disk->rate < 0)
 		snprintf(buf, size, "running");
-	else if (!disk->total)
+	else if (disk->percent < 0)
 		snprintf(buf, size, "%s", human_rate(rate, disk->rate));
 	else
 		snprintf(buf, size, "%s  ETA %s", human_rate(rate, disk->rate),
 			 human_duration(eta, ctl_progress_eta(disk)));
-}
-
-static bool has_percent(const struct progress_disk *disk)
-{
-	return disk->total || is_completed(disk);
 }
 
 /* "[####......]  41%", of a width that leaves room for the rest, or as many blanks. */
@@ -159,27 +135,27 @@ static void describe_percent(const struct progress_disk *disk, unsigned columns,
 			     size_t size)
 {
 	unsigned width = columns > OTHER_COLUMNS + BAR_MIN ? columns - OTHER_COLUMNS : BAR_MIN;
-	unsigned percent = ctl_progress_percent(disk);
 	char bar[BAR_MAX + 1];
 
 	width = MIN(width, BAR_MAX);
-	draw_bar(bar, width, percent);
-	if (has_percent(disk))
-		snprintf(buf, size, "[%s] %3u%%", bar, percent);
-	else
+	if (disk->percent < 0) {
 		snprintf(buf, size, "%*s", (int)width + 7, "");
+		return;
+	}
+	draw_bar(bar, width, (unsigned)disk->percent);
+	snprintf(buf, size, "[%s] %3u%%", bar, (unsigned)disk->percent);
 }
 
 void ctl_progress_line(const struct progress_disk *disk, unsigned columns,
 		       char buf[PROGRESS_LINE_MAX])
 {
-	char name[96], percent[BAR_MAX + 16], amount[AMOUNT_MAX], state[AMOUNT_MAX];
+	char name[96], percent[BAR_MAX + 16], amount[HUMAN_MAX], state[STATE_MAX];
 
 	snprintf(name, sizeof(name), "disk %d %s", disk->index, disk->label);
 	describe_percent(disk, columns, percent, sizeof(percent));
-	describe_amount(disk, amount, sizeof(amount));
 	describe_state(disk, state, sizeof(state));
-	snprintf(buf, PROGRESS_LINE_MAX, "%-18.30s %s  %s  %s", name, percent, amount, state);
+	snprintf(buf, PROGRESS_LINE_MAX, "%-18.30s %s  %9s  %s", name, percent,
+		 human_bytes(amount, disk->received), state);
 }
 
 static void print_cut(const char *line, unsigned columns, FILE *out)
@@ -204,22 +180,25 @@ void ctl_progress_draw(struct ctl_progress *progress, unsigned columns, FILE *ou
 	fflush(out);
 }
 
+static unsigned tenth_of(const struct progress_disk *disk)
+{
+	return disk->percent < 0 ? 0 : (unsigned)disk->percent / 10;
+}
+
 static bool worth_telling(const struct progress_disk *disk)
 {
-	return strcmp(disk->status, disk->told_status) != 0 ||
-	       ctl_progress_percent(disk) / 10 > disk->told_tenth;
+	return strcmp(disk->status, disk->told_status) != 0 || tenth_of(disk) > disk->told_tenth;
 }
 
 static void tell(const struct progress_disk *disk, FILE *out)
 {
-	char amount[AMOUNT_MAX], state[AMOUNT_MAX];
+	char amount[HUMAN_MAX], state[STATE_MAX];
 
-	describe_amount(disk, amount, sizeof(amount));
 	describe_state(disk, state, sizeof(state));
 	fprintf(out, "disk %d %s: ", disk->index, disk->label);
-	if (has_percent(disk))
-		fprintf(out, "%u%%, ", ctl_progress_percent(disk));
-	fprintf(out, "%s, %s\n", amount, state);
+	if (disk->percent >= 0)
+		fprintf(out, "%u%%, ", (unsigned)disk->percent);
+	fprintf(out, "%s, %s\n", human_bytes(amount, disk->received), state);
 }
 
 void ctl_progress_tell(struct ctl_progress *progress, FILE *out)
@@ -231,7 +210,7 @@ void ctl_progress_tell(struct ctl_progress *progress, FILE *out)
 			continue;
 		tell(disk, out);
 		memcpy(disk->told_status, disk->status, sizeof(disk->status));
-		disk->told_tenth = ctl_progress_percent(disk) / 10;
+		disk->told_tenth = tenth_of(disk);
 	}
 	fflush(out);
 }

@@ -21,11 +21,10 @@ struct progress_disk {
 	int index;
 	char label[64];
 	char status[16];   /* pending, running, completed, failed */
-	char mode[16];	   /* full, incremental */
-	uint64_t done;	   /* bytes the agent is through with */
-	uint64_t total;	   /* bytes of the disk */
+	uint64_t received; /* bytes of data the agent has sent */
+	double percent;	   /* how far the copy is; < 0: nobody knows how much it will be */
 	double rate;	   /* bytes per second, smoothed; < 0: not known yet */
-	double first_seen; /* when it was first seen moving, 0: not yet */
+	double pace;	   /* per cent per second, smoothed; < 0: not known yet */
 	/* what was last printed, for plain lines */
 	char told_status[16];
 	unsigned told_tenth;
@@ -41,10 +40,7 @@ struct ctl_progress {
 /* @job is what the hub answered, @now any clock in seconds that only goes forward. */
 void ctl_progress_update(struct ctl_progress *progress, const json_t *job, double now);
 
-/* 0 to 100; 100 for a completed disk and for no other. */
-unsigned ctl_progress_percent(const struct progress_disk *disk);
-
-/* Seconds to go at the present rate, or -1. */
+/* Seconds to go at the present pace, or -1. */
 double ctl_progress_eta(const struct progress_disk *disk);
 
 /* One disk as one line of at most @columns columns, without newline. */

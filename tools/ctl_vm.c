@@ -42,7 +42,7 @@ static int names_from_args(const struct ctl_args *args, json_t **names)
 
 static int print_added(const json_t *reply, struct err *err)
 {
-	static const char *const columns[] = {"VM", "DISKS", ">CAPACITY", "RESULT", NULL};
+	static const char *const columns[] = {"VM", ">DISKS", ">CAPACITY", "RESULT", NULL};
 	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
 	char text[HUMAN_MAX];
 	json_t *vm;
@@ -50,12 +50,25 @@ static int print_added(const json_t *reply, struct err *err)
 
 	json_array_foreach(json_object_get(reply, "added_vms"), i, vm)
 	{
+		const char *error = ctl_text(vm, "error");
+
 		ctl_table_add(table, ctl_text(vm, "vm_name"));
 		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(vm, "disk_count"));
 		ctl_table_add(table, human_bytes(text, ctl_number(vm, "total_capacity_bytes")));
-		ctl_table_add(table, ctl_text(vm, "status"));
+		ctl_table_add(table, *error ? error : ctl_text(vm, "status"));
 	}
 	return ctl_table_print(table, stdout, err);
+}
+
+/* The hub answers 200 when it could add some; whoever asked for all wants to know. */
+static int check_added(const json_t *reply, struct err *err)
+{
+	unsigned long long failed = ctl_number(reply, "failed");
+
+	if (!failed)
+		return CTL_OK;
+	return err_set(err, CTL_FAILED, "%llu of %zu VMs could not be added", failed,
+		       json_array_size(json_object_get(reply, "added_vms")));
 }
 
 static int vm_add(struct ctl *ctl, const struct ctl_args *args, struct err *err)
@@ -79,11 +92,11 @@ static int vm_add(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 		&reply, err);
 	if (res)
 		return res;
-	if (ctl->json) {
+	if (ctl->json)
 		ctl_print_json(reply);
-		return CTL_OK;
-	}
-	return print_added(reply, err);
+	else
+		res = print_added(reply, err);
+	return res ? res : check_added(reply, err);
 }
 
 /* --- vm list, vm disks --- */
@@ -123,8 +136,8 @@ static int vm_list(struct ctl *ctl, const struct ctl_args *args, struct err *err
 
 static int print_disks(const json_t *reply, struct err *err)
 {
-	static const char *const columns[] = {">DISK",	"ID",	     "LABEL", ">SIZE",
-					      ">BYTES", "DATASTORE", "PATH",  NULL};
+	static const char *const columns[] = {">DISK", "ID",	    "LABEL", ">SIZE", ">BYTES",
+					      "STATE", "DATASTORE", "PATH",  NULL};
 	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
 	char text[HUMAN_MAX];
 	json_t *disk;
@@ -139,6 +152,8 @@ static int print_disks(const json_t *reply, struct err *err)
 		ctl_table_add(table, ctl_text(disk, "label"));
 		ctl_table_add(table, human_bytes(text, size));
 		ctl_table_addf(table, "%llu", (unsigned long long)size);
+		ctl_table_add(table, json_is_true(json_object_get(disk, "missing")) ? "missing"
+										    : "present");
 		ctl_table_add(table, ctl_text(disk, "datastore"));
 		ctl_table_add(table, ctl_text(disk, "path"));
 	}

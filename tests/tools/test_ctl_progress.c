@@ -13,15 +13,15 @@
 #include "tools/ctl_human.h"
 #include "tools/ctl_progress.h"
 
-/* A job of one disk as the hub describes it. */
+/* A job of one disk as the hub describes it; @total 0: an incremental nobody knows the size of. */
 static void feed(struct ctl_progress *progress, const char *status, uint64_t received,
 		 uint64_t total, double now)
 {
+	double percent = total ? 100.0 * (double)received / (double)total : 0;
 	json_t *job =
-		json_pack("{s:[{s:i, s:s, s:s, s:s, s:I, s:I, s:I}]}", "disks", "disk_index", 0,
-			  "label", "Hard disk 1", "status", status, "mode",
-			  total ? "full" : "incremental", "bytes_received", (json_int_t)received,
-			  "bytes_zero", (json_int_t)0, "bytes_total", (json_int_t)total);
+		json_pack("{s:[{s:i, s:s, s:s, s:I, s:I, s:f}]}", "disks", "disk_index", 0, "label",
+			  "Hard disk 1", "status", status, "bytes_received", (json_int_t)received,
+			  "bytes_total", (json_int_t)total, "progress_percent", percent);
 
 	assert_non_null(job);
 	ctl_progress_update(progress, job, now);
@@ -52,7 +52,7 @@ static void rate_and_time_to_go_come_from_two_answers(void **state)
 	feed(&progress, "running", 1 * GIB, 10 * GIB, 101);
 	assert_true(disk->rate == (double)GIB);
 	assert_true(ctl_progress_eta(disk) == 9);
-	assert_int_equal(ctl_progress_percent(disk), 10);
+	assert_true(disk->percent == 10);
 }
 
 static void a_rate_follows_what_happens_without_jumping(void **state)
@@ -76,11 +76,11 @@ static void only_a_completed_disk_is_at_a_hundred(void **state)
 
 	(void)state;
 	feed(&progress, "running", 10 * GIB, 10 * GIB, 1);
-	assert_int_equal(ctl_progress_percent(&progress.disk[0]), 99);
+	assert_true(progress.disk[0].percent == 99);
 	feed(&progress, "failed", 10 * GIB, 10 * GIB, 2);
-	assert_int_equal(ctl_progress_percent(&progress.disk[0]), 99);
+	assert_true(progress.disk[0].percent == 99);
 	feed(&progress, "completed", 1 * GIB, 10 * GIB, 3);
-	assert_int_equal(ctl_progress_percent(&progress.disk[0]), 100);
+	assert_true(progress.disk[0].percent == 100);
 }
 
 static void a_line_fits_its_terminal(void **state)
@@ -98,7 +98,7 @@ static void a_line_fits_its_terminal(void **state)
 	assert_non_null(strchr(line, '#'));
 	for (unsigned columns = 80; columns < 200; columns += 10) {
 		ctl_progress_line(&progress.disk[0], columns, line);
-		assert_true(human_width(line) < columns);
+		assert_true(human_width(line) <= columns);
 	}
 }
 
