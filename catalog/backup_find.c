@@ -136,21 +136,15 @@ int catalog_backup_disk_next_open(struct catalog *cat, const char *job_id,
 /* --- points ----------------------------------------------------------------------------------- */
 
 /* The joined job row is not among the columns read; it only says whether the point is offered. */
-const char catalog_point_latest_tail[] =
-	"JOIN backup_jobs j ON j.id = d.backup_job_id"
-	" WHERE d.vm_backup_context_id = ? AND d.disk_id = ? AND d.status = 'completed'"
-	" AND j.status = 'completed' ORDER BY d.id DESC LIMIT 1";
-
-const char catalog_point_of_vm_tail[] =
-	"JOIN backup_jobs j ON j.id = d.backup_job_id"
-	" JOIN vm_backup_contexts c ON c.context_id = d.vm_backup_context_id"
-	" WHERE c.vm_name = ? AND d.disk_index = ? AND d.status = 'completed'"
-	" AND j.status = 'completed' ORDER BY d.id DESC LIMIT 1";
+#define LATEST_POINT(key)                                                                          \
+	"JOIN backup_jobs j ON j.id = d.backup_job_id WHERE d.vm_backup_context_id = ?"            \
+	" AND d." key " = ? AND d.status = 'completed' AND j.status = 'completed'"                 \
+	" ORDER BY d.id DESC LIMIT 1"
 
 int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, const char *disk_id,
 			     struct catalog_backup_disk *out, struct err *err)
 {
-	return row_get(db, &catalog_backup_disk_map, catalog_point_latest_tail,
+	return row_get(db, &catalog_backup_disk_map, LATEST_POINT("disk_id"),
 		       DB_ARGS(DB_TEXT(vm_backup_context_id), DB_TEXT(disk_id)), out, err);
 }
 
@@ -166,6 +160,30 @@ int catalog_point_latest(struct catalog *cat, const char *vm_backup_context_id, 
 			     vm_backup_context_id);
 }
 
+/* One context after the other: joined in one statement, the planner is free to walk all points. */
+static int latest_of_vm(struct db *db, const char *vm_name, int disk_index,
+			struct catalog_backup_disk *out, struct err *err)
+{
+	_cleanup_(freep) struct catalog_backup_context *contexts = NULL;
+	struct catalog_backup_disk d;
+	bool found = false;
+	size_t n;
+	int r = row_list(db, &catalog_backup_context_map, "WHERE c.vm_name = ?",
+			 DB_ARGS(DB_TEXT(vm_name)), (void **)&contexts, &n, err);
+
+	for (size_t i = 0; !r && i < n; i++) {
+		r = row_get(db, &catalog_backup_disk_map, LATEST_POINT("disk_index"),
+			    DB_ARGS(DB_TEXT(contexts[i].context_id), DB_I64(disk_index)), &d, err);
+		if (r == DB_ROW && (!found || d.id > out->id)) {
+			*out = d;
+			found = true;
+		}
+		if (r == DB_ROW)
+			r = 0;
+	}
+	return r ? r : found ? DB_ROW : DB_DONE;
+}
+
 int catalog_point_latest_of_vm(struct catalog *cat, const char *vm_name, int disk_index,
 			       struct catalog_backup_disk *out, struct err *err)
 {
@@ -173,7 +191,6 @@ int catalog_point_latest_of_vm(struct catalog *cat, const char *vm_name, int dis
 	int r = catalog_lease(cat, &l, err);
 
 	if (!r)
-		r = row_get(l.db, &catalog_backup_disk_map, catalog_point_of_vm_tail,
-			    DB_ARGS(DB_TEXT(vm_name), DB_I64(disk_index)), out, err);
+		r = latest_of_vm(l.db, vm_name, disk_index, out, err);
 	return catalog_found(cat, r, err, "disk %d of VM %s has no point", disk_index, vm_name);
 }

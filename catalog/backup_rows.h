@@ -17,10 +17,6 @@ extern const struct row_map catalog_chain_map;		/* alias ch, its context c */
 #define JOB_ACTIVE "status IN ('pending', 'running')"
 #define DISK_OPEN  "status IN ('pending', 'running')"
 
-/* Tails of SELECTs whose plans are tested. */
-extern const char catalog_point_latest_tail[];
-extern const char catalog_point_of_vm_tail[];
-
 /* DB_ROW, DB_DONE or an error. */
 int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, const char *disk_id,
 			     struct catalog_backup_disk *out, struct err *err);

@@ -111,13 +111,24 @@ static int check_context(const struct catalog_backup_context *ctx, struct err *e
 	return 0;
 }
 
+/* Two questions, not one with OR: each is answered by its unique key. */
+static int find_running(struct db *db, const struct catalog_backup_context *ctx,
+			struct catalog_backup *running, struct err *err)
+{
+	int r = row_get(db, &catalog_backup_map, "WHERE j.running_vm_name = ?",
+			DB_ARGS(DB_TEXT(ctx->vm_name)), running, err);
+
+	if (r != DB_DONE)
+		return r;
+	return row_get(db, &catalog_backup_map, "WHERE j.running_vm_context_id = ?",
+		       DB_ARGS(DB_TEXT(ctx->vm_context_id)), running, err);
+}
+
 static int check_free(struct db *db, const struct start *s,
 		      const struct catalog_backup_context *ctx, struct err *err)
 {
 	struct catalog_backup running;
-	int r = row_get(db, &catalog_backup_map,
-			"WHERE j.running_vm_name = ? OR j.running_vm_context_id = ?",
-			DB_ARGS(DB_TEXT(ctx->vm_name), DB_TEXT(ctx->vm_context_id)), &running, err);
+	int r = find_running(db, ctx, &running, err);
 
 	if (r != DB_ROW)
 		return r;

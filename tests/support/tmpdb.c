@@ -116,3 +116,45 @@ const char *tmpdb_text(const struct tmpdb *t, const char *fmt, ...)
 	first_value(t, sql, buf, sizeof(buf));
 	return buf;
 }
+
+static void dump_table(sqlite3 *h, const char *table, FILE *out)
+{
+	char *sql = sqlite3_mprintf("SELECT * FROM \"%w\"", table);
+	sqlite3_stmt *st = NULL;
+
+	if (sqlite3_prepare_v2(h, sql, -1, &st, NULL))
+		fail_msg("%s: %s", sql, sqlite3_errmsg(h));
+	while (sqlite3_step(st) == SQLITE_ROW) {
+		fputs(table, out);
+		for (int i = 0; i < sqlite3_column_count(st); i++)
+			fprintf(out, "|%s", (const char *)sqlite3_column_text(st, i) ?: "NULL");
+		fputc('\n', out);
+	}
+	sqlite3_finalize(st);
+	sqlite3_free(sql);
+}
+
+char *tmpdb_dump(const struct tmpdb *t, const char *except)
+{
+	sqlite3 *h = open_raw(t);
+	sqlite3_stmt *st = NULL;
+	char *text = NULL;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
+
+	if (sqlite3_prepare_v2(h,
+			       "SELECT name FROM sqlite_master WHERE type = 'table'"
+			       " AND name NOT LIKE 'sqlite_%' ORDER BY name",
+			       -1, &st, NULL))
+		fail_msg("%s", sqlite3_errmsg(h));
+	while (sqlite3_step(st) == SQLITE_ROW) {
+		const char *table = (const char *)sqlite3_column_text(st, 0);
+
+		if (!except || strcmp(table, except))
+			dump_table(h, table, out);
+	}
+	sqlite3_finalize(st);
+	sqlite3_close(h);
+	fclose(out);
+	return text;
+}

@@ -26,6 +26,10 @@ int64_t tmpdb_i64(const struct tmpdb *t, const char *fmt, ...)
 const char *tmpdb_text(const struct tmpdb *t, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* All rows of all tables but @except (may be NULL) as one text, for comparing; the caller free()s
+ * it. */
+char *tmpdb_dump(const struct tmpdb *t, const char *except);
+
 /* Runs SQL that may fail: 0 or the extended SQLite code. */
 int tmpdb_try(const struct tmpdb *t, const char *sql);
 

@@ -1,0 +1,195 @@
+/*
+ * Every operation is broken at every row it writes, one after the other, and must leave the
+ * database exactly as it was; then it is let through. The database itself breaks it: triggers count
+ * down and refuse the k-th change, either failing the statement (as a constraint does) or ending
+ * the whole transaction (as a full disk does).
+ */
+#include "tests/catalog/fixture.h"
+
+#include <errno.h>
+
+static const char *const tables[] = {"vm_replication_contexts", "replication_jobs",   "vm_disks",
+				     "backup_repositories",	"vm_backup_contexts", "backup_jobs",
+				     "backup_chains",		"backup_disks"};
+static const char *const events[] = {"INSERT", "UPDATE", "DELETE"};
+
+static void arm(struct fx *fx, int k)
+{
+	tmpdb_sql(&fx->t, "UPDATE fault SET k = %d", k);
+}
+
+static void install(struct fx *fx, const char *how)
+{
+	tmpdb_sql(&fx->t, "CREATE TABLE IF NOT EXISTS fault (k INT); DELETE FROM fault;"
+			  " INSERT INTO fault VALUES (0)");
+	for (size_t t = 0; t < ARRAY_SIZE(tables); t++)
+		for (size_t e = 0; e < ARRAY_SIZE(events); e++)
+			tmpdb_sql(&fx->t,
+				  "DROP TRIGGER IF EXISTS fault_%s_%s; CREATE TRIGGER fault_%s_%s"
+				  " AFTER %s ON %s BEGIN UPDATE fault SET k = k - 1;"
+				  " SELECT RAISE(%s, 'injected') FROM fault WHERE k = 0; END",
+				  tables[t], events[e], tables[t], events[e], events[e], tables[t],
+				  how);
+}
+
+typedef int op_fn(struct fx *fx, void *arg, struct err *err);
+
+/* Breaks @op at its first row, its second, ... until it gets through; returns how many it writes.
+ */
+static int torture(struct fx *fx, op_fn *op, void *arg)
+{
+	_cleanup_(freep) char *before = tmpdb_dump(&fx->t, "fault");
+	_cleanup_(freep) char *after = NULL;
+	struct err err = ERR_INIT;
+	int k = 1, r;
+
+	for (;; k++) {
+		arm(fx, k);
+		r = op(fx, arg, &err);
+		arm(fx, 0);
+		if (r == 0)
+			break;
+		if (r != -EIO || !strstr(err.text, "injected"))
+			fail_msg("broken at row %d it gave %d: %s", k, r, err.text);
+		free(after);
+		after = tmpdb_dump(&fx->t, "fault");
+		assert_string_equal(before, after);
+	}
+	free(after);
+	after = tmpdb_dump(&fx->t, "fault");
+	assert_string_not_equal(before, after);
+	return k - 1;
+}
+
+/* --- the operations --------------------------------------------------------------------------- */
+
+static int op_discover(struct fx *fx, void *arg, struct err *err)
+{
+	struct fx_vm *v = arg;
+
+	return catalog_vm_context_upsert(fx->cat, &v->vm, v->disks, v->n, NULL, err);
+}
+
+static int op_repository(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_repository_create(fx->cat, arg, err);
+}
+
+static int op_ensure(struct fx *fx, void *arg, struct err *err)
+{
+	struct fx_ready *r = arg;
+
+	return catalog_backup_context_ensure(fx->cat, r->v.vm.context_id, r->repo.id, &r->ctx, err);
+}
+
+static int op_start(struct fx *fx, void *arg, struct err *err)
+{
+	struct fx_job *j = arg;
+
+	return catalog_backup_start(fx->cat, &j->job, j->disks, j->n, NULL, err);
+}
+
+static int op_progress(struct fx *fx, void *arg, struct err *err)
+{
+	const struct catalog_counters bytes = {1, 2, 3, 4};
+	struct fx_job *j = arg;
+
+	return catalog_backup_disk_progress(fx->cat, j->job.id, 0, &bytes, err);
+}
+
+static int op_complete_0(struct fx *fx, void *arg, struct err *err)
+{
+	return fx_complete(fx, ((struct fx_job *)arg)->job.id, 0, "c/0", NULL, err);
+}
+
+static int op_complete_1(struct fx *fx, void *arg, struct err *err)
+{
+	return fx_complete(fx, ((struct fx_job *)arg)->job.id, 1, "c/1", NULL, err);
+}
+
+static int op_fail(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_backup_fail(fx->cat, ((struct fx_job *)arg)->job.id, CATALOG_JOB_FAILED,
+				   "because", err);
+}
+
+static int op_fail_disk(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_backup_disk_fail(fx->cat, ((struct fx_job *)arg)->job.id, 1, "because", NULL,
+					err);
+}
+
+static int op_delete_context(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_backup_context_delete(fx->cat, ((struct fx_ready *)arg)->ctx.context_id,
+					     err);
+}
+
+static int op_delete_vm(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_vm_context_delete(fx->cat, ((struct fx_ready *)arg)->v.vm.context_id, err);
+}
+
+static int op_delete_repository(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_repository_delete(fx->cat, ((struct fx_ready *)arg)->repo.id, err);
+}
+
+/* A whole life, every step broken everywhere. The counts say that the steps were really cut up. */
+static void live(struct fx *fx, const char *how)
+{
+	struct fx_ready r;
+	struct fx_job full, incr, failed;
+
+	install(fx, how);
+	fx_describe_vm(&r.v, "pgtest1", "vc1", 2);
+	assert_true(torture(fx, op_discover, &r.v) >= 4);
+	r.v.disks[0].size_gb = 77;
+	assert_true(torture(fx, op_discover, &r.v) >= 5);
+	r.repo = (struct catalog_repository){.name = "main", .config = "{}"};
+	assert_int_equal(torture(fx, op_repository, &r.repo), 1);
+	assert_int_equal(torture(fx, op_ensure, &r), 1);
+
+	fx_plan(fx, &r, CATALOG_BACKUP_FULL, &full);
+	assert_int_equal(torture(fx, op_start, &full), 4);
+	assert_int_equal(torture(fx, op_progress, &full), 2);
+	assert_int_equal(torture(fx, op_complete_0, &full), 2);
+	assert_int_equal(torture(fx, op_complete_1, &full), 8);
+
+	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &incr);
+	assert_int_equal(torture(fx, op_start, &incr), 4);
+	assert_int_equal(torture(fx, op_complete_1, &incr), 2);
+	assert_int_equal(torture(fx, op_complete_0, &incr), 8);
+
+	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
+	assert_int_equal(torture(fx, op_start, &failed), 4);
+	assert_int_equal(torture(fx, op_fail, &failed), 4);
+	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
+	assert_int_equal(torture(fx, op_start, &failed), 4);
+	assert_int_equal(torture(fx, op_complete_0, &failed), 2);
+	assert_int_equal(torture(fx, op_fail_disk, &failed), 4);
+
+	assert_true(torture(fx, op_delete_vm, &r) >= 3);
+	assert_true(torture(fx, op_delete_context, &r) >= 15);
+	assert_int_equal(torture(fx, op_delete_repository, &r), 1);
+}
+
+static void a_statement_that_fails_anywhere_undoes_its_operation(void **state)
+{
+	live(*state, "ABORT");
+}
+
+static void a_transaction_that_breaks_anywhere_undoes_its_operation(void **state)
+{
+	live(*state, "ROLLBACK");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		FX_TEST(a_statement_that_fails_anywhere_undoes_its_operation),
+		FX_TEST(a_transaction_that_breaks_anywhere_undoes_its_operation),
+	};
+
+	return cmocka_run_group_tests_name("catalog/faults", tests, NULL, NULL);
+}
