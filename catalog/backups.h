@@ -13,16 +13,15 @@
  * Invariants, kept by transactions and by the schema, not by callers' discipline:
  *  - The job row is inserted before its disk rows, all in one transaction (M21).
  *  - A VM has at most one job that is pending or running: by VM name over all vCenters (agent
- * contract 1.4 rule a) and by VM context (a VM renamed meanwhile). Unique columns that are NULL
- * once the job has ended guarantee it, whichever process asks.
- *  - A job's state follows its disks in the same transaction (K30); it ends once, and its context's
- *    counters move once with it (M28, K29): total at start, successful or failed at the end.
+ *    contract 1.4 rule a), and by VM context, should a VM be renamed meanwhile. Unique columns that
+ *    are NULL once the job has ended guarantee it, whichever process asks.
+ *  - A job's state follows its disks in the same transaction (K30). It ends once, and its context's
+ *    counters move once with it (M28, K29): total at the start, successful or failed at the end.
  *    last_backup_* name the last completed job.
  *  - A point is offered, enters a chain, and may be a parent only when its whole job is completed.
- *    A completed disk of a failed job keeps its row, change id and path (its bytes may serve to
- * compare against) but is nobody's parent: the next incremental leans on the last completed job,
- * whose change id is older, so it copies a superset. Parents are therefore always points of
- * completed jobs, and all disks of a VM go on from the same state.
+ *    A completed disk of a failed job keeps its row, change id and path, but is nobody's parent:
+ *    the next incremental leans on the last completed job, whose change id is older, so it copies
+ *    a superset. All disks of a VM therefore always go on from the same job.
  *  - Nothing is found by time (M22): a disk may complete hours or days after its job began.
  */
 #ifndef CATALOG_BACKUPS_H
@@ -121,7 +120,7 @@ struct catalog_backup {
 	char current_phase[CATALOG_ID_SIZE]; /* the agent's last word, for display */
 	char error_message[CATALOG_ERROR_SIZE];
 	int64_t last_telemetry_at_us;
-	int64_t last_progress_at_us; /* last time bytes were seen to move */
+	int64_t last_progress_at_us; /* a disk started, moved bytes, or ended */
 	int64_t created_at_us;
 	int64_t started_at_us;
 	int64_t completed_at_us; /* the end, however it ended */
@@ -172,16 +171,18 @@ struct catalog_backup_disk {
  * Read from @job: vm_backup_context_id, backup_type, repository_type, repository_path, policy_id,
  * tags, compression_enabled, current_phase; id when given (it must begin with CATALOG_JOB_PREFIX,
  * have only [a-z0-9-] and no "-disk<digits>-" inside), else one is made. VM name, VM context and
- * repository come from the backup context. Read from each disk (@n >= 1): disk_index,
- * hardware_order, disk_id, vmware_disk_key, unit_number, virtual_size_bytes, size_gb, mode, reason,
- * parent_disk_id (CATALOG_NONE for a full), export_name, qcow2_path, part_path. Written back: the
- * whole rows.
+ * repository come from the backup context.
+ *
+ * Read from each disk (@n >= 1): disk_index, hardware_order, disk_id, vmware_disk_key, unit_number,
+ * virtual_size_bytes, size_gb, mode, reason, parent_disk_id (CATALOG_NONE for a full), export_name,
+ * qcow2_path, part_path. Written back: the whole rows.
  *
  * A parent must be the latest offered point (catalog_point_latest()) of the same disk_id in the
- * same backup context, so that a chain never forks. CATALOG_E_CONFLICT: it no longer is, plan
- * again; CATALOG_E_BUSY: the VM has a running job, whose id is in @busy_id (may be NULL);
- * CATALOG_E_NOT_FOUND: no such context; CATALOG_E_EXISTS: the job id is taken; CATALOG_E_INVALID:
- * also a parent that is not usable, with the reason.
+ * same backup context, so that a chain never forks.
+ * CATALOG_E_CONFLICT: it is not, or no longer: plan again; CATALOG_E_BUSY: the VM has a running
+ * job, whose id is in @busy_id (may be NULL); CATALOG_E_NOT_FOUND: no such context;
+ * CATALOG_E_EXISTS: the job id is taken; CATALOG_E_INVALID: the plan makes no sense, with the
+ * reason; the VM left the inventory.
  */
 int catalog_backup_start(struct catalog *cat, struct catalog_backup *job,
 			 struct catalog_backup_disk *disks, size_t n, char busy_id[CATALOG_ID_SIZE],

@@ -4,11 +4,11 @@
  * This layer knows SQL statements and values, no table of ours. Above it sit the nouns (contexts.c,
  * backups.c, ...) which own their SQL; below it one file a backend (db_sqlite.c). What differs
  * between databases is kept here and in the schema files:
- *  - SQL is the common subset: `?` parameters, text with CHECK instead of enum, BIGINT
- *    microseconds, ids made in C, no RETURNING, no upsert statement: look, then insert or update,
- * in a write transaction; a race with another hub ends in DB_E_UNIQUE.
- *  - A write transaction begins with the lock taken (SQLite: BEGIN IMMEDIATE), so that what it
- * reads stays true until it commits.
+ *  - SQL is the common subset: `?` parameters, text with CHECK instead of enum, times as BIGINT
+ *    microseconds, ids made in C, no RETURNING, no upsert statement: look, then insert or
+ *    update, in a write transaction; a race with another hub ends in DB_E_UNIQUE.
+ *  - A write transaction begins with the lock taken (SQLite: BEGIN IMMEDIATE), so what it reads
+ *    stays true until it commits.
  *
  * A connection belongs to one thread at a time. The pool in catalog.c sees to that.
  */
