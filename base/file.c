@@ -292,6 +292,14 @@ void file_close(struct file *file)
 		file->ops->close(file);
 }
 
+void file_unlock(struct file *file)
+{
+	struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	if (file->ops == &file_posix_ops)
+		fcntl(to_posix(file)->fd, F_OFD_SETLK, &lock);
+}
+
 int file_identity(struct file *file, uint64_t *dev, uint64_t *ino)
 {
 	struct stat st;

@@ -85,6 +85,9 @@ int file_open_beneath(struct file **out, int dirfd, const char *path, unsigned f
 
 void file_close(struct file *file); /* accepts NULL; no operation may be pending */
 
+/* Gives up the lock of FILE_RDWR early: readers, QEMU among them, may open the file now. */
+void file_unlock(struct file *file);
+
 /* Device and inode, to recognise the same file under two names. */
 int file_identity(struct file *file, uint64_t *dev, uint64_t *ino);
 

@@ -192,6 +192,31 @@ static void batch_find_zeroes(struct qcow2_batch *b)
 	}
 }
 
+/* --- SUM ------------------------------------------------------------------------------------------------ */
+
+static bool slot_whole_write(const struct qcow2_batch *b, const struct qcow2_slot *s)
+{
+	struct qcow2_range hull = slot_hull(b, s);
+
+	return hull.from == 0 && hull.to == cluster_size(b);
+}
+
+static bool batch_sum(struct qcow2_batch *b)
+{
+	unsigned i;
+
+	batch_find_zeroes(b);
+	if (!b->img->sumlog.file)
+		return true;
+	for (i = 0; i < b->slots; i++) {
+		struct qcow2_slot *s = &b->slot[i];
+
+		if (slot_has_data(s) && slot_whole_write(b, s))
+			qcow2_sum_cluster(qcow2_slot_data(s), cluster_size(b), &s->sum);
+	}
+	return true;
+}
+
 /* --- COMPARE: what equals the parent need not be stored -------------------------------------------- */
 
 static void compare_done(struct qcow2_op *op, int res)
@@ -227,6 +252,21 @@ static int slot_compare_zero(struct qcow2_batch *b, struct qcow2_slot *s)
 	return 0;
 }
 
+/* The parent's checksum tells changed clusters apart without reading them. 0: it differs; 1: it may
+ * be the same; -EAGAIN. */
+static int slot_may_equal_parent(struct qcow2_batch *b, const struct qcow2_slot *s)
+{
+	struct qcow2_sum sum;
+	int r;
+
+	if (!b->img->sumlog.file)
+		return 1;
+	r = qcow2_parent_sum(b->img, s->cluster, &b->waiter, &sum);
+	if (r)
+		return r == -EAGAIN ? r : 1;
+	return qcow2_sum_equal(&sum, &s->sum);
+}
+
 static bool slot_compare_data(struct qcow2_batch *b, struct qcow2_slot *s)
 {
 	const struct qcow2_geom *g = &b->img->geom;
@@ -251,8 +291,6 @@ static bool batch_get_parent_buf(struct qcow2_batch *b)
 
 static bool batch_compare(struct qcow2_batch *b)
 {
-	if (b->cursor == 0)
-		batch_find_zeroes(b);
 	for (; b->cursor < b->slots; b->cursor++) {
 		struct qcow2_slot *s = &b->slot[b->cursor];
 
@@ -261,7 +299,16 @@ static bool batch_compare(struct qcow2_batch *b)
 		if (s->zero) {
 			if (slot_compare_zero(b, s))
 				return false;
-		} else if (b->img->suppress) {
+			continue;
+		}
+		if (!b->img->suppress)
+			continue;
+		switch (slot_may_equal_parent(b, s)) {
+		case -EAGAIN:
+			return false;
+		case 0:
+			continue;
+		default:
 			if (!batch_get_parent_buf(b) || !slot_compare_data(b, s))
 				return false;
 		}
@@ -316,15 +363,11 @@ static unsigned batch_write_run(struct qcow2_batch *b, unsigned i)
 	struct qcow2_range hull = slot_hull(b, s);
 	unsigned n = 1;
 
-	if (hull.from == 0 && hull.to == cluster_size(b)) {
-		while (i + n < b->slots && slot_follows(b, &b->slot[i + n - 1], &b->slot[i + n])) {
-			struct qcow2_range next = slot_hull(b, &b->slot[i + n]);
-
-			if (next.from != 0 || next.to != cluster_size(b))
-				break;
-			hull.to += cluster_size(b);
-			n++;
-		}
+	while (slot_whole_write(b, &b->slot[i + n - 1]) && i + n < b->slots &&
+	       slot_follows(b, &b->slot[i + n - 1], &b->slot[i + n]) &&
+	       slot_whole_write(b, &b->slot[i + n])) {
+		hull.to += cluster_size(b);
+		n++;
 	}
 	s->io = (struct file_op){
 		.kind = FILE_OP_WRITE,
@@ -359,6 +402,22 @@ static bool batch_write(struct qcow2_batch *b)
 
 /* --- LINK: the tables learn where the data is ---------------------------------------------------------- */
 
+static int slot_log_sum(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	struct qcow2_sumlog_entry entry = {
+		.cluster = s->cluster,
+		.kind = QCOW2_SUMLOG_SUM,
+		.count = 1,
+		.sum = s->sum,
+	};
+
+	if (s->zero)
+		entry.kind = QCOW2_SUMLOG_ZERO;
+	else if (!slot_whole_write(b, s))
+		entry.kind = QCOW2_SUMLOG_UNKNOWN;
+	return qcow2_sumlog_add(b->img, &entry, &b->waiter);
+}
+
 static int slot_link(struct qcow2_batch *b, struct qcow2_slot *s)
 {
 	struct qcow2_image *img = b->img;
@@ -370,8 +429,10 @@ static int slot_link(struct qcow2_batch *b, struct qcow2_slot *s)
 	int r;
 
 	if (s->in_place && !s->zero)
-		return 0;
+		return slot_log_sum(b, s);
 	r = qcow2_table_get(img, s->cluster, entry != 0, &b->waiter, &slice);
+	if (!r)
+		r = slot_log_sum(b, s);
 	if (r)
 		return r;
 	old = slice ? qcow2_slice_entry(slice, s->cluster) : 0;
@@ -404,8 +465,9 @@ static const struct {
 	bool (*run)(struct qcow2_batch *b);
 } batch_stages[] = {
 	[QCOW2_BATCH_CLASSIFY] = {batch_classify}, [QCOW2_BATCH_FILL] = {batch_fill},
-	[QCOW2_BATCH_COMPARE] = {batch_compare},   [QCOW2_BATCH_ALLOCATE] = {batch_allocate},
-	[QCOW2_BATCH_WRITE] = {batch_write},	   [QCOW2_BATCH_LINK] = {batch_link},
+	[QCOW2_BATCH_SUM] = {batch_sum},	   [QCOW2_BATCH_COMPARE] = {batch_compare},
+	[QCOW2_BATCH_ALLOCATE] = {batch_allocate}, [QCOW2_BATCH_WRITE] = {batch_write},
+	[QCOW2_BATCH_LINK] = {batch_link},
 };
 
 static void batch_step(struct qcow2_batch *b)

@@ -133,6 +133,12 @@ int qcow2_finalize(struct qcow2_image *img, struct err *err)
 	r = write_refcounts(img, &l);
 	if (!r)
 		r = write_clean_header(img, &l);
+	if (!r) {
+		file_unlock(img->layer->file); /* the sidecar's reader opens the image */
+		r = qcow2_sums_build(img, err);
+		if (r)
+			return r;
+	}
 	if (r) {
 		qcow2_fail(img, r);
 		return err_sys(err, r, "cannot close '%s' cleanly", img->path);

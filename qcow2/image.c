@@ -125,6 +125,36 @@ static int prepare_writing(struct qcow2_image *img, struct err *err)
 	return 0;
 }
 
+/* Did the image map anything before we came? */
+static bool holds_tables(const struct qcow2_layer *layer)
+{
+	uint64_t i;
+
+	for (i = 0; i < layer->header.l1_entries; i++)
+		if (layer->l1[i])
+			return true;
+	return false;
+}
+
+/* Starts the log, and opens the parent's sidecar if it has a usable one. */
+static int open_sums(struct qcow2_image *img, int root_fd, struct err *err)
+{
+	struct qcow2_sums *parent = &img->parent_sums.sums;
+	char parent_path[PATH_MAX], name[PATH_MAX];
+
+	img->found_data = holds_tables(img->layer);
+	if (img->chain) {
+		snprintf(parent_path, sizeof(parent_path), "/proc/self/fd/%d/%s", root_fd,
+			 qcow2_chain_layer(img->chain, 0)->path);
+		if (qcow2_sums_path(parent_path, name, sizeof(name)) &&
+		    !qcow2_sums_open(parent, name, NULL) &&
+		    (parent->cluster_bits != img->geom.cluster_bits ||
+		     parent->size != qcow2_chain_layer(img->chain, 0)->geom.size))
+			qcow2_sums_close(parent);
+	}
+	return qcow2_sumlog_open(img, img->path, err);
+}
+
 static int open_writable(struct qcow2_image *img, int root_fd, const char *relative,
 			 const struct qcow2_open_opts *opts, struct err *err)
 {
@@ -143,6 +173,8 @@ static int open_writable(struct qcow2_image *img, int root_fd, const char *relat
 		return r;
 	img->geom = img->layer->geom;
 	img->found_dirty = img->layer->header.incompatible & QCOW2_INCOMPAT_DIRTY;
+	if (opts->sums && (r = open_sums(img, root_fd, err)))
+		return r;
 	return prepare_writing(img, err);
 }
 
@@ -172,6 +204,8 @@ int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_op
 		return err_set(err, -ENOMEM, "no memory to open '%s'", path);
 	img->writable = opts->writable;
 	img->suppress = opts->suppress_unchanged;
+	if (opts->repository && !(img->repository = strdup(opts->repository)))
+		return err_set(err, -ENOMEM, "no memory to open '%s'", path);
 	r = open_repository(path, opts->repository, &root_fd, relative, err);
 	if (!r)
 		r = opts->writable ? open_writable(img, root_fd, relative, opts, err)
@@ -189,8 +223,11 @@ void qcow2_close(struct qcow2_image *img)
 	assert(!img->io.ring);
 	qcow2_layer_free(img->layer);
 	qcow2_chain_free(img->chain);
+	qcow2_sumlog_close(img);
+	qcow2_sums_close(&img->parent_sums.sums);
 	qcow2_refs_deinit(&img->alloc.refs);
 	free(img->alloc.freed);
+	free(img->repository);
 	free(img->path);
 	free(img);
 }
@@ -248,7 +285,10 @@ static void detach_parts(struct qcow2_image *img)
 		qcow2_flusher_detach(img);
 		qcow2_writer_detach(img);
 		qcow2_tables_detach(img);
+		qcow2_parent_sums_detach(img);
 		file_bind(img->layer->file, NULL);
+		if (img->sumlog.file)
+			file_bind(img->sumlog.file, NULL);
 	}
 	if (img->chain)
 		qcow2_chain_detach(img->chain);
@@ -283,7 +323,11 @@ int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err 
 	if (!r && img->writable) {
 		list_init(&img->alloc.waiters);
 		file_bind(img->layer->file, io->ring);
-		if (!(r = qcow2_tables_attach(img, err)) && !(r = qcow2_writer_attach(img, err)))
+		if (img->sumlog.file)
+			file_bind(img->sumlog.file, io->ring);
+		if (!(r = qcow2_parent_sums_attach(img, err)) &&
+		    !(r = qcow2_tables_attach(img, err)) &&
+		    !(r = qcow2_writer_attach(img, err)))
 			r = qcow2_flusher_attach(img, err);
 	}
 	if (r)

@@ -7,7 +7,7 @@
  *             with a place in a 2 MiB batch buffer. Clusters may arrive in pieces; a zero cluster
  *             needs no place. A full batch is closed and
  *   batch.c   stored: CLASSIFY (new cluster or in place?) > FILL (copy-on-write of what was not
- *             written) > COMPARE (equal to the parent: drop) > ALLOCATE at the end of the file >
+ *             written) > SUM (checksums) > COMPARE (equal to the parent: drop) > ALLOCATE at the end of the file >
  *             WRITE (neighbours as one large write) > LINK (L2 entries in the table cache).
  *   table.c   L2 slices, cached; dirty ones reach the disk only through
  *   flush.c   data > sync > L2 slices > sync > L1 > sync.
@@ -28,6 +28,7 @@
 #include "qcow2/layer.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/refs.h"
+#include "qcow2/sums_file.h"
 
 /* --- table.c: cache of L2 slices of the image being written ------------------------------------ */
 
@@ -148,6 +149,7 @@ struct qcow2_slot {
 	uint32_t ranges;
 	struct qcow2_range range[QCOW2_SLOT_RANGES]; /* valid bytes, ascending, apart */
 	uint32_t fill_pos; /* FILL looked up to here */
+	struct qcow2_sum sum; /* SUM: of the whole cluster, unless it is overwritten in part */
 	struct file_op io;
 };
 
@@ -157,6 +159,7 @@ enum qcow2_batch_state {
 	QCOW2_BATCH_SEALED, /* full, but some slots still wait for the rest of their cluster */
 	QCOW2_BATCH_CLASSIFY,
 	QCOW2_BATCH_FILL,
+	QCOW2_BATCH_SUM,
 	QCOW2_BATCH_COMPARE,
 	QCOW2_BATCH_ALLOCATE,
 	QCOW2_BATCH_WRITE,
@@ -287,6 +290,10 @@ struct qcow2_image {
 	struct qcow2_alloc alloc;
 	struct qcow2_writer writer;
 	struct qcow2_flusher flusher;
+	struct qcow2_sumlog sumlog;
+	struct qcow2_parent_sums parent_sums;
+	bool found_data; /* it held clusters already when it was opened for writing */
+	char *repository; /* as qcow2_open() was told; may be NULL */
 	uint64_t refblock0; /* place of the first refcount block laid out at creation; 0: none */
 };
 

@@ -71,6 +71,9 @@ struct qcow2_open_opts {
 	const char *repository;
 	/* Writable only: read the parent when a whole cluster arrives and do not store what equals it. */
 	bool suppress_unchanged;
+	/* Writable only: keep checksums; qcow2_finalize() writes them to the image's sidecar
+	 * (qcow2/sums.h), and suppression asks the parent's before it reads the parent. */
+	bool sums;
 	/* Puts another file in front of the image's own (not its parents'), taking it over: where
 	 * tests make I/O fail. NULL: none. */
 	struct file *(*wrap_file)(struct file *file, void *arg);

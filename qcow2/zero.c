@@ -14,8 +14,12 @@ static int zero_cluster(struct qcow2_op *op, uint64_t cluster)
 	struct qcow2_image *img = op->img;
 	struct qcow2_slice *slice;
 	uint64_t old;
+	struct qcow2_sumlog_entry entry = {
+		.cluster = cluster, .kind = QCOW2_SUMLOG_ZERO, .count = 1};
 	int r = qcow2_table_get(img, cluster, true, &op->waiter, &slice);
 
+	if (!r)
+		r = qcow2_sumlog_add(img, &entry, &op->waiter);
 	if (r)
 		return r;
 	old = qcow2_slice_entry(slice, cluster);

@@ -1,0 +1,250 @@
+/*
+ * Reads run ahead in a small circle of pieces; pieces are handed out in order. What the map calls
+ * zero is not read at all, so an empty terabyte costs its tables only.
+ */
+#include "qcow2/scan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+
+#define SCAN_DEPTH   8
+#define SCAN_EXTENTS 128
+#define SCAN_STRETCH (256 * MIB) /* mapped at once */
+
+struct piece {
+	struct qcow2_op op;
+	uint64_t off, len;
+	unsigned char *buf;
+	bool zero, done;
+	int res;
+};
+
+struct scan {
+	struct ring ring;
+	struct pool batches, bounces, bufs;
+	struct qcow2_image *img;
+	const struct qcow2_scan_ops *ops;
+	void *arg;
+	uint64_t pos, end; /* next piece to start; where to stop */
+	struct piece piece[SCAN_DEPTH];
+	unsigned first, count; /* the circle */
+	struct qcow2_op map;
+	struct qcow2_extent extent[SCAN_EXTENTS];
+	bool mapped;
+	uint64_t mapped_from, mapped_to;
+};
+
+static void map_done(struct qcow2_op *op, int res)
+{
+	struct scan *s = container_of(op, struct scan, map);
+
+	op->res = res;
+	s->mapped = true;
+}
+
+static void piece_done(struct qcow2_op *op, int res)
+{
+	struct piece *p = container_of(op, struct piece, op);
+
+	p->res = res;
+	p->done = true;
+}
+
+/* Learns what [pos, pos + stretch) holds. A map that cannot be read is read as data, and fails there. */
+static int scan_map(struct scan *s)
+{
+	uint64_t i, len = MIN(s->end - s->pos, SCAN_STRETCH), sum = 0;
+	int r = 0;
+
+	s->mapped = false;
+	s->map = (struct qcow2_op){
+		.kind = QCOW2_OP_EXTENTS,
+		.off = s->pos,
+		.len = len,
+		.extents = s->extent,
+		.extent_max = SCAN_EXTENTS,
+		.done = map_done,
+	};
+	qcow2_submit(s->img, &s->map);
+	while (!s->mapped && !r)
+		r = ring_round(&s->ring);
+	for (i = 0; i < s->map.extent_count; i++)
+		sum += s->extent[i].len;
+	s->mapped_from = s->pos;
+	s->mapped_to = s->pos + (sum ? MIN(sum, len) : len);
+	return r;
+}
+
+/* Up to where [off, ...) is known to be zero; @off itself when it is not. */
+static uint64_t zero_until(const struct scan *s, uint64_t off)
+{
+	uint64_t at = s->mapped_from;
+	unsigned i;
+
+	for (i = 0; i < s->map.extent_count; i++) {
+		at += s->extent[i].len;
+		if (at <= off)
+			continue;
+		if (!(s->extent[i].flags & QCOW2_EXTENT_ZERO))
+			return off;
+		off = MIN(at, s->mapped_to);
+	}
+	return off;
+}
+
+/* Starts the piece at pos: as large a zero piece as is known, or one read. */
+static int scan_start_piece(struct scan *s)
+{
+	struct piece *p = &s->piece[(s->first + s->count) % SCAN_DEPTH];
+	uint64_t zero;
+
+	if (s->pos >= s->mapped_to) {
+		int r = scan_map(s);
+
+		if (r)
+			return r;
+	}
+	zero = zero_until(s, s->pos);
+	if (zero < s->end)
+		zero = align_down(zero, QCOW2_SCAN_PIECE);
+	p->off = s->pos;
+	p->zero = zero > s->pos;
+	p->done = p->zero;
+	p->res = 0;
+	p->len = p->zero ? zero - s->pos : MIN(QCOW2_SCAN_PIECE, s->end - s->pos);
+	s->pos += p->len;
+	s->count++;
+	if (p->zero)
+		return 0;
+	p->op.kind = QCOW2_OP_READ;
+	p->op.off = p->off;
+	p->op.len = p->len;
+	p->op.buf = p->buf;
+	p->op.done = piece_done;
+	qcow2_submit(s->img, &p->op);
+	return 0;
+}
+
+/* A piece that failed is read again cluster by cluster, so that only what is lost is called lost. */
+static int scan_in_small(struct scan *s, struct piece *p)
+{
+	uint64_t end = p->off + p->len;
+	struct qcow2_info info;
+	int r = 0;
+
+	qcow2_get_info(s->img, &info);
+	for (p->op.off = p->off; !r && p->op.off < end; p->op.off += info.cluster_size) {
+		p->op.len = MIN(end - p->op.off, info.cluster_size);
+		p->done = false;
+		qcow2_submit(s->img, &p->op);
+		while (!p->done && !r)
+			r = ring_round(&s->ring);
+		if (!r)
+			r = s->ops->piece(s->arg, p->op.off, p->res ? NULL : p->buf, p->op.len,
+					  p->res);
+	}
+	return r;
+}
+
+static int scan_hand_out(struct scan *s)
+{
+	struct piece *p = &s->piece[s->first];
+	int r;
+
+	if (p->res)
+		r = scan_in_small(s, p);
+	else
+		r = s->ops->piece(s->arg, p->off, p->zero ? NULL : p->buf, p->len, 0);
+	s->first = (s->first + 1) % SCAN_DEPTH;
+	s->count--;
+	return r;
+}
+
+static int scan_drain(struct scan *s)
+{
+	int r = 0;
+
+	for (; s->count && !r; s->count--) {
+		while (!s->piece[s->first].done && !r)
+			r = ring_round(&s->ring);
+		s->first = (s->first + 1) % SCAN_DEPTH;
+	}
+	return r;
+}
+
+static int scan_run(struct scan *s)
+{
+	int r = 0;
+
+	while (!r && (s->pos < s->end || s->count)) {
+		while (!r && s->pos < s->end && s->count < SCAN_DEPTH)
+			r = scan_start_piece(s);
+		while (!r && !s->piece[s->first].done)
+			r = ring_round(&s->ring);
+		if (!r)
+			r = scan_hand_out(s);
+	}
+	scan_drain(s);
+	return r;
+}
+
+static int scan_attach(struct scan *s, struct err *err)
+{
+	struct qcow2_io io = {&s->ring, &s->batches, &s->bounces};
+	unsigned i;
+	int r;
+
+	if ((r = pool_init(&s->batches, QCOW2_BATCHES_MIN, QCOW2_BATCH_SIZE, err)) ||
+	    (r = pool_init(&s->bounces, QCOW2_BOUNCES_MIN, QCOW2_BOUNCE_SIZE, err)) ||
+	    (r = pool_init(&s->bufs, SCAN_DEPTH, QCOW2_SCAN_PIECE, err)))
+		return r;
+	for (i = 0; i < SCAN_DEPTH; i++)
+		s->piece[i].buf = pool_get(&s->bufs);
+	return qcow2_attach(s->img, &io, err);
+}
+
+static void scan_detach(struct scan *s)
+{
+	unsigned i;
+
+	for (i = 0; i < SCAN_DEPTH; i++)
+		if (s->piece[i].buf)
+			pool_put(&s->bufs, s->piece[i].buf);
+	pool_deinit(&s->bufs);
+	pool_deinit(&s->bounces);
+	pool_deinit(&s->batches);
+}
+
+int qcow2_scan(const char *path, const char *repository, uint64_t from, uint64_t len,
+	       const struct qcow2_scan_ops *ops, void *arg, struct err *err)
+{
+	struct qcow2_open_opts opts = {.repository = repository};
+	_cleanup_(freep) struct scan *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return err_set(err, -ENOMEM, "no memory to read '%s'", path);
+	s->ops = ops;
+	s->arg = arg;
+	s->pos = from;
+	s->end = from + len;
+	if ((r = ring_init(&s->ring, 128, err)))
+		return r;
+	r = qcow2_open(&s->img, path, &opts, err);
+	if (!r)
+		r = scan_attach(s, err);
+	if (!r) {
+		r = scan_run(s);
+		if (r < 0)
+			err_sys(err, r, "cannot read '%s'", path);
+		qcow2_detach(s->img);
+	}
+	qcow2_close(s->img);
+	scan_detach(s);
+	ring_deinit(&s->ring);
+	return r;
+}

@@ -1,0 +1,293 @@
+/*
+ * The checksum sidecar: right after every kind of write, right along a chain, and quick to tell
+ * which guest ranges of a damaged point are lost.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "qcow2/sums.h"
+#include "tests/support/imgloop.h"
+#include "tests/support/scratch.h"
+
+#define CS 65536
+
+static struct imgloop loop;
+
+static int setup(void **state)
+{
+	srandom(1);
+	imgloop_start(&loop, 4);
+	return scratch_setup(state);
+}
+
+static int teardown(void **state)
+{
+	imgloop_stop(&loop);
+	return scratch_teardown(state);
+}
+
+static void create(const char *path, uint64_t size, const char *backing)
+{
+	struct qcow2_create_opts opts = {.size = size, .cluster_size = CS, .backing = backing};
+	struct err err;
+
+	if (qcow2_create(path, &opts, &err))
+		fail_msg("%s", err.text);
+}
+
+static void open_rw(const char *path, bool suppress)
+{
+	struct qcow2_open_opts opts = {
+		.writable = true, .suppress_unchanged = suppress, .sums = true};
+
+	assert_int_equal(imgloop_open(&loop, path, &opts), 0);
+}
+
+static void write_random(uint64_t off, size_t len)
+{
+	unsigned char *buf = malloc(len);
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		buf[i] = random() | 1;
+	assert_int_equal(imgloop_write(&loop, off, buf, len), 0);
+	free(buf);
+}
+
+struct found {
+	unsigned count;
+	uint64_t off[8], len[8];
+	int res[8];
+};
+
+static void differs(void *arg, uint64_t off, uint64_t len, int res)
+{
+	struct found *f = arg;
+
+	if (f->count < 8) {
+		f->off[f->count] = off;
+		f->len[f->count] = len;
+		f->res[f->count] = res;
+	}
+	f->count++;
+}
+
+static uint64_t verify(const char *path, struct found *found)
+{
+	static const struct qcow2_verify_ops ops = {.differs = differs};
+	uint64_t differing;
+	struct err err = ERR_INIT;
+	int r;
+
+	memset(found, 0, sizeof(*found));
+	r = qcow2_verify(path, NULL, &ops, found, &differing, &err);
+	if (r)
+		fail_msg("verify %s: %d %s", path, r, err.text);
+	return differing;
+}
+
+static void assert_verifies(const char *path)
+{
+	struct found found;
+
+	if (verify(path, &found))
+		fail_msg("%s: %u ranges differ, first at %llu", path, found.count,
+			 (unsigned long long)found.off[0]);
+}
+
+static void every_kind_of_write_keeps_the_sums_right(void **state)
+{
+	uint64_t size = (9 << 20) + 1536;
+	unsigned i;
+
+	(void)state;
+	create("kinds.qcow2", size, NULL);
+	open_rw("kinds.qcow2", false);
+	write_random(0, 3 << 20);		  /* whole clusters */
+	write_random((4 << 20) + 777, 100);	  /* a fragment */
+	write_random(size - 700, 700);		  /* the end of a disk of odd size */
+	assert_int_equal(imgloop_flush(&loop), 0);
+	write_random(CS + 5000, 3000);		  /* in place, in part */
+	write_random(3 * CS, CS);		  /* in place, whole */
+	assert_int_equal(imgloop_zero(&loop, 5 * CS - 10, 2 * CS), 0);
+	for (i = 0; i < 5000; i++)		  /* more than one block of the log */
+		write_random((6 << 20) + i % 7 * CS + i % 1000, 1);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_verifies("kinds.qcow2");
+}
+
+static void a_chain_verifies_at_every_point(void **state)
+{
+	uint64_t size = (8 << 20) + 512;
+	char path[32], backing[32];
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < 6; i++) {
+		snprintf(path, sizeof(path), "link-%u.qcow2", i);
+		snprintf(backing, sizeof(backing), "link-%u.qcow2", i - 1);
+		/* one link shorter, one longer than what lies below */
+		create(path, i == 3 ? (5 << 20) + 1024 : size, i ? backing : NULL);
+		open_rw(path, i % 2);
+		write_random(i * 700000, i ? 100000 : 6 << 20);
+		assert_int_equal(imgloop_zero(&loop, (2 << 20) + i * CS, 2 * CS), 0);
+		assert_int_equal(imgloop_close(&loop), 0);
+		assert_verifies(path);
+	}
+}
+
+static void a_parent_without_sidecar_is_read_instead(void **state)
+{
+	(void)state;
+	create("bare.qcow2", 4 << 20, NULL);
+	open_rw("bare.qcow2", false);
+	write_random(0, 2 << 20);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_int_equal(unlink("bare.sums"), 0);
+	create("over.qcow2", 4 << 20, "bare.qcow2");
+	open_rw("over.qcow2", true);
+	write_random(1 << 20, 200000);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_verifies("over.qcow2");
+}
+
+static void a_continued_image_gets_right_sums(void **state)
+{
+	(void)state;
+	create("again.qcow2", 4 << 20, NULL);
+	open_rw("again.qcow2", false);
+	write_random(0, 1 << 20);
+	assert_int_equal(imgloop_close(&loop), 0);
+	open_rw("again.qcow2", false); /* clean: its own sidecar is the base */
+	write_random(2 << 20, 1 << 20);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_verifies("again.qcow2");
+	open_rw("again.qcow2", false);
+	write_random(1 << 20, 100000);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	imgloop_drop(&loop);
+	open_rw("again.qcow2", false); /* interrupted: everything is read again */
+	write_random(3 << 20, 100000);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_verifies("again.qcow2");
+}
+
+static void verify_names_the_ranges_that_differ(void **state)
+{
+	struct found found;
+
+	(void)state;
+	create("rot.qcow2", 8 << 20, NULL);
+	open_rw("rot.qcow2", false);
+	write_random(0, CS);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	write_random(CS, (8 << 20) - CS);
+	assert_int_equal(imgloop_close(&loop), 0);
+	/* host clusters: 4 guest cluster 0, 5 the L2 table, 5 + n guest cluster n */
+	assert_int_equal(scratch_run("printf 'x' | dd of=rot.qcow2 bs=1 seek=%d conv=notrunc status=none",
+				     (5 + 2) * CS + 100),
+			 0);
+	assert_int_equal(verify("rot.qcow2", &found), 1);
+	assert_int_equal(found.count, 1);
+	assert_int_equal(found.off[0], 2 * CS);
+	assert_int_equal(found.len[0], CS);
+	assert_int_equal(found.res[0], 0);
+	/* cut the file: what is gone is an I/O error, what is left still compares */
+	assert_int_equal(truncate("rot.qcow2", 60 * CS), 0);
+	assert_true(verify("rot.qcow2", &found) > 1);
+	assert_int_equal(found.off[0], 2 * CS);
+	assert_int_equal(found.res[1], -EIO);
+}
+
+static void damage_in_a_parent_shows_in_every_point_above(void **state)
+{
+	struct found found;
+
+	(void)state;
+	create("low.qcow2", 4 << 20, NULL);
+	open_rw("low.qcow2", false);
+	write_random(0, 4 << 20);
+	assert_int_equal(imgloop_close(&loop), 0);
+	create("high.qcow2", 4 << 20, "low.qcow2");
+	open_rw("high.qcow2", false);
+	write_random(0, CS);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_int_equal(scratch_run("printf 'xyz' | dd of=low.qcow2 bs=1 seek=%d conv=notrunc status=none",
+				     (4 + 9) * CS),
+			 0);
+	assert_int_equal(verify("high.qcow2", &found), 1);
+	assert_int_equal(found.off[0], 9 * CS);
+}
+
+static void a_damaged_sidecar_is_called_damaged(void **state)
+{
+	static const struct qcow2_verify_ops ops = {.differs = differs};
+	struct found found;
+	uint64_t differing;
+	struct err err;
+
+	(void)state;
+	create("side.qcow2", 4 << 20, NULL);
+	open_rw("side.qcow2", false);
+	write_random(0, 4 << 20);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_int_equal(scratch_run("printf 'x' | dd of=side.sums bs=1 seek=5000 conv=notrunc status=none"), 0);
+	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err), -EBADMSG);
+	assert_int_equal(truncate("side.sums", 4500), 0);
+	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err), -EBADMSG);
+	assert_int_equal(unlink("side.sums"), 0);
+	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err), -ENOENT);
+}
+
+static void changed_clusters_are_told_apart_without_reading_the_parent(void **state)
+{
+	struct qcow2_stats stats;
+	unsigned char *data = malloc(8 << 20);
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < 8 << 20; i++)
+		data[i] = random() | 1;
+	create("p.qcow2", 8 << 20, NULL);
+	open_rw("p.qcow2", false);
+	assert_int_equal(imgloop_write(&loop, 0, data, 8 << 20), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+	create("c.qcow2", 8 << 20, "p.qcow2");
+	open_rw("c.qcow2", true);
+	data[5 * CS]++;
+	assert_int_equal(imgloop_write(&loop, 0, data, 8 << 20), 0);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	qcow2_get_stats(loop.img, &stats);
+	assert_int_equal(stats.stored, CS);
+	assert_int_equal(stats.unchanged, (8 << 20) - CS);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_verifies("c.qcow2");
+	free(data);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_kind_of_write_keeps_the_sums_right),
+		cmocka_unit_test(a_chain_verifies_at_every_point),
+		cmocka_unit_test(a_parent_without_sidecar_is_read_instead),
+		cmocka_unit_test(a_continued_image_gets_right_sums),
+		cmocka_unit_test(verify_names_the_ranges_that_differ),
+		cmocka_unit_test(damage_in_a_parent_shows_in_every_point_above),
+		cmocka_unit_test(a_damaged_sidecar_is_called_damaged),
+		cmocka_unit_test(changed_clusters_are_told_apart_without_reading_the_parent),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
