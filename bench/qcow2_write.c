@@ -2,7 +2,7 @@
  * The image engine alone: sequential writes from a cache-hot buffer into a new image, until clean.
  * Shows what the disk side of an ingest costs without a network.
  *
- *     qcow2_write FILE GIB [CHUNK_BYTES [CLUSTER_BYTES [random|zero]]]
+ *     qcow2_write FILE GIB [CHUNK_BYTES [CLUSTER_BYTES [random|zero [sums]]]]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,10 +80,10 @@ static int stream(struct bench *b, uint64_t size, const unsigned char *src, size
 }
 
 static int run(struct bench *b, const char *path, uint64_t size, const unsigned char *src,
-	       size_t chunk, uint32_t cluster, struct err *err)
+	       size_t chunk, uint32_t cluster, bool sums, struct err *err)
 {
 	struct qcow2_create_opts create = {.size = size, .cluster_size = cluster};
-	struct qcow2_open_opts open = {.writable = true};
+	struct qcow2_open_opts open = {.writable = true, .sums = sums};
 	struct qcow2_io io = {&b->ring, &b->batches, &b->bounces};
 	int r;
 
@@ -113,7 +113,7 @@ int main(int argc, char **argv)
 	size_t i;
 
 	if (argc < 3 || !src || !b || !chunk) {
-		fprintf(stderr, "usage: %s FILE GIB [CHUNK [CLUSTER [zero]]]\n", argv[0]);
+		fprintf(stderr, "usage: %s FILE GIB [CHUNK [CLUSTER [random|zero [sums]]]]\n", argv[0]);
 		return 2;
 	}
 	for (i = 0; i < chunk; i++)
@@ -126,7 +126,8 @@ int main(int argc, char **argv)
 	}
 	wall = seconds(CLOCK_MONOTONIC);
 	cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
-	if (run(b, argv[1], gib * GIB, src, chunk, cluster, &err)) {
+	if (run(b, argv[1], gib * GIB, src, chunk, cluster, argc > 6 && !strcmp(argv[6], "sums"),
+		&err)) {
 		fprintf(stderr, "%s\n", err.text);
 		return 1;
 	}
