@@ -1,0 +1,465 @@
+/* How backups fail, and what a failure leaves: earlier points as they were, the partial in the
+ * quarantine, the reason on the job, the VM free. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+#include "tests/hub/rig.h"
+
+#define MI (1U << 20)
+
+static struct hubrig rig;
+static struct rig_vm vm;
+
+static int setup(void **state)
+{
+	(void)state;
+	vm = (struct rig_vm){
+		.name = "pgtest1", .id = "vm-1", .disk_count = 2, .size = {8 * MI, 3 * MI + 1536}};
+	rig_vm_init(&vm);
+	hubrig_init(&rig);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	hubrig_deinit(&rig);
+	rig_vm_deinit(&vm);
+	return 0;
+}
+
+static void start_hub(void)
+{
+	hubrig_start(&rig);
+	hubrig_add_repository(&rig);
+	hubrig_add_vm(&rig, &vm);
+}
+
+static void start_backup(enum catalog_backup_type type, struct hub_backup_view *view)
+{
+	struct err err = ERR_INIT;
+
+	rig_must(hubrig_backup(&rig, vm.name, type, view, &err), &err, "start");
+}
+
+/* Files below the repository whose path has @part, and that lie in the quarantine or not. */
+static int count_files(const char *part, bool quarantined)
+{
+	char *out = scratch_output("find '%s/repo' -type f -name '*%s*' %s -path '*/quarantine/*' "
+				   "| wc -l",
+				   rig.dir, part, quarantined ? "" : "-not");
+	int n = atoi(out);
+
+	free(out);
+	return n;
+}
+
+/* The backup has failed for @reason; nothing of it is left but quarantine; @points files of earlier
+ * points are there. */
+static void expect_failed(const struct hub_backup_view *view, const char *reason, int points)
+{
+	char why[CATALOG_ERROR_SIZE];
+	struct err err = ERR_INIT;
+	struct catalog_completed done;
+
+	assert_true(rig_await(&rig, view->job.id, CATALOG_JOB_FAILED, why));
+	if (!strstr(why, reason))
+		fail_msg("\"%s\" is not in \"%s\"", reason, why);
+	for (int i = 0; i < 200 && hub_running_backups(rig.hub); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	assert_int_equal(hub_running_backups(rig.hub), 0);
+	assert_int_equal(count_files(".part", false), 0);
+	assert_int_equal(count_files(".qcow2", false), points);
+	assert_true(count_files(".part", true) > 0);
+	assert_int_equal(hub_backup_complete(rig.hub, view->job.id, 1, "late/1", &done, &err),
+			 HUB_E_STATE);
+	assert_non_null(strstr(err.text, "quarantine"));
+}
+
+/* An incremental works, and leans on @parent. */
+static void expect_next_works(const char *parent)
+{
+	struct hub_backup_view view;
+
+	agentpeer_set_progress(rig.peer, NULL);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	assert_string_equal(view.job.parent_backup_id, parent);
+	assert_string_equal(view.disks[0].row.parent_change_id, "disk-2000/1");
+	rig_finish(&rig, &vm, &view, 5);
+	for (int i = 0; i < 2; i++)
+		assert_true(rig_point_equals(&rig, view.disks[i].row.qcow2_path, &vm, i));
+	hub_backup_view_deinit(&view);
+}
+
+/* --- the agent -------------------------------------------------------------------------------- */
+
+static void an_agent_that_refuses_fails_the_backup_with_its_words(void **state)
+{
+	struct hub_backup_view view;
+	struct catalog_backup *rows;
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+	size_t n;
+
+	(void)state;
+	start_hub();
+	rig_full(&rig, &vm, 1, id);
+	agentpeer_set_start(rig.peer, 400, "vm_path is required");
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &view, &err),
+			 HUB_E_AGENT);
+	assert_non_null(strstr(err.text, "vm_path is required"));
+	assert_int_equal(catalog_backups_list(hub_catalog(rig.hub), NULL, &rows, &n, NULL, &err),
+			 0);
+	assert_int_equal(rows[0].status, CATALOG_JOB_FAILED);
+	assert_non_null(strstr(rows[0].error_message, "vm_path is required"));
+	assert_int_equal(count_files(".part", false), 0);
+	free(rows);
+	agentpeer_set_start(rig.peer, 200, "{}");
+	expect_next_works(id);
+}
+
+static void an_agent_out_of_reach_is_named(void **state)
+{
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	start_hub();
+	agentpeer_stop(rig.peer);
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &view, &err),
+			 HUB_E_AGENT);
+	assert_non_null(strstr(err.text, "cannot be reached"));
+	rig.peer = agentpeer_start();
+}
+
+static void nobody_connects_within_the_start_timeout(void **state)
+{
+	struct hub_backup_view view;
+
+	(void)state;
+	rig.config.start_timeout_ms = 150;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	expect_failed(&view, "did not connect", 0);
+	hub_backup_view_deinit(&view);
+}
+
+static void connections_closed_without_complete_fail_after_the_grace(void **state)
+{
+	struct hub_backup_view view;
+	char id[CATALOG_ID_SIZE];
+
+	(void)state;
+	rig.config.disconnect_grace_ms = 200;
+	start_hub();
+	rig_full(&rig, &vm, 1, id);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	expect_failed(&view, "closed all connections", 2);
+	rig.config.disconnect_grace_ms = 60000;
+	hub_backup_view_deinit(&view);
+	hubrig_stop(&rig);
+	hubrig_start(&rig);
+	expect_next_works(id);
+}
+
+static void telemetry_keeps_a_backup_alive(void **state)
+{
+	struct hub_telemetry t = {.current_phase = "transferring"};
+	struct hub_backup_view view;
+	struct catalog_backup row;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	rig.config.disconnect_grace_ms = 400;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	for (int i = 0; i < 20; i++) {
+		assert_int_equal(hub_backup_telemetry(rig.hub, view.job.id, &t, &err), 0);
+		nanosleep(&(struct timespec){.tv_nsec = 50 * 1000000L}, NULL);
+	}
+	assert_int_equal(catalog_backup_get(hub_catalog(rig.hub), view.job.id, &row, &err), 0);
+	assert_int_equal(row.status, CATALOG_JOB_RUNNING);
+	expect_failed(&view, "closed all connections", 0);
+	hub_backup_view_deinit(&view);
+}
+
+static void silence_with_open_connections_fails_too(void **state)
+{
+	struct hub_backup_view view;
+	struct nbdsend c;
+
+	(void)state;
+	rig.config.silence_timeout_ms = 250;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	nbdsend_connect(&c, rig.nbd, view.disks[0].row.export_name);
+	expect_failed(&view, "neither data nor telemetry", 0);
+	assert_int_equal(nbdsend_write(&c, 0, vm.content[0], 4096), -1); /* cut off */
+	nbdsend_drop(&c);
+	hub_backup_view_deinit(&view);
+}
+
+static void between_two_disks_only_silence_counts(void **state)
+{
+	struct hub_backup_view view;
+	struct catalog_completed done;
+	struct catalog_backup row;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	rig.config.disconnect_grace_ms = 100;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
+	assert_int_equal(hub_backup_complete(rig.hub, view.job.id, 0, "a/1", &done, &err), 0);
+	nanosleep(&(struct timespec){.tv_nsec = 500 * 1000000L}, NULL);
+	assert_int_equal(catalog_backup_get(hub_catalog(rig.hub), view.job.id, &row, &err), 0);
+	assert_int_equal(row.status, CATALOG_JOB_RUNNING);
+	hub_backup_view_deinit(&view);
+}
+
+static void what_the_agent_reports_is_the_reason(void **state)
+{
+	struct hub_backup_view view;
+
+	(void)state;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	agentpeer_set_progress(rig.peer, json_pack("{s:s}", "status", "running"));
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	agentpeer_set_progress(rig.peer, json_pack("{s:s,s:s}", "status", "failed", "error",
+						   "reading the source: Input/output error"));
+	expect_failed(&view, "agent reports: reading the source: Input/output error", 0);
+	hub_backup_view_deinit(&view);
+}
+
+/* --- the repository --------------------------------------------------------------------------- */
+
+/* A file size limit stands in for a full disk: the write behind fails, after it was acknowledged.
+ */
+static void a_disk_error_behind_the_ack_fails_the_backup_with_its_name(void **state)
+{
+	struct rlimit old, limit;
+	struct hub_backup_view view;
+	char id[CATALOG_ID_SIZE];
+
+	(void)state;
+	start_hub();
+	rig_full(&rig, &vm, 1, id);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	rig_vm_change(&vm, 0, 0, vm.size[0]);
+	getrlimit(RLIMIT_FSIZE, &old);
+	limit = old;
+	limit.rlim_cur = 2 * MI;
+	signal(SIGXFSZ, SIG_IGN);
+	setrlimit(RLIMIT_FSIZE, &limit);
+	rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]);
+	expect_failed(&view, "File too large", 2);
+	setrlimit(RLIMIT_FSIZE, &old);
+	hub_backup_view_deinit(&view);
+	expect_next_works(id);
+}
+
+static void a_failed_backup_keeps_its_committed_disk_but_offers_nothing(void **state)
+{
+	struct hub_backup_view view, after;
+	struct catalog_completed done;
+	struct hub_change_id asked;
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+
+	(void)state;
+	rig.config.disconnect_grace_ms = 200;
+	start_hub();
+	rig_full(&rig, &vm, 1, id);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
+	assert_int_equal(hub_backup_complete(rig.hub, view.job.id, 0, "disk-2000/2", &done, &err),
+			 0);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[1], 0, 512), 0);
+	expect_failed(&view, "closed all connections", 3);
+	assert_int_equal(hub_backup_get(rig.hub, view.job.id, &after, &err), 0);
+	assert_int_equal(after.disks[0].row.status, CATALOG_DISK_COMPLETED);
+	assert_int_equal(after.disks[1].row.status, CATALOG_DISK_FAILED);
+	assert_int_equal(hub_backup_change_id(rig.hub, vm.name, 0, &asked, &err), 0);
+	assert_string_equal(asked.change_id, "disk-2000/1");
+	hub_backup_view_deinit(&view);
+	hub_backup_view_deinit(&after);
+	hubrig_stop(&rig);
+	rig.config.disconnect_grace_ms = 60000;
+	hubrig_start(&rig);
+	expect_next_works(id);
+}
+
+/* --- the hub's own end ------------------------------------------------------------------------ */
+
+static void a_hub_that_stops_fails_what_runs(void **state)
+{
+	struct hub_backup_view view;
+
+	(void)state;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	hubrig_stop(&rig);
+	hubrig_start(&rig);
+	expect_failed(&view, "hub was stopped", 0);
+	hub_backup_view_deinit(&view);
+}
+
+static void a_second_hub_on_the_same_data_is_refused(void **state)
+{
+	static const char *const listen[] = {"127.0.0.1:0"};
+	struct hub_config config;
+	struct hub *second;
+	struct err err = ERR_INIT;
+	char data[300];
+
+	(void)state;
+	start_hub();
+	snprintf(data, sizeof(data), "%s/data", rig.dir);
+	config = rig.config;
+	config.data_dir = data;
+	config.agent_url = agentpeer_url(rig.peer);
+	config.nbd_listen = listen;
+	assert_int_equal(hub_start(&second, &config, &err), HUB_E_EXISTS);
+	assert_non_null(strstr(err.text, "another hub"));
+}
+
+struct crash_note {
+	char full[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE];
+	char part[CATALOG_PATH_SIZE + 8], path[CATALOG_PATH_SIZE];
+};
+
+/* In a child: a full; an incremental whose disk 0 is committed and whose disk 1 is under way; and
+ * then nothing any more, as after SIGKILL. */
+static void crash_in_child(int fd)
+{
+	struct hub_backup_view view;
+	struct catalog_completed done;
+	struct crash_note note;
+	struct err err = ERR_INIT;
+
+	start_hub();
+	rig_full(&rig, &vm, 1, note.full);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	if (rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]) ||
+	    hub_backup_complete(rig.hub, view.job.id, 0, "disk-2000/2", &done, &err) ||
+	    rig_send(&rig, &vm, &view.disks[1], 0, MI))
+		_exit(1);
+	strcpy(note.id, view.job.id);
+	strcpy(note.path, view.disks[1].row.qcow2_path);
+	snprintf(note.part, sizeof(note.part), "%s.part", note.path);
+	_exit(write(fd, &note, sizeof(note)) == sizeof(note) ? 0 : 1);
+}
+
+static void crash(struct crash_note *note)
+{
+	int fds[2], status;
+	pid_t pid;
+
+	/* The agent's threads do not follow into the child: it makes its own. */
+	agentpeer_stop(rig.peer);
+	rig.peer = NULL;
+	assert_int_equal(pipe(fds), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		rig.peer = agentpeer_start();
+		crash_in_child(fds[1]);
+	}
+	assert_int_equal(read(fds[0], note, sizeof(*note)), sizeof(*note));
+	waitpid(pid, &status, 0);
+	assert_int_equal(status, 0);
+	close(fds[0]);
+	close(fds[1]);
+	rig.peer = agentpeer_start();
+	hubrig_show(&rig, &vm, 1);
+}
+
+/* @left is how far `complete` of disk 1 had come. */
+static void crash_and_recover(int left)
+{
+	struct crash_note note;
+	struct catalog_repository *repos;
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+	char sidecar[CATALOG_PATH_SIZE + 8];
+	struct stat st;
+	size_t n;
+
+	crash(&note);
+	snprintf(sidecar, sizeof(sidecar), "%.*s.json", (int)strlen(note.path) - 6, note.path);
+	assert_int_equal(stat(note.part, &st), 0);
+	if (left >= 1)
+		assert_int_equal(rename(note.part, note.path), 0);
+	if (left >= 2)
+		assert_int_equal(scratch_run("echo '{}' > '%s'", sidecar), 0);
+
+	hubrig_start(&rig);
+	assert_int_equal(catalog_repositories_list(hub_catalog(rig.hub), &repos, &n, &err), 0);
+	strcpy(rig.repository, repos[0].id);
+	free(repos);
+	assert_int_equal(hub_backup_get(rig.hub, note.id, &view, &err), 0);
+	assert_int_equal(view.job.status, CATALOG_JOB_FAILED);
+	assert_non_null(strstr(view.job.error_message, "hub was restarted"));
+	assert_int_not_equal(stat(note.part, &st), 0);
+	assert_int_not_equal(stat(note.path, &st), 0);
+	assert_int_not_equal(stat(sidecar, &st), 0);
+	assert_int_equal(count_files("disk-1_incr", true), left >= 2 ? 2 : 1);
+	assert_int_equal(count_files(".qcow2", false), 3);
+	hub_backup_view_deinit(&view);
+	expect_next_works(note.full);
+}
+
+static void after_a_crash_mid_copy_the_next_backup_works(void **state)
+{
+	(void)state;
+	crash_and_recover(0);
+}
+
+static void after_a_crash_behind_the_rename_nothing_is_offered(void **state)
+{
+	(void)state;
+	crash_and_recover(1);
+}
+
+static void after_a_crash_behind_the_sidecar_nothing_is_offered(void **state)
+{
+	(void)state;
+	crash_and_recover(2);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(after_a_crash_mid_copy_the_next_backup_works),
+		T(after_a_crash_behind_the_rename_nothing_is_offered),
+		T(after_a_crash_behind_the_sidecar_nothing_is_offered),
+		T(an_agent_that_refuses_fails_the_backup_with_its_words),
+		T(an_agent_out_of_reach_is_named),
+		T(nobody_connects_within_the_start_timeout),
+		T(connections_closed_without_complete_fail_after_the_grace),
+		T(telemetry_keeps_a_backup_alive),
+		T(silence_with_open_connections_fails_too),
+		T(between_two_disks_only_silence_counts),
+		T(what_the_agent_reports_is_the_reason),
+		T(a_disk_error_behind_the_ack_fails_the_backup_with_its_name),
+		T(a_failed_backup_keeps_its_committed_disk_but_offers_nothing),
+		T(a_hub_that_stops_fails_what_runs),
+		T(a_second_hub_on_the_same_data_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
