@@ -30,6 +30,7 @@ static int complain(const struct ctl_globals *globals, const struct ctl_verb *ve
 	int status = exit_status(res);
 	char text[2 * sizeof(err->text)];
 
+	fflush(stdout); /* what was printed before comes before */
 	human_printable(text, sizeof(text), err->text);
 	if (globals->json) {
 		json_t *object = json_pack("{s:s, s:i}", "error", text, "exit_status", status);

@@ -17,6 +17,7 @@
 #define POLL_MS	       300
 #define PATIENCE_S     60.0 /* how long a hub may be away (a restart) while its backup is followed */
 #define DISK_INDEX_MAX 1000000UL
+#define REMARK_COLUMNS 60 /* of a reason in a table; "backup show" has all of it */
 
 /* --- showing one backup --- */
 
@@ -69,7 +70,7 @@ static int print_job_disks(const json_t *job, struct err *err)
 		for (size_t a = 0; a < ARRAY_SIZE(amounts); a++)
 			ctl_table_add(table, human_bytes(text, ctl_number(disk, amounts[a])));
 		ctl_table_add(table, ctl_text(disk, "change_id"));
-		ctl_table_add(table, *error ? error : ctl_text(disk, "reason"));
+		ctl_table_add_cut(table, *error ? error : ctl_text(disk, "reason"), REMARK_COLUMNS);
 	}
 	return ctl_table_print(table, stdout, err);
 }
@@ -270,7 +271,7 @@ static int print_list(const json_t *reply, struct err *err)
 								  started,
 								  ctl_text(job, "completed_at"))));
 		ctl_table_add(table, human_time(text, started));
-		ctl_table_add(table, ctl_text(job, "error_message"));
+		ctl_table_add_cut(table, ctl_text(job, "error_message"), REMARK_COLUMNS);
 	}
 	return ctl_table_print(table, stdout, err);
 }

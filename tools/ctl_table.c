@@ -80,6 +80,25 @@ void ctl_table_add(struct ctl_table *table, const char *cell)
 	table->width[column] = MAX(table->width[column], human_width(text));
 }
 
+void ctl_table_add_cut(struct ctl_table *table, const char *cell, size_t columns)
+{
+	char text[CELL_MAX];
+	size_t len;
+
+	human_printable(text, sizeof(text) - 3, cell);
+	if (human_width(text) <= columns) {
+		ctl_table_add(table, text);
+		return;
+	}
+	for (len = strlen(text); human_width(text) > columns - 3;) {
+		/* Back over one character, not into it. */
+		while (len > 0 && (text[--len] & 0xc0) == 0x80)
+			;
+		text[len] = '\0';
+	}
+	ctl_table_add(table, strcat(text, "..."));
+}
+
 void ctl_table_addf(struct ctl_table *table, const char *fmt, ...)
 {
 	char text[CELL_MAX];

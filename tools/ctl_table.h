@@ -20,6 +20,8 @@ DEFINE_CLEANUP(struct ctl_table *, ctl_table_free)
 
 /* The next cell, left to right, top to bottom; NULL or "" shows as "-". */
 void ctl_table_add(struct ctl_table *table, const char *cell);
+/* As ctl_table_add(), cut to @columns and marked with "..." when longer. */
+void ctl_table_add_cut(struct ctl_table *table, const char *cell, size_t columns);
 void ctl_table_addf(struct ctl_table *table, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 

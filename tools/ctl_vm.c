@@ -201,10 +201,10 @@ static int health(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 		char text[200];
 
 		if (json_is_string(value))
-			printf("%-12s %s\n", key,
+			printf("%-16s %s\n", key,
 			       human_printable(text, sizeof(text), json_string_value(value)));
 		else if (json_is_integer(value))
-			printf("%-12s %lld\n", key, (long long)json_integer_value(value));
+			printf("%-16s %lld\n", key, (long long)json_integer_value(value));
 	}
 	return CTL_OK;
 }

@@ -120,6 +120,22 @@ static void columns_align_by_what_is_seen_not_by_bytes(void **state)
 	ctl_table_free(table);
 }
 
+static void a_long_text_is_cut_between_characters(void **state)
+{
+	static const char *const columns[] = {"T", NULL};
+	struct ctl_table *table = ctl_table_new(columns);
+	char *text;
+
+	(void)state;
+	ctl_table_add_cut(table, "12345678", 8);
+	ctl_table_add_cut(table, "123456789", 8);
+	ctl_table_add_cut(table, "1234\303\274\303\274\303\274\303\274\303\274", 8);
+	text = printed(table);
+	assert_string_equal(text, "T\n12345678\n12345...\n1234\303\274...\n");
+	free(text);
+	ctl_table_free(table);
+}
+
 static void a_table_of_thousands_of_rows_grows(void **state)
 {
 	static const char *const columns[] = {">N", NULL};
@@ -144,6 +160,7 @@ int main(void)
 		cmocka_unit_test(a_duration_needs_two_times_in_order),
 		cmocka_unit_test(nothing_a_terminal_acts_upon_gets_through),
 		cmocka_unit_test(columns_align_by_what_is_seen_not_by_bytes),
+		cmocka_unit_test(a_long_text_is_cut_between_characters),
 		cmocka_unit_test(a_table_of_thousands_of_rows_grows),
 	};
 
