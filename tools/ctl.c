@@ -15,7 +15,7 @@
 #include "tools/ctl_rest.h"
 
 static const struct ctl_verb *const tables[] = {
-	ctl_vm_verbs, ctl_repo_verbs, ctl_backup_verbs, ctl_health_verbs, NULL,
+	ctl_vm_verbs, ctl_repo_verbs, ctl_backup_verbs, ctl_health_verbs, ctl_image_verbs, NULL,
 };
 
 /* Results that are no exit status (-errno) count as a failure. */

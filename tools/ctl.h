@@ -23,6 +23,8 @@ enum {
 	CTL_UNREACHABLE = 3,   /* no answer from the hub */
 	CTL_NOT_FOUND = 4,     /* no such VM, repository or backup */
 	CTL_CONFLICT = 5,      /* exists already, or a backup of the VM is running */
+	CTL_DAMAGED = 6,       /* an image has lost data */
+	CTL_REPAIRABLE = 7,    /* an image needs repair, nothing is lost */
 	CTL_INTERRUPTED = 130, /* Ctrl-C while waiting; the backup goes on in the hub */
 };
 

@@ -214,6 +214,8 @@ static const char exit_help[] =
 	"  3    no answer from the hub\n"
 	"  4    no such VM, repository or backup\n"
 	"  5    exists already, or a backup of this VM is running\n"
+	"  6    an image has lost data (image check, image verify)\n"
+	"  7    an image needs repair, nothing is lost (image check)\n"
 	"  130  interrupted while waiting; the backup goes on in the hub\n";
 
 static void print_usage(const struct ctl_verb *verb, FILE *out)

@@ -47,6 +47,7 @@ extern const struct ctl_verb ctl_vm_verbs[];
 extern const struct ctl_verb ctl_repo_verbs[];
 extern const struct ctl_verb ctl_backup_verbs[];
 extern const struct ctl_verb ctl_health_verbs[];
+extern const struct ctl_verb ctl_image_verbs[];
 
 struct ctl_globals {
 	const char *hub;
