@@ -115,6 +115,7 @@ static int start_make_image(struct hub_job *job, struct hub_disk *disk, struct e
 		.writable = true,
 		.repository = job->repo->root,
 		.suppress_unchanged = disk->row.mode == CATALOG_BACKUP_INCREMENTAL,
+		.sums = true,
 	};
 	struct qcow2_image *img = NULL;
 	struct qcow2_info info;

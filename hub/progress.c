@@ -118,6 +118,8 @@ static void view_from_row(struct hub *hub, const struct catalog_backup *row,
 		view->percent = 100;
 	if (row->status == CATALOG_JOB_RUNNING || row->status == CATALOG_JOB_PENDING)
 		job = hub_job_find(hub, row->id);
+	else
+		CATALOG_TEXT(view->job.current_phase, catalog_job_status_name(row->status));
 	if (job) {
 		view_live_job(job, view);
 		hub_job_unref(hub, job);

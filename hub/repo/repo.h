@@ -4,6 +4,7 @@
  *     {root}/{vm}/disk-{N}/full-YYYYMMDD-HHMMSS.qcow2        a point, once the catalog says so
  *                          incr-YYYYMMDD-HHMMSS.qcow2
  *                          NAME.json                         its sidecar
+ *                          NAME.sums                         its checksums (qcow2/sums.h)
  *                          NAME.qcow2.part                   being written
  *     {root}/quarantine/                                     what failed backups left
  *

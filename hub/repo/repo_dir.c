@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/file.h"
 #include "hub/repo/repo.h"
+#include "qcow2/sums.h"
 
 #define REPO_NAME_TRIES 1000
 
@@ -121,12 +122,17 @@ static bool repo_exists(const char *path)
 	return lstat(path, &st) == 0 || errno != ENOENT;
 }
 
-/* "/x/full-1.qcow2" -> "/x/full-1.json". */
-static bool repo_sidecar_path(const char *path, char *out, size_t size)
+/* Files that belong to an image, final or .part, beside it. */
+enum companion { SIDECAR, SUMS };
+
+/* "/x/full-1.qcow2" -> "/x/full-1.json", "/x/full-1.sums". */
+static bool repo_companion(const char *path, enum companion which, char *out, size_t size)
 {
 	const char *dot = strrchr(path, '.');
 	int n;
 
+	if (which == SUMS)
+		return qcow2_sums_path(path, out, size);
 	if (!dot || strchr(dot, '/'))
 		dot = path + strlen(path);
 	n = snprintf(out, size, "%.*s.json", (int)(dot - path), path);
@@ -135,10 +141,12 @@ static bool repo_sidecar_path(const char *path, char *out, size_t size)
 
 static bool repo_name_free(const struct repo_point *point)
 {
-	char sidecar[CATALOG_PATH_SIZE];
+	char name[CATALOG_PATH_SIZE];
 
-	return !repo_exists(point->path) && !repo_exists(point->part) &&
-	       repo_sidecar_path(point->path, sidecar, sizeof(sidecar)) && !repo_exists(sidecar);
+	for (enum companion c = SIDECAR; c <= SUMS; c++)
+		if (!repo_companion(point->path, c, name, sizeof(name)) || repo_exists(name))
+			return false;
+	return !repo_exists(point->path) && !repo_exists(point->part);
 }
 
 static bool repo_format_point(const char *dir, const struct repo_point_key *key, int attempt,
@@ -193,10 +201,20 @@ static int repo_rename_noreplace(const char *from, const char *to)
 	return 0;
 }
 
+/* The checksums go first: an image with its final name and none beside it would be trusted less
+ * than it deserves, the reverse is a leftover. */
 int repo_dir_commit(struct repo *repo, const struct repo_point *point, struct err *err)
 {
-	int rc = repo_rename_noreplace(point->part, point->path);
+	char from[CATALOG_PATH_SIZE + 16], to[CATALOG_PATH_SIZE];
+	int rc = 0;
 
+	if (!repo_companion(point->part, SUMS, from, sizeof(from)) ||
+	    !repo_companion(point->path, SUMS, to, sizeof(to)))
+		return err_set(err, -ENAMETOOLONG, "checksums of %s", point->path);
+	if (repo_exists(from))
+		rc = repo_rename_noreplace(from, to);
+	if (!rc)
+		rc = repo_rename_noreplace(point->part, point->path);
 	if (!rc)
 		rc = file_sync_dir_of(point->path);
 	return rc ? err_sys(err, rc, "repository \"%s\": renaming %s to its final name", repo->name,
@@ -229,7 +247,7 @@ int repo_dir_put_sidecar(struct repo *repo, const char *path, const char *text, 
 	char name[CATALOG_PATH_SIZE], tmp[CATALOG_PATH_SIZE + 8];
 	int rc;
 
-	if (!repo_sidecar_path(path, name, sizeof(name)))
+	if (!repo_companion(path, SIDECAR, name, sizeof(name)))
 		return err_set(err, -ENAMETOOLONG, "sidecar of %s", path);
 	snprintf(tmp, sizeof(tmp), "%s.tmp", name);
 	rc = repo_write_synced(tmp, text, len);
@@ -314,42 +332,60 @@ static int repo_quarantine_folder(struct repo *repo, struct err *err)
 	return repo_mkdir(dir, err);
 }
 
+/* An image and what lies beside it; @image may be empty. */
+static int repo_quarantine_image(struct repo *repo, const char *image, bool empty,
+				 int64_t *moved_bytes, struct err *err)
+{
+	char name[CATALOG_PATH_SIZE + 32], part[CATALOG_PATH_SIZE + 48];
+	int rc;
+
+	if (!image[0])
+		return 0;
+	rc = repo_quarantine_file(repo, image, empty, moved_bytes, err);
+	for (enum companion c = SIDECAR; !rc && c <= SUMS; c++) {
+		if (!repo_companion(image, c, name, sizeof(name)))
+			return err_set(err, -ENAMETOOLONG, "what belongs to %s", image);
+		rc = repo_quarantine_file(repo, name, false, moved_bytes, err);
+		if (rc)
+			break;
+		/* Half-written ones of a crash. */
+		snprintf(part, sizeof(part), "%s%s", name, c == SUMS ? REPO_PART_SUFFIX : ".tmp");
+		rc = repo_quarantine_file(repo, part, false, moved_bytes, err);
+	}
+	return rc;
+}
+
 int repo_dir_quarantine(struct repo *repo, const struct repo_point *point, bool empty,
 			int64_t *moved_bytes, struct err *err)
 {
-	char sidecar[CATALOG_PATH_SIZE] = "";
 	int rc = repo_quarantine_folder(repo, err);
 
 	*moved_bytes = 0;
-	if (rc)
-		return rc;
-	if (point->path[0] && !repo_sidecar_path(point->path, sidecar, sizeof(sidecar)))
-		sidecar[0] = '\0';
-	rc = repo_quarantine_file(repo, point->part, empty, moved_bytes, err);
 	if (!rc)
-		rc = repo_quarantine_file(repo, point->path, empty, moved_bytes, err);
+		rc = repo_quarantine_image(repo, point->part, empty, moved_bytes, err);
 	if (!rc)
-		rc = repo_quarantine_file(repo, sidecar, false, moved_bytes, err);
+		rc = repo_quarantine_image(repo, point->path, empty, moved_bytes, err);
 	return rc;
 }
 
 /* --- sweep ------------------------------------------------------------------------------------ */
 
-static bool repo_is_part(const char *name)
+/* Partial images, and what lies beside them. Another hub may be writing below the same root: the
+ * lock on the image tells. */
+static bool repo_is_abandoned(const char *path)
 {
-	size_t n = strlen(name), s = strlen(".qcow2" REPO_PART_SUFFIX);
-
-	return n > s && strcmp(name + n - s, ".qcow2" REPO_PART_SUFFIX) == 0;
-}
-
-/* Another hub may be writing below the same root: its lock tells. */
-static bool repo_in_use(const char *path)
-{
+	static const char suffix[] = ".qcow2" REPO_PART_SUFFIX;
+	const char *found = strstr(strrchr(path, '/'), suffix);
+	char image[CATALOG_PATH_SIZE];
 	struct file *file = NULL;
-	int rc = file_open(&file, path, FILE_RDWR | FILE_BUFFERED, NULL);
+	int rc;
 
+	if (!found)
+		return false;
+	snprintf(image, sizeof(image), "%.*s", (int)(found + strlen(suffix) - path), path);
+	rc = file_open(&file, image, FILE_RDWR | FILE_BUFFERED, NULL);
 	file_close(file);
-	return rc == -EWOULDBLOCK;
+	return rc != -EWOULDBLOCK;
 }
 
 static int repo_sweep_disk(struct repo *repo, const char *dir, unsigned *count, int64_t *bytes,
@@ -367,7 +403,7 @@ static int repo_sweep_disk(struct repo *repo, const char *dir, unsigned *count, 
 		char path[CATALOG_PATH_SIZE];
 		int n = snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
 
-		if (!repo_is_part(e->d_name) || n >= (int)sizeof(path) || repo_in_use(path))
+		if (n >= (int)sizeof(path) || !repo_is_abandoned(path))
 			continue;
 		rc = repo_quarantine_file(repo, path, false, bytes, err);
 		*count += !rc;
