@@ -542,6 +542,8 @@ void qcow2_batch_release(struct qcow2_batch *b)
 	list_add_tail(&w->free, &b->node);
 	if (b->buf)
 		pool_put(img->io.batches, steal(&b->buf));
+	/* It may have failed between being woken for a bounce buffer and taking it. */
+	pool_pass(img->io.bounces);
 	qcow2_wake_all(&w->room);
 	qcow2_flush_step(img);
 }

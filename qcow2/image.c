@@ -292,32 +292,18 @@ static void detach_parts(struct qcow2_image *img)
 	}
 	if (img->chain)
 		qcow2_chain_detach(img->chain);
-	free(img->scratch);
-	img->scratch = NULL;
+	qcow2_unpacker_detach(img);
 	img->io = (struct qcow2_io){0};
-}
-
-/* Room to unpack one cluster of any layer. */
-static uint64_t largest_cluster(const struct qcow2_image *img)
-{
-	uint64_t largest = img->geom.cluster_size;
-	unsigned i;
-
-	for (i = 0; i < qcow2_chain_depth(img->chain); i++)
-		largest = MAX(largest, qcow2_chain_layer(img->chain, i)->geom.cluster_size);
-	return largest;
 }
 
 int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err *err)
 {
-	int r = 0;
+	int r;
 
 	assert(!img->io.ring && io->batches->slot_size == QCOW2_BATCH_SIZE &&
 	       io->bounces->slot_size >= QCOW2_BOUNCE_SIZE);
 	img->io = *io;
-	img->scratch = malloc(largest_cluster(img));
-	if (!img->scratch)
-		r = err_set(err, -ENOMEM, "no memory to use '%s'", img->path);
+	r = qcow2_unpacker_attach(img, err);
 	if (!r && img->chain)
 		r = qcow2_chain_attach(img->chain, io->ring, err);
 	if (!r && img->writable) {

@@ -269,6 +269,19 @@ void qcow2_flush_tables(struct qcow2_image *img);
 /* A batch is done: a flush may have waited for it. */
 void qcow2_flush_step(struct qcow2_image *img);
 
+/* --- unpack.c --------------------------------------------------------------------------------------- */
+
+#define QCOW2_UNPACK_BUFS 8
+
+/* Buffers compressed clusters are read into. Of the image's own, because a batch may hold the last
+ * bounce buffer of the thread while the parent it is compared with is compressed. */
+struct qcow2_unpacker {
+	unsigned char *mem, *out; /* out: one unpacked cluster */
+	size_t slot_size;
+	uint32_t busy; /* bit i: slot i is in use */
+	struct list waiters;
+};
+
 /* --- the image -------------------------------------------------------------------------------------- */
 
 struct qcow2_counters {
@@ -285,7 +298,7 @@ struct qcow2_image {
 	_Atomic int error;  /* first write-behind failure, -errno */
 	struct qcow2_counters counters;
 	unsigned ops; /* running operations and fills */
-	unsigned char *scratch; /* one unpacked cluster */
+	struct qcow2_unpacker unpacker;
 	struct qcow2_tables tables;
 	struct qcow2_alloc alloc;
 	struct qcow2_writer writer;
@@ -335,8 +348,12 @@ void qcow2_read_step(struct qcow2_op *op);
 void qcow2_zero_step(struct qcow2_op *op);
 void qcow2_extents_step(struct qcow2_op *op);
 
-/* unpack.c: one compressed cluster of @layer from @src into @dst (a whole cluster). 0 or -EIO. */
+/* One compressed cluster of @layer from @src into @dst (a whole cluster). 0 or -EIO. */
 int qcow2_unpack(const struct qcow2_layer *layer, const void *src, size_t src_len, void *dst);
+int qcow2_unpacker_attach(struct qcow2_image *img, struct err *err);
+void qcow2_unpacker_detach(struct qcow2_image *img);
+unsigned char *qcow2_unpacker_get(struct qcow2_image *img, struct pool_waiter *waiter);
+void qcow2_unpacker_put(struct qcow2_image *img, unsigned char *buf);
 
 /* walk.c: what an L1/L2 tree references; used by open (rebuild), check and finalize. */
 struct qcow2_walk {

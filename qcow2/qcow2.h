@@ -118,15 +118,14 @@ void qcow2_get_stats(const struct qcow2_image *img, struct qcow2_stats *stats);
 struct qcow2_io {
 	struct ring *ring;
 	struct pool *batches; /* QCOW2_BATCH_SIZE slots: data on its way to the disk */
-	struct pool *bounces; /* QCOW2_BOUNCE_SIZE slots: parent data, unaligned edges */
+	struct pool *bounces; /* QCOW2_BOUNCE_SIZE slots: what batches are compared with */
 };
 
 #define QCOW2_BATCH_SIZE  (2U << 20)
-/* A whole cluster, compressed or not, and the sector its compressed form may start in. */
-#define QCOW2_BOUNCE_SIZE (QCOW2_CLUSTER_MAX + 4096)
+#define QCOW2_BOUNCE_SIZE QCOW2_BATCH_SIZE
 /* Fewer slots than these cannot make progress. */
 #define QCOW2_BATCHES_MIN 2
-#define QCOW2_BOUNCES_MIN 2
+#define QCOW2_BOUNCES_MIN 1
 
 /* Both allocate or free; neither waits. Detach: no operation may be pending and qcow2_flush() must
  * have completed (or failed) after the last write. */
@@ -168,7 +167,7 @@ struct qcow2_lane {
 	struct file_op file;
 	struct qcow2_op *op;
 	/* a compressed cluster: where it is read to, which of its bytes go where */
-	unsigned char *bounce;
+	unsigned char *packed;
 	const struct qcow2_layer *layer;
 	unsigned char *dst;
 	uint32_t skip, want;
@@ -189,7 +188,7 @@ struct qcow2_op {
 	struct qcow2_image *img;
 	struct list node;
 	struct ring_op post;
-	struct pool_waiter waiter; /* for a table, a window, a bounce buffer, or room */
+	struct pool_waiter waiter; /* for a table, a window, an unpack buffer, or room */
 	uint64_t cursor;	   /* bytes dealt with */
 	int res;
 	uint32_t lanes_busy; /* bit i: lane[i] is reading */

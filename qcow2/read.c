@@ -225,29 +225,28 @@ static void packed_done(struct file_op *file_op, int res)
 	unsigned head = (lane->packed_off & 511);
 
 	if (res >= 0 && (unsigned)res > head) {
-		res = qcow2_unpack(lane->layer, lane->bounce + head, res - head, img->scratch);
+		res = qcow2_unpack(lane->layer, lane->packed + head, res - head,
+				   img->unpacker.out);
 		if (!res)
-			memcpy(lane->dst, img->scratch + lane->skip, lane->want);
+			memcpy(lane->dst, img->unpacker.out + lane->skip, lane->want);
 	} else if (res >= 0) {
 		res = -EIO;
 	}
-	pool_put(img->io.bounces, steal(&lane->bounce));
+	qcow2_unpacker_put(img, steal(&lane->packed));
 	lane_put(lane, res);
 }
 
-/* A compressed cluster: read the sectors it lies in, then unpack. False: no bounce buffer now. */
+/* A compressed cluster: read the sectors it lies in, then unpack. False: no buffer now. */
 static bool lane_read_packed(struct qcow2_lane *lane, const struct qcow2_run *run, uint64_t off,
 			     void *buf)
 {
 	const struct qcow2_geom *g = &run->layer->geom;
-	struct pool *bounces = lane->op->img->io.bounces;
+	struct qcow2_image *img = lane->op->img;
 	uint64_t host, len;
 
-	lane->bounce = pool_get(bounces);
-	if (!lane->bounce) {
-		pool_wait(bounces, &lane->op->waiter);
+	lane->packed = qcow2_unpacker_get(img, &lane->op->waiter);
+	if (!lane->packed)
 		return false;
-	}
 	qcow2_packed_place(g, run->host, &host, &len);
 	lane->layer = run->layer;
 	lane->dst = buf;
@@ -257,9 +256,9 @@ static bool lane_read_packed(struct qcow2_lane *lane, const struct qcow2_run *ru
 	lane->file = (struct file_op){
 		.kind = FILE_OP_READ,
 		.cached = true,
-		.buf = lane->bounce,
+		.buf = lane->packed,
 		.off = align_down(host, 512),
-		.len = MIN(len + (host & 511), bounces->slot_size),
+		.len = MIN(len + (host & 511), img->unpacker.slot_size),
 		.done = packed_done,
 	};
 	file_submit(run->layer->file, &lane->file);
