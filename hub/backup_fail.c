@@ -17,13 +17,11 @@
 /* Closes what is open of a disk; returns the -errno latched on its image, or 0. */
 static int fail_close_disk(struct hub_job *job, struct hub_disk *disk)
 {
-	struct qcow2_image *img;
-	int latched;
+	/* Asked before the export goes: abandoning it leaves an error of its own. */
+	int latched = disk->img ? qcow2_error(disk->img) : 0;
 
 	hub_disk_unexport(job, disk, true);
-	img = hub_disk_take_image(job, disk);
-	latched = img ? qcow2_error(img) : 0;
-	qcow2_close(img);
+	qcow2_close(hub_disk_take_image(job, disk));
 	return latched;
 }
 

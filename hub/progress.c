@@ -179,7 +179,7 @@ int hub_backup_get(struct hub *hub, const char *job_id, struct hub_backup_view *
 
 	*out = (struct hub_backup_view){.disks = NULL};
 	if (!rc)
-		rc = catalog_backup_disks_list(hub->catalog, job_id, &rows, &n, err);
+		rc = catalog_backup_disks_list(hub->catalog, row.id, &rows, &n, err);
 	if (rc)
 		return hub_from_catalog(rc);
 	out->disks = calloc(MAX(n, (size_t)1), sizeof(*out->disks));
