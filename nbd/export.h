@@ -22,7 +22,7 @@
 struct nbd_worker_io {
 	struct ring *ring;
 	struct pool *batches; /* 2 MiB slots: write-behind */
-	struct pool *bounces; /* 2 MiB slots: copy-on-write, unaligned edges */
+	struct pool *bounces; /* 2 MiB slots: what write-behind is compared with */
 };
 
 /* Room inside every request slot for the export's own operation state, bytes. */
@@ -44,6 +44,12 @@ struct nbd_io {
 	_Alignas(16) unsigned char op[NBD_OP_SPACE];
 };
 
+/* The operation whose `op` space starts at @op. */
+static inline struct nbd_io *nbd_io_of(void *op)
+{
+	return (struct nbd_io *)((unsigned char *)op - offsetof(struct nbd_io, op));
+}
+
 struct nbd_export_ops {
 	/* Called on the owning worker's thread before first and after last use. @target is what
 	 * nbd_export_add() was given. attach: 0 or -errno + err. */
@@ -54,7 +60,8 @@ struct nbd_export_ops {
 	 * A byte sink for WRITE payload as it arrives: takes up to @len bytes, returns how many
 	 * (> 0); -EAGAIN: park @waiter with wait_room() and retry when woken; -errno: refused, and
 	 * so is the rest of this request. Bytes taken count as written once the request is
-	 * acknowledged; durable after flush.
+	 * acknowledged; durable after flush. Room wakes every waiter that is parked, so that one
+	 * that has gone away in the meantime takes nobody's turn.
 	 */
 	ssize_t (*write)(void *target, uint64_t off, const void *buf, size_t len);
 	void (*wait_room)(void *target, struct pool_waiter *waiter);
@@ -63,6 +70,10 @@ struct nbd_export_ops {
 	void (*zero)(void *target, struct nbd_io *io); /* WRITE_ZEROES and TRIM */
 	void (*flush)(void *target, struct nbd_io *io);
 	void (*extents)(void *target, struct nbd_io *io);
+
+	/* Optional. The data will be thrown away: what is running ends early, a flush merely waits
+	 * for it. Without this, an abandoned export is detached without a flush. */
+	void (*abandon)(void *target);
 };
 
 #endif

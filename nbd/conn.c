@@ -1,0 +1,421 @@
+#include "nbd/conn.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "nbd/handshake.h"
+#include "nbd/read.h"
+#include "nbd/reply.h"
+#include "nbd/request.h"
+#include "nbd/server_priv.h"
+
+#define KEEPALIVE_IDLE_S     60
+#define KEEPALIVE_INTERVAL_S 15
+#define KEEPALIVE_PROBES     4
+#define SOCKET_BUFFER	     (1 << 20) /* unix sockets only: TCP tunes itself */
+
+/* --- blocking --------------------------------------------------------------------------------- */
+
+bool nbd_conn_block(struct nbd_conn *conn, enum nbd_block why)
+{
+	conn->block = why;
+	return false;
+}
+
+static void conn_post_wake(struct nbd_conn *conn)
+{
+	if (conn->wake_posted)
+		return;
+	conn->wake_posted = true;
+	ring_post(&conn->worker->ring, &conn->wake_op, 0);
+}
+
+void nbd_conn_unblock(struct nbd_conn *conn, enum nbd_block why)
+{
+	if (conn->block != why || why == NBD_BLOCK_NONE)
+		return;
+	pool_cancel(&conn->waiter);
+	conn->block = NBD_BLOCK_NONE;
+	conn_post_wake(conn);
+}
+
+/* Inside pool_put(), or the export's equivalent. */
+static void conn_woken(struct pool_waiter *waiter)
+{
+	struct nbd_conn *conn = container_of(waiter, struct nbd_conn, waiter);
+
+	nbd_conn_unblock(conn, conn->block);
+}
+
+static void conn_wake_done(struct ring_op *op, int res)
+{
+	struct nbd_conn *conn = container_of(op, struct nbd_conn, wake_op);
+
+	(void)res;
+	conn->wake_posted = false;
+	if (conn->dead) {
+		/* It may have been woken for a slot that another connection waits for. */
+		pool_pass(&conn->worker->requests);
+		nbd_conn_settle(conn);
+		return;
+	}
+	nbd_conn_run(conn);
+}
+
+/* --- the pump --------------------------------------------------------------------------------- */
+
+/* Payload goes through the worker's cache-hot buffers, everything else through the connection's. */
+static void conn_receive(struct nbd_conn *conn)
+{
+	struct ring *ring = &conn->worker->ring;
+	struct io_uring_sqe *sqe;
+	uint32_t due = conn->payload.active ? conn->payload.left : 0;
+
+	if (conn->receiving || conn->dead || conn->closing || conn->block || conn->in_len)
+		return;
+	sqe = ring_get_sqe(ring);
+	if (due > NBD_INBUF) {
+		io_uring_prep_recv(sqe, conn->fd, NULL, MIN(due + NBD_INBUF, NBD_STAGING_SIZE), 0);
+		sqe->flags |= IOSQE_BUFFER_SELECT;
+		sqe->buf_group = 0;
+	} else {
+		io_uring_prep_recv(sqe, conn->fd, conn->inbuf, NBD_INBUF, 0);
+	}
+	/* Nothing was left last time: do not try in vain before waiting. */
+	if (conn->quiet)
+		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+	ring_arm(ring, sqe, &conn->recv_op);
+	conn->receiving = true;
+}
+
+/* Gives the staging buffer back as soon as what is left in it fits elsewhere. */
+static void conn_stash(struct nbd_conn *conn)
+{
+	unsigned slot = conn->in_slot;
+
+	if (conn->in_slot < 0 || conn->in_len > NBD_INBUF)
+		return;
+	memcpy(conn->inbuf, conn->in, conn->in_len);
+	conn->in = conn->inbuf;
+	conn->in_slot = -1;
+	nbd_staging_put(conn->worker, slot);
+}
+
+/* True while there is something to go on with. */
+static bool conn_step(struct nbd_conn *conn)
+{
+	if (conn->dead || conn->closing || conn->block || conn->move_to)
+		return false;
+	if (conn->hs)
+		return nbd_handshake_step(conn);
+	if (conn->payload.active)
+		return nbd_payload_step(conn);
+	return nbd_header_step(conn);
+}
+
+static void conn_move(struct nbd_conn *conn);
+
+void nbd_conn_run(struct nbd_conn *conn)
+{
+	while (conn_step(conn))
+		;
+	if (conn->move_to) {
+		conn_move(conn);
+		return;
+	}
+	if (conn->dead || conn->closing)
+		conn->in_len = 0;
+	conn_stash(conn);
+	/* Replies go out with the submission that asks for more. */
+	nbd_send_kick(conn);
+	conn_receive(conn);
+	nbd_conn_settle(conn);
+}
+
+/* No buffer of the kernel's was free. Parked only when all of them are held by connections: else one
+ * has come back in the meantime, or is about to arrive with data in it. */
+static void conn_starve(struct nbd_conn *conn)
+{
+	struct nbd_worker *worker = conn->worker;
+
+	if (worker->staging_held == NBD_STAGING)
+		list_add_tail(&worker->starved, &conn->starved);
+	else
+		conn_receive(conn);
+}
+
+void nbd_conn_unstarve(struct nbd_conn *conn)
+{
+	conn_receive(conn);
+}
+
+static void conn_take(struct nbd_conn *conn, unsigned char *buf, int slot, int res)
+{
+	nbd_now_ns(conn->worker);
+	conn->quiet = !(conn->recv_op.cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
+	conn->in = buf;
+	conn->in_len = res;
+	conn->in_slot = slot;
+}
+
+static void conn_received(struct ring_op *op, int res)
+{
+	struct nbd_conn *conn = container_of(op, struct nbd_conn, recv_op);
+	struct nbd_worker *worker = conn->worker;
+	unsigned char *buf = conn->inbuf;
+	int slot = -1;
+
+	conn->receiving = false;
+	if (op->cqe_flags & IORING_CQE_F_BUFFER) {
+		slot = op->cqe_flags >> IORING_CQE_BUFFER_SHIFT;
+		buf = nbd_staging_at(worker, slot);
+		worker->staging_held++;
+	}
+	if (res > 0 && !conn->dead) {
+		conn_take(conn, buf, slot, res);
+		nbd_conn_run(conn);
+		return;
+	}
+	if (slot >= 0)
+		nbd_staging_put(worker, slot);
+	if (conn->dead || conn->closing)
+		;
+	else if (res == 0)
+		nbd_conn_finish(conn);
+	else if (res == -ENOBUFS)
+		conn_starve(conn);
+	else if (res == -EINTR || res == -EAGAIN)
+		conn_receive(conn);
+	else
+		nbd_conn_close(conn);
+	nbd_conn_settle(conn);
+}
+
+/* --- moving to another worker ----------------------------------------------------------------- */
+
+static void conn_arrive(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	struct nbd_conn *conn = container_of(mail, struct nbd_conn, mail);
+
+	list_add_tail(&worker->conns, &conn->node);
+	if (worker->stopping) {
+		nbd_conn_close(conn);
+		nbd_conn_settle(conn);
+		return;
+	}
+	nbd_handshake_enter(conn);
+	nbd_conn_run(conn);
+}
+
+/* The connection is the other worker's as soon as it is posted. What was received behind the option
+ * travels along in inbuf. */
+static void conn_move(struct nbd_conn *conn)
+{
+	struct nbd_worker *from = conn->worker, *to = conn->move_to;
+
+	assert(!conn->receiving && !conn->send.busy && !conn->wake_posted && conn->in_slot < 0);
+	conn->move_to = NULL;
+	conn->worker = to;
+	conn->mail.open = conn_arrive;
+	list_del(&conn->node);
+	nbd_worker_post(to, &conn->mail);
+	nbd_worker_conn_gone(from);
+}
+
+/* --- begin and end ---------------------------------------------------------------------------- */
+
+static void conn_free(struct ring_op *op, int res)
+{
+	struct nbd_conn *conn = container_of(op, struct nbd_conn, free_op);
+	struct nbd_worker *worker = conn->worker;
+
+	(void)res;
+	assert(list_empty(&conn->reqs) && !conn->read_bufs && conn->in_slot < 0);
+	close(conn->fd);
+	nbd_handshake_free(conn->hs);
+	list_del(&conn->node);
+	free(conn);
+	atomic_fetch_sub(&worker->server->connections, 1);
+	nbd_worker_conn_gone(worker);
+}
+
+void nbd_conn_settle(struct nbd_conn *conn)
+{
+	if (conn->closing && !conn->dead && list_empty(&conn->reqs) && nbd_send_idle(conn))
+		nbd_conn_close(conn);
+	if (!conn->dead || conn->freeing || conn->receiving || conn->send.busy ||
+	    conn->wake_posted || conn->read_posted || !list_empty(&conn->reqs))
+		return;
+	conn->freeing = true;
+	ring_post(&conn->worker->ring, &conn->free_op, 0);
+}
+
+void nbd_conn_finish(struct nbd_conn *conn)
+{
+	if (conn->closing)
+		return;
+	conn->closing = true;
+	pool_cancel(&conn->waiter);
+	list_del(&conn->starved);
+	conn->block = NBD_BLOCK_NONE;
+	conn->payload.active = false; /* a WRITE without all of its bytes is not acknowledged */
+	conn->in_len = 0;
+	conn_stash(conn);
+}
+
+void nbd_conn_close(struct nbd_conn *conn)
+{
+	if (conn->dead)
+		return;
+	nbd_conn_finish(conn);
+	conn->dead = true;
+	/* What is pending on the socket comes back at once. */
+	shutdown(conn->fd, SHUT_RDWR);
+	pool_cancel(&conn->read_waiter);
+	nbd_requests_shutdown(conn);
+	nbd_send_drop(conn);
+	nbd_conn_leave(conn);
+}
+
+void nbd_conn_join(struct nbd_conn *conn, struct nbd_export *export)
+{
+	struct nbd_export_counters *c = &export->counters;
+
+	conn->export = export;
+	list_add_tail(&export->conns, &conn->export_node);
+	export->conn_count++;
+	nbd_count(&c->connections_total, 1);
+	atomic_store_explicit(&c->connections, export->conn_count, memory_order_relaxed);
+	atomic_store_explicit(&c->last_active_ns, nbd_now_ns(conn->worker), memory_order_relaxed);
+	log_debug(&conn->log, "serves export '%s'", export->name);
+}
+
+void nbd_conn_leave(struct nbd_conn *conn)
+{
+	struct nbd_export *export = conn->export;
+
+	if (!export)
+		return;
+	conn->export = NULL;
+	list_del(&conn->export_node);
+	export->conn_count--;
+	export->full_said = false;
+	atomic_store_explicit(&export->counters.connections, export->conn_count,
+			      memory_order_relaxed);
+	atomic_store_explicit(&export->counters.last_disconnect_ns, nbd_now_ns(conn->worker),
+			      memory_order_relaxed);
+	nbd_export_unref(export);
+}
+
+void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
+{
+	int64_t now = conn->worker->now_ns;
+
+	if (conn->dead)
+		return;
+	if (conn->hs && now > conn->hs->deadline_ns) {
+		log_debug(&conn->log, "negotiates for too long; closed");
+		nbd_conn_close(conn);
+	} else if (conn->send.busy && (pressure || conn->closing) &&
+		   now - conn->send.moved_ns > NBD_STALL_MS * 1000000LL) {
+		log_warn(&conn->log, "takes no replies%s; closed",
+			 pressure ? ", and others wait for its buffers" : "");
+		nbd_conn_close(conn);
+	}
+	nbd_conn_settle(conn);
+}
+
+static void set_option(int fd, int level, int name, int value)
+{
+	/* Hints: a socket without them works, if less well. */
+	setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+static void socket_tune(int fd)
+{
+	int family = 0;
+	socklen_t len = sizeof(family);
+
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len);
+	if (family == AF_UNIX) {
+		set_option(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER);
+		return;
+	}
+	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
+}
+
+/* Everything but the two byte buffers starts as zero; those stay untouched until they are used, so
+ * that a connection that never says much costs little. */
+static struct nbd_conn *conn_new(struct nbd_worker *worker, int fd)
+{
+	struct nbd_conn *conn = malloc(sizeof(*conn));
+
+	if (!conn)
+		return NULL;
+	memset(conn, 0, offsetof(struct nbd_conn, small));
+	conn->worker = worker;
+	conn->fd = fd;
+	conn->in = conn->inbuf;
+	conn->in_slot = -1;
+	log_scope_init(&conn->log, "nbd conn %lu",
+		       atomic_fetch_add(&worker->server->next_conn, 1) + 1);
+	list_init(&conn->export_node);
+	list_init(&conn->starved);
+	list_init(&conn->reqs);
+	list_init(&conn->reads);
+	list_init(&conn->waiter.node);
+	list_init(&conn->read_waiter.node);
+	conn->recv_op.done = conn_received;
+	conn->wake_op.done = conn_wake_done;
+	conn->free_op.done = conn_free;
+	conn->waiter.wake = conn_woken;
+	conn->read_waiter.wake = nbd_read_wake;
+	conn->read_op.done = nbd_read_woken;
+	nbd_send_init(conn);
+	return conn;
+}
+
+static bool server_has_room(struct nbd_server *server)
+{
+	unsigned max = server->config.max_connections;
+
+	if (atomic_fetch_add(&server->connections, 1) < max) {
+		atomic_store(&server->full_said, false);
+		return true;
+	}
+	atomic_fetch_sub(&server->connections, 1);
+	if (!atomic_exchange(&server->full_said, true))
+		log_warn(&server->log, "%u connections are open; further ones are refused", max);
+	return false;
+}
+
+void nbd_conn_start(struct nbd_worker *worker, int fd)
+{
+	struct nbd_conn *conn = NULL;
+
+	if (!server_has_room(worker->server)) {
+		close(fd);
+		return;
+	}
+	conn = conn_new(worker, fd);
+	if (!conn || nbd_handshake_new(conn)) {
+		log_warn(&worker->log, "no memory for another connection");
+		free(conn);
+		close(fd);
+		atomic_fetch_sub(&worker->server->connections, 1);
+		return;
+	}
+	socket_tune(fd);
+	list_add_tail(&worker->conns, &conn->node);
+	nbd_conn_run(conn);
+}

@@ -1,0 +1,168 @@
+/*
+ * One client: a socket and what is going on with it. Belongs to one worker at a time and to its
+ * thread; while it negotiates it may move to another worker, whole, with nothing pending.
+ *
+ * Receiving is one pump (conn.c) that feeds whoever is next: the handshake, a request header, the
+ * payload of a WRITE. Nobody else knows about short receives. A step that cannot go on blocks the
+ * connection for one reason at a time; while it is blocked nothing is received, so that TCP throttles
+ * the client, and whoever removes the reason unblocks it.
+ *
+ * What was received and not consumed stays where it came to be: in `inbuf`, or, for payload, in a
+ * staging buffer of the worker. A receive into a staging buffer asks for at most NBD_INBUF bytes
+ * more than the payload still due, so that whatever is left once the payload is through fits into
+ * `inbuf`: no client that blocks by its own doing sits on a staging buffer.
+ */
+#ifndef NBD_CONN_H
+#define NBD_CONN_H
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "base/list.h"
+#include "base/log.h"
+#include "base/pool.h"
+#include "base/ring.h"
+#include "nbd/wire.h"
+#include "nbd/worker.h"
+
+#define NBD_INBUF	 16384U
+#define NBD_OUTBUF	 4096U
+#define NBD_REPLY_MAX	 32U /* largest reply without data, rounded up */
+#define NBD_CONN_REQUESTS 64 /* running at once, per connection */
+#define NBD_CONN_READS	 (NBD_READS / 2) /* read buffers, per connection */
+#define NBD_IOV		 (2 + NBD_CONN_READS)
+
+struct nbd_export;
+struct nbd_handshake;
+struct nbd_req;
+
+enum nbd_block {
+	NBD_BLOCK_NONE,
+	NBD_BLOCK_ANSWER,   /* handshake: the answer has to be sent first */
+	NBD_BLOCK_ROOM,	    /* the export takes no payload now */
+	NBD_BLOCK_SLOT,	    /* the worker has no request slot */
+	NBD_BLOCK_REQUESTS, /* this connection has enough requests running */
+	NBD_BLOCK_REPLIES,  /* this client has enough replies to read */
+};
+
+/* The WRITE whose payload is arriving. */
+struct nbd_payload {
+	struct nbd_request rq;
+	uint64_t off;  /* where the next byte goes */
+	uint32_t left; /* bytes still to come */
+	bool active;   /* until it is replied to, or has become a request (FUA) */
+	int error;     /* 0 or -errno: the rest is drained */
+};
+
+/* Head of a read buffer: one piece of a reply, waiting to be sent. */
+struct nbd_chunk {
+	struct list node; /* send.chunks or send.later */
+	const unsigned char *p;
+	uint32_t len;
+	bool more; /* the next chunk must follow without anything in between */
+};
+
+/* The way out: at most one send at a time. Replies without data lie in a ring of bytes; replies with
+ * data are chunks. Between two complete chunks anything may go out, inside a stream nothing may. */
+struct nbd_send {
+	struct ring_op op;
+	bool busy;
+	bool mid; /* what was sent last wants its continuation first */
+	unsigned char *small;
+	uint32_t small_head, small_used;
+	uint32_t small_sending; /* of the send under way */
+	struct list chunks, later;
+	struct msghdr msg;
+	struct iovec iov[NBD_IOV];
+	int64_t moved_ns; /* when it started, or last moved */
+};
+
+struct nbd_conn {
+	struct list node;	 /* worker->conns */
+	struct list export_node; /* export->conns */
+	struct nbd_worker *worker;
+	struct nbd_worker *move_to; /* hand-off: after the current step */
+	struct nbd_export *export; /* in transmission: referenced */
+	struct nbd_handshake *hs;  /* while negotiating: owned */
+	struct nbd_mail mail;	   /* hand-off */
+	struct log_scope log;
+	int fd;
+
+	/* agreed on */
+	bool structured;
+	bool meta_allocation; /* base:allocation was selected */
+
+	bool closing; /* receives nothing more, ends when all is answered */
+	bool dead;    /* hung up: waits for what is pending, answers nothing */
+
+	/* the pump */
+	struct ring_op recv_op;
+	bool receiving;
+	bool quiet; /* the last receive took all there was */
+	const unsigned char *in;
+	uint32_t in_len;
+	int in_slot; /* staging buffer `in` points into; -1: inbuf */
+	struct list starved; /* worker->starved */
+
+	enum nbd_block block;
+	struct pool_waiter waiter; /* for ROOM and SLOT */
+	struct ring_op wake_op;
+	bool wake_posted;
+
+	/* requests (request.c) */
+	unsigned char header[NBD_REQUEST_SIZE];
+	unsigned header_have;
+	struct nbd_request rq; /* decoded from a full header */
+	struct nbd_payload payload;
+	struct list reqs; /* struct nbd_req.node: all that hold a slot */
+	unsigned req_count;
+
+	/* replies with data (read.c) */
+	struct list reads;	/* struct nbd_req.read_node: waiting for a buffer, in order */
+	unsigned reads_running; /* have had a buffer, have not queued their last chunk */
+	unsigned read_bufs;	/* held: being filled, queued or being sent */
+	struct nbd_req *stream; /* the reply that must not be interleaved */
+	struct pool_waiter read_waiter;
+	struct ring_op read_op;
+	bool read_posted;
+
+	struct nbd_send send;
+	struct ring_op free_op;
+	bool freeing;
+
+	unsigned char small[NBD_OUTBUF];
+	unsigned char inbuf[NBD_INBUF];
+};
+
+/* Takes @fd over and starts the handshake. */
+void nbd_conn_start(struct nbd_worker *worker, int fd);
+
+/* Goes on with whatever was received, then receives. The last thing its caller does with @conn. */
+void nbd_conn_run(struct nbd_conn *conn);
+
+/* Stops the pump for @why; returns false, for the step to return. */
+bool nbd_conn_block(struct nbd_conn *conn, enum nbd_block why);
+
+/* Lets the pump go on in the next round, if @why is what blocks it. */
+void nbd_conn_unblock(struct nbd_conn *conn, enum nbd_block why);
+
+/* No more requests; closes once all is answered. */
+void nbd_conn_finish(struct nbd_conn *conn);
+
+/* Hangs up now. The connection goes away when nothing of it is pending. */
+void nbd_conn_close(struct nbd_conn *conn);
+
+/* Ends what nbd_conn_finish() began, and frees what nbd_conn_close() left, when it is time. */
+void nbd_conn_settle(struct nbd_conn *conn);
+
+/* Enters transmission: @export's reference becomes the connection's. On its owner's thread. */
+void nbd_conn_join(struct nbd_conn *conn, struct nbd_export *export);
+void nbd_conn_leave(struct nbd_conn *conn);
+
+/* Once a tick: hangs up on those that are out of time. @pressure: somebody waits for a buffer. */
+void nbd_conn_tick(struct nbd_conn *conn, bool pressure);
+
+/* A staging buffer is free again. */
+void nbd_conn_unstarve(struct nbd_conn *conn);
+
+#endif

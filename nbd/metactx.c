@@ -1,0 +1,74 @@
+#include "nbd/metactx.h"
+
+#include <string.h>
+
+#include "base/bytes.h"
+#include "nbd/wire.h"
+
+#define BASE_WILDCARD "base:"
+
+/* Cuts a length-prefixed string off [*p, *p + *len); false: it is not all there. */
+static bool take_string(const unsigned char **p, size_t *len, const char **s, uint32_t *s_len)
+{
+	if (*len < 4)
+		return false;
+	*s_len = load_be32(*p);
+	if (*s_len > *len - 4)
+		return false;
+	*s = (const char *)*p + 4;
+	*p += 4 + *s_len;
+	*len -= 4 + *s_len;
+	return true;
+}
+
+static bool string_is(const char *s, uint32_t len, const char *wanted)
+{
+	return len == strlen(wanted) && memcmp(s, wanted, len) == 0;
+}
+
+bool nbd_metactx_parse(const void *data, size_t len, struct nbd_metactx_query *query)
+{
+	const unsigned char *p = data;
+	const char *s;
+	uint32_t s_len, i;
+
+	memset(query, 0, sizeof(*query));
+	if (!take_string(&p, &len, &query->name, &query->name_len) || len < 4)
+		return false;
+	query->queries = load_be32(p);
+	p += 4;
+	len -= 4;
+	for (i = 0; i < query->queries; i++) {
+		if (!take_string(&p, &len, &s, &s_len))
+			return false;
+		query->allocation |= string_is(s, s_len, NBD_META_ALLOCATION_NAME);
+		query->wildcard |= string_is(s, s_len, BASE_WILDCARD);
+	}
+	return len == 0;
+}
+
+unsigned nbd_metactx_encode(struct nbd_extent *extents, unsigned count, uint32_t len)
+{
+	unsigned char *out = (unsigned char *)extents;
+	uint32_t run = 0, run_flags = 0;
+	unsigned i, n = 0;
+
+	_Static_assert(sizeof(struct nbd_extent) >= NBD_DESCRIPTOR_SIZE, "encoded in place");
+	for (i = 0; i < count && len; i++) {
+		/* Read before anything is written: at most i descriptors are out by now. */
+		uint32_t part = MIN(extents[i].len, len), flags = extents[i].flags;
+
+		if (!part)
+			continue;
+		len -= part;
+		if (run && flags != run_flags) {
+			nbd_put_descriptor(out + n++ * NBD_DESCRIPTOR_SIZE, run, run_flags);
+			run = 0;
+		}
+		run += part;
+		run_flags = flags;
+	}
+	if (run)
+		nbd_put_descriptor(out + n++ * NBD_DESCRIPTOR_SIZE, run, run_flags);
+	return n;
+}

@@ -1,0 +1,284 @@
+#include "nbd/read.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "nbd/export_priv.h"
+#include "nbd/metactx.h"
+#include "nbd/reply.h"
+
+/* A read buffer: struct nbd_chunk ... wire header | data | wire trailer. */
+static unsigned char *buf_data(const struct nbd_req *req)
+{
+	return req->buf + NBD_READ_HEAD;
+}
+
+void nbd_read_put(struct nbd_conn *conn, void *buf)
+{
+	assert(conn->read_bufs > 0);
+	conn->read_bufs--;
+	pool_put(&conn->worker->reads, buf);
+}
+
+/* --- BLOCK_STATUS ----------------------------------------------------------------------------- */
+
+static void status_ready(struct nbd_req *req, int res)
+{
+	struct nbd_conn *conn = req->conn;
+	unsigned char *data = buf_data(req), *header = data - NBD_CHUNK_STATUS_SIZE;
+	unsigned n = res ? 0
+			 : nbd_metactx_encode(req->io.extents, req->io.extent_count, req->rq.len);
+
+	if (!n) {
+		nbd_req_finish(req, res ? res : -EIO);
+		return;
+	}
+	nbd_put_chunk_status(header, req->rq.cookie, NBD_META_ALLOCATION, n);
+	nbd_reply_chunk(conn, steal(&req->buf), header,
+			NBD_CHUNK_STATUS_SIZE + n * NBD_DESCRIPTOR_SIZE, false, false);
+	nbd_req_sent(req, 0);
+}
+
+static void segment_done(struct nbd_io *io, int res);
+
+static void status_start(struct nbd_req *req)
+{
+	bool one = req->rq.flags & NBD_CMD_FLAG_REQ_ONE;
+
+	_Static_assert(NBD_EXTENTS_MAX * sizeof(struct nbd_extent) <= NBD_SEGMENT,
+		       "extents fit a read buffer");
+	req->io.off = req->rq.off;
+	req->io.len = req->rq.len;
+	req->io.extents = (struct nbd_extent *)buf_data(req);
+	req->io.extent_max = one ? 1 : NBD_EXTENTS_MAX;
+	req->io.extent_count = 0;
+	nbd_req_submit(req, req->export->ops->extents, segment_done);
+}
+
+/* --- READ ------------------------------------------------------------------------------------- */
+
+static bool req_last_segment(const struct nbd_req *req)
+{
+	return req->next == req->rq.len;
+}
+
+/* What stands in front of the segment just read; 0: nothing, the stream goes on. */
+static size_t segment_header(const struct nbd_req *req, unsigned char *data)
+{
+	const struct nbd_request *rq = &req->rq;
+	uint64_t at = req->next - req->seg;
+	uint16_t done = req_last_segment(req) ? NBD_REPLY_FLAG_DONE : 0;
+
+	if (!req->conn->structured) {
+		if (at)
+			return 0;
+		return nbd_put_simple(data - NBD_SIMPLE_SIZE, rq->cookie, NBD_SUCCESS);
+	}
+	if (!req->whole)
+		return nbd_put_chunk_data(data - NBD_CHUNK_DATA_SIZE, done, rq->cookie,
+					  rq->off + at, req->seg);
+	if (at)
+		return 0;
+	/* Not marked as the last one: what is still to be read may fail. */
+	return nbd_put_chunk_data(data - NBD_CHUNK_DATA_SIZE, 0, rq->cookie, rq->off, rq->len);
+}
+
+/* A structured stream ends with a chunk that says how it went. */
+static size_t segment_trailer(const struct nbd_req *req, unsigned char *p)
+{
+	if (!req->whole || !req->conn->structured || !req_last_segment(req))
+		return 0;
+	if (req->error)
+		return nbd_put_chunk_error(p, req->rq.cookie, nbd_error_of(req->error));
+	return nbd_put_chunk(p, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, req->rq.cookie, 0);
+}
+
+static void segment_queue(struct nbd_req *req)
+{
+	struct nbd_conn *conn = req->conn;
+	unsigned char *data = buf_data(req);
+	size_t header = segment_header(req, data);
+	size_t trailer = segment_trailer(req, data + req->seg);
+	bool last = req_last_segment(req);
+
+	nbd_reply_chunk(conn, steal(&req->buf), data - header, header + req->seg + trailer,
+			req->whole, req->whole && !last);
+	if (!last) {
+		list_add_head(&conn->reads, &req->read_node);
+		return;
+	}
+	if (req->whole)
+		nbd_reply_stream_end(conn);
+	nbd_req_sent(req, req->error);
+}
+
+/* The error takes the place of the segment, behind those that are queued already. */
+static void segment_fail_chunk(struct nbd_req *req, int res)
+{
+	unsigned char *data = buf_data(req);
+	size_t len = nbd_put_chunk_error(data, req->rq.cookie, nbd_error_of(res));
+
+	nbd_reply_chunk(req->conn, steal(&req->buf), data, len, false, false);
+	nbd_req_sent(req, res);
+}
+
+static void segment_fail(struct nbd_req *req, int res)
+{
+	struct nbd_conn *conn = req->conn;
+	bool begun = req->next > req->seg;
+
+	if (req->whole && begun && conn->structured) {
+		/* The chunk has to be completed; its trailer tells the truth about it. */
+		req->error = res;
+		memset(buf_data(req), 0, req->seg);
+		segment_queue(req);
+	} else if (req->whole && begun) {
+		log_warn(&conn->log, "read error inside a reply that has begun; closed");
+		nbd_conn_close(conn);
+		nbd_req_drop(req);
+	} else if (begun) {
+		segment_fail_chunk(req, res);
+	} else {
+		if (req->whole)
+			nbd_reply_stream_end(conn);
+		nbd_req_finish(req, res);
+	}
+}
+
+static void segment_ready(struct nbd_req *req, int res)
+{
+	if (req->rq.type == NBD_CMD_BLOCK_STATUS)
+		status_ready(req, res);
+	else if (res)
+		segment_fail(req, res);
+	else
+		segment_queue(req);
+}
+
+static void segment_done(struct nbd_io *io, int res)
+{
+	struct nbd_req *req = container_of(io, struct nbd_req, io);
+	struct nbd_export *export = req->export;
+	struct nbd_conn *conn = req->conn;
+
+	nbd_req_returned(req);
+	if (conn->dead)
+		nbd_req_drop(req);
+	else
+		segment_ready(req, res);
+	/* What is left of a long read has not started yet, as far as a removal is concerned. */
+	if (export->state != NBD_EXPORT_LIVE)
+		nbd_requests_shutdown(conn);
+	nbd_reads_kick(conn);
+	nbd_send_kick(conn);
+	nbd_conn_settle(conn);
+	nbd_export_op_done(export);
+}
+
+/* Later segments start on a page of the export, whatever the first one does. */
+static uint32_t segment_size(const struct nbd_req *req)
+{
+	uint64_t off = req->rq.off + req->next;
+
+	return MIN(req->rq.len - req->next, NBD_SEGMENT - (off & (FILE_ALIGN - 1)));
+}
+
+static void segment_start(struct nbd_req *req)
+{
+	req->io.off = req->rq.off + req->next;
+	req->seg = segment_size(req);
+	req->next += req->seg;
+	req->io.len = req->seg;
+	req->io.buf = buf_data(req);
+	if (req->error) { /* padding */
+		memset(req->io.buf, 0, req->seg);
+		segment_queue(req);
+		return;
+	}
+	nbd_req_submit(req, req->export->ops->read, segment_done);
+}
+
+/* --- buffers ---------------------------------------------------------------------------------- */
+
+/* True when @req, the first in line, may have a buffer now: see read.h about streams. */
+static bool read_may_start(const struct nbd_conn *conn, const struct nbd_req *req)
+{
+	if (req->whole && !req->started)
+		return !conn->reads_running;
+	return !conn->stream || conn->stream == req || req_last_segment(conn->stream);
+}
+
+static void read_start(struct nbd_req *req, void *buf)
+{
+	struct nbd_conn *conn = req->conn;
+
+	req->buf = buf;
+	conn->read_bufs++;
+	if (!req->started) {
+		req->started = true;
+		conn->reads_running++;
+		if (req->whole)
+			conn->stream = req;
+	}
+	if (req->rq.type == NBD_CMD_BLOCK_STATUS)
+		status_start(req);
+	else
+		segment_start(req);
+}
+
+void nbd_reads_kick(struct nbd_conn *conn)
+{
+	struct pool *pool = &conn->worker->reads;
+
+	while (!list_empty(&conn->reads) && conn->read_bufs < NBD_CONN_READS && !conn->dead) {
+		struct nbd_req *req = list_entry(conn->reads.next, struct nbd_req, read_node);
+		void *buf;
+
+		if (!read_may_start(conn, req))
+			return;
+		buf = pool_get(pool);
+		if (!buf) {
+			if (list_empty(&conn->read_waiter.node) && !conn->read_posted)
+				pool_wait(pool, &conn->read_waiter);
+			return;
+		}
+		list_del(&req->read_node);
+		read_start(req, buf);
+	}
+}
+
+void nbd_read_wake(struct pool_waiter *waiter)
+{
+	struct nbd_conn *conn = container_of(waiter, struct nbd_conn, read_waiter);
+
+	conn->read_posted = true;
+	ring_post(&conn->worker->ring, &conn->read_op, 0);
+}
+
+void nbd_read_woken(struct ring_op *op, int res)
+{
+	struct nbd_conn *conn = container_of(op, struct nbd_conn, read_op);
+	struct nbd_worker *worker = conn->worker;
+
+	(void)res;
+	conn->read_posted = false;
+	nbd_reads_kick(conn);
+	/* It may have had no use for the buffer, or there may be several. */
+	pool_pass(&worker->reads);
+	nbd_send_kick(conn);
+	nbd_conn_settle(conn);
+}
+
+void nbd_read_queue(struct nbd_req *req)
+{
+	struct nbd_conn *conn = req->conn;
+
+	req->whole = req->rq.type == NBD_CMD_READ && segment_size(req) < req->rq.len &&
+		     (!conn->structured || (req->rq.flags & NBD_CMD_FLAG_DF));
+	list_add_tail(&conn->reads, &req->read_node);
+	nbd_reads_kick(conn);
+}

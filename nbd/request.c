@@ -1,0 +1,409 @@
+#include "nbd/request.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "nbd/export_priv.h"
+#include "nbd/read.h"
+#include "nbd/reply.h"
+
+enum nbd_range {
+	NBD_RANGE_ANY,	/* not looked at */
+	NBD_RANGE_NONE, /* offset and length must be zero */
+	NBD_RANGE_INSIDE, /* must lie inside the export */
+};
+
+struct nbd_command {
+	uint16_t flags; /* accepted, beside FUA, which every command accepts */
+	enum nbd_range range;
+	int past_end;	/* -errno for a range that leaves the export */
+	bool changes;	/* refused on a read-only export */
+	bool payload;	/* longest length is NBD_MAX_PAYLOAD */
+	bool describes; /* needs a metadata context and a length */
+	/* Runs a request that holds a slot; NULL: it is answered at once, or as its payload goes. */
+	void (*start)(struct nbd_req *req);
+};
+
+static void flush_start(struct nbd_req *req);
+static void zero_start(struct nbd_req *req);
+
+static const struct nbd_command commands[] = {
+	[NBD_CMD_READ] = {
+		.flags = NBD_CMD_FLAG_DF,
+		.range = NBD_RANGE_INSIDE,
+		.past_end = -EINVAL,
+		.payload = true,
+		.start = nbd_read_queue,
+	},
+	[NBD_CMD_WRITE] = {
+		.range = NBD_RANGE_INSIDE,
+		.past_end = -ENOSPC,
+		.changes = true,
+		.payload = true,
+	},
+	[NBD_CMD_DISC] = {
+		.range = NBD_RANGE_ANY,
+	},
+	[NBD_CMD_FLUSH] = {
+		.range = NBD_RANGE_NONE,
+		.start = flush_start,
+	},
+	[NBD_CMD_TRIM] = {
+		.range = NBD_RANGE_INSIDE,
+		.past_end = -EINVAL,
+		.changes = true,
+		.start = zero_start,
+	},
+	[NBD_CMD_CACHE] = {
+		/* A hint; what is read soon is read soon enough. */
+		.range = NBD_RANGE_INSIDE,
+		.past_end = -EINVAL,
+	},
+	[NBD_CMD_WRITE_ZEROES] = {
+		/* Zeroing whole clusters changes tables only: always faster than writing. A qcow2
+		 * file reserves no space for zeroes, so NO_HOLE changes nothing. */
+		.flags = NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO,
+		.range = NBD_RANGE_INSIDE,
+		.past_end = -ENOSPC,
+		.changes = true,
+		.start = zero_start,
+	},
+	[NBD_CMD_BLOCK_STATUS] = {
+		.flags = NBD_CMD_FLAG_REQ_ONE,
+		.range = NBD_RANGE_INSIDE,
+		.past_end = -EINVAL,
+		.describes = true,
+		.start = nbd_read_queue,
+	},
+};
+
+/* --- validate --------------------------------------------------------------------------------- */
+
+static int validate_range(const struct nbd_command *cmd, const struct nbd_request *rq,
+			  uint64_t size)
+{
+	switch (cmd->range) {
+	case NBD_RANGE_ANY:
+		return 0;
+	case NBD_RANGE_NONE:
+		return rq->off || rq->len ? -EINVAL : 0;
+	case NBD_RANGE_INSIDE:
+		break;
+	}
+	return range_inside(rq->off, rq->len, size) ? 0 : cmd->past_end;
+}
+
+/* 0: may be executed; nobody checks again. Otherwise the error to answer with. */
+static int request_validate(const struct nbd_conn *conn, const struct nbd_request *rq)
+{
+	const struct nbd_export *export = conn->export;
+	const struct nbd_command *cmd;
+
+	if (rq->type >= ARRAY_SIZE(commands))
+		return -EINVAL;
+	cmd = &commands[rq->type];
+	if (export->state != NBD_EXPORT_LIVE)
+		return -ESHUTDOWN;
+	if (rq->flags & ~(cmd->flags | NBD_CMD_FLAG_FUA))
+		return -EINVAL;
+	if ((rq->flags & NBD_CMD_FLAG_DF) && !conn->structured)
+		return -EINVAL;
+	if (cmd->changes && export->read_only)
+		return -EPERM;
+	if (cmd->describes && (!conn->meta_allocation || !rq->len))
+		return -EINVAL;
+	if (cmd->payload && rq->len > NBD_MAX_PAYLOAD)
+		return rq->type == NBD_CMD_READ && conn->structured ? -EOVERFLOW : -EINVAL;
+	return validate_range(cmd, rq, export->size);
+}
+
+/* --- slots ------------------------------------------------------------------------------------ */
+
+/* A slot for @rq; NULL: the connection is blocked until there is one. */
+static struct nbd_req *req_get(struct nbd_conn *conn, const struct nbd_request *rq)
+{
+	struct pool *pool = &conn->worker->requests;
+	struct nbd_req *req;
+
+	_Static_assert(sizeof(struct nbd_req) <= NBD_REQUEST_SLOT, "a request fits its slot");
+	if (conn->req_count >= NBD_CONN_REQUESTS) {
+		nbd_conn_block(conn, NBD_BLOCK_REQUESTS);
+		return NULL;
+	}
+	req = pool_get(pool);
+	if (!req) {
+		pool_wait(pool, &conn->waiter);
+		nbd_conn_block(conn, NBD_BLOCK_SLOT);
+		return NULL;
+	}
+	memset(req, 0, offsetof(struct nbd_req, io));
+	req->conn = conn;
+	req->export = conn->export;
+	req->rq = *rq;
+	list_init(&req->read_node);
+	list_add_tail(&conn->reqs, &req->node);
+	conn->req_count++;
+	return req;
+}
+
+void nbd_req_drop(struct nbd_req *req)
+{
+	struct nbd_conn *conn = req->conn;
+
+	assert(!req->running);
+	if (req->buf)
+		nbd_read_put(conn, req->buf);
+	if (req->started)
+		conn->reads_running--;
+	list_del(&req->read_node);
+	list_del(&req->node);
+	conn->req_count--;
+	pool_put(&conn->worker->requests, req);
+	nbd_conn_unblock(conn, NBD_BLOCK_REQUESTS);
+}
+
+/* What became of a request, for the export's counters. */
+static void request_account(struct nbd_export *export, const struct nbd_request *rq, int res)
+{
+	struct nbd_export_counters *c = &export->counters;
+
+	if (res)
+		nbd_count(&c->errors, 1);
+	else if (rq->type == NBD_CMD_WRITE)
+		nbd_count(&c->bytes_written, rq->len);
+	else if (rq->type == NBD_CMD_WRITE_ZEROES || rq->type == NBD_CMD_TRIM)
+		nbd_count(&c->bytes_zeroed, rq->len);
+	else if (rq->type == NBD_CMD_READ)
+		nbd_count(&c->bytes_read, rq->len);
+}
+
+void nbd_req_finish(struct nbd_req *req, int res)
+{
+	request_account(req->export, &req->rq, res);
+	nbd_reply(req->conn, &req->rq, res);
+	nbd_req_drop(req);
+}
+
+void nbd_req_sent(struct nbd_req *req, int res)
+{
+	request_account(req->export, &req->rq, res);
+	nbd_req_drop(req);
+}
+
+/* --- execute ---------------------------------------------------------------------------------- */
+
+void nbd_req_submit(struct nbd_req *req, void (*op)(void *target, struct nbd_io *io),
+		    void (*done)(struct nbd_io *io, int res))
+{
+	assert(!req->running);
+	req->running = true;
+	req->export->running++;
+	req->io.done = done;
+	op(req->export->target, &req->io);
+}
+
+void nbd_req_returned(struct nbd_req *req)
+{
+	assert(req->running);
+	req->running = false;
+}
+
+/* The last stage of everything that is answered without data. */
+static void req_done(struct nbd_io *io, int res)
+{
+	struct nbd_req *req = container_of(io, struct nbd_req, io);
+	struct nbd_export *export = req->export;
+	struct nbd_conn *conn = req->conn;
+
+	nbd_req_returned(req);
+	nbd_req_finish(req, res);
+	nbd_send_kick(conn);
+	nbd_conn_settle(conn);
+	nbd_export_op_done(export);
+}
+
+static void flush_start(struct nbd_req *req)
+{
+	nbd_req_submit(req, req->export->ops->flush, req_done);
+}
+
+static void zero_done(struct nbd_io *io, int res)
+{
+	struct nbd_req *req = container_of(io, struct nbd_req, io);
+	struct nbd_export *export = req->export;
+
+	if (res || !(req->rq.flags & NBD_CMD_FLAG_FUA)) {
+		req_done(io, res);
+		return;
+	}
+	nbd_req_returned(req);
+	flush_start(req);
+	nbd_export_op_done(export);
+}
+
+static void zero_start(struct nbd_req *req)
+{
+	req->io.off = req->rq.off;
+	req->io.len = req->rq.len;
+	nbd_req_submit(req, req->export->ops->zero, zero_done);
+}
+
+/* --- WRITE ------------------------------------------------------------------------------------ */
+
+/* All bytes are in (or were drained): reply, or flush first. False: blocked for want of a slot. */
+static bool payload_end(struct nbd_conn *conn)
+{
+	struct nbd_payload *p = &conn->payload;
+
+	if (!p->error && (p->rq.flags & NBD_CMD_FLAG_FUA)) {
+		struct nbd_req *req = req_get(conn, &p->rq);
+
+		if (!req)
+			return false;
+		p->active = false;
+		flush_start(req);
+		return true;
+	}
+	p->active = false;
+	request_account(conn->export, &p->rq, p->error);
+	nbd_reply(conn, &p->rq, p->error);
+	return true;
+}
+
+bool nbd_payload_step(struct nbd_conn *conn)
+{
+	struct nbd_payload *p = &conn->payload;
+	struct nbd_export *export = conn->export;
+	uint32_t n = MIN(conn->in_len, p->left);
+
+	if (!p->left)
+		return payload_end(conn);
+	if (!n)
+		return false;
+	if (!p->error) {
+		ssize_t took = export->ops->write(export->target, p->off, conn->in, n);
+
+		if (took == -EAGAIN) {
+			export->ops->wait_room(export->target, &conn->waiter);
+			return nbd_conn_block(conn, NBD_BLOCK_ROOM);
+		}
+		if (took < 0) {
+			p->error = took; /* the rest is drained */
+			return true;
+		}
+		n = took;
+	}
+	conn->in += n;
+	conn->in_len -= n;
+	p->off += n;
+	p->left -= n;
+	return true;
+}
+
+/* --- headers ---------------------------------------------------------------------------------- */
+
+static bool request_needs_slot(const struct nbd_request *rq)
+{
+	return commands[rq->type].start && (rq->len || rq->type == NBD_CMD_FLUSH);
+}
+
+static void request_note(struct nbd_conn *conn)
+{
+	struct nbd_export_counters *c = &conn->export->counters;
+
+	conn->header_have = 0;
+	nbd_count(&c->requests, 1);
+	atomic_store_explicit(&c->last_active_ns, conn->worker->now_ns, memory_order_relaxed);
+}
+
+/* A whole header is in conn->rq. False: blocked, to be called again, or nothing more to come. */
+static bool request_begin(struct nbd_conn *conn)
+{
+	const struct nbd_request *rq = &conn->rq;
+	struct nbd_req *req = NULL;
+	int res;
+
+	if (rq->type == NBD_CMD_DISC) {
+		nbd_conn_finish(conn);
+		return false;
+	}
+	if (!nbd_reply_room(conn))
+		return nbd_conn_block(conn, NBD_BLOCK_REPLIES);
+	res = request_validate(conn, rq);
+	if (!res && request_needs_slot(rq)) {
+		req = req_get(conn, rq);
+		if (!req)
+			return false;
+	}
+	request_note(conn);
+	if (rq->type == NBD_CMD_WRITE) {
+		conn->payload = (struct nbd_payload){
+			.rq = *rq,
+			.off = rq->off,
+			.left = rq->len,
+			.active = true,
+			.error = res,
+		};
+	} else if (req) {
+		commands[rq->type].start(req);
+	} else {
+		request_account(conn->export, rq, res);
+		nbd_reply(conn, rq, res);
+	}
+	return true;
+}
+
+bool nbd_header_step(struct nbd_conn *conn)
+{
+	uint32_t n = MIN(conn->in_len, NBD_REQUEST_SIZE - conn->header_have);
+
+	if (conn->header_have == NBD_REQUEST_SIZE)
+		return request_begin(conn);
+	if (!n)
+		return false;
+	memcpy(conn->header + conn->header_have, conn->in, n);
+	conn->header_have += n;
+	conn->in += n;
+	conn->in_len -= n;
+	if (conn->header_have < NBD_REQUEST_SIZE)
+		return false;
+	if (!nbd_get_request(conn->header, &conn->rq)) {
+		log_warn(&conn->log, "sent something that is no request; closed");
+		nbd_conn_close(conn);
+		return false;
+	}
+	return request_begin(conn);
+}
+
+/* --- shutdown --------------------------------------------------------------------------------- */
+
+/* A reply of which a part is queued cannot be taken back: the connection ends with it. */
+static bool req_half_answered(const struct nbd_req *req)
+{
+	return req->next > 0;
+}
+
+void nbd_requests_shutdown(struct nbd_conn *conn)
+{
+	struct list *node;
+
+	if (conn->payload.active && !conn->payload.error)
+		conn->payload.error = -ESHUTDOWN;
+	while ((node = list_pop(&conn->reads))) {
+		struct nbd_req *req = list_entry(node, struct nbd_req, read_node);
+
+		if (!conn->dead && req_half_answered(req)) {
+			list_add_head(&conn->reads, &req->read_node);
+			nbd_conn_close(conn);
+			return;
+		}
+		if (conn->dead)
+			nbd_req_drop(req);
+		else
+			nbd_req_finish(req, -ESHUTDOWN);
+	}
+	nbd_conn_unblock(conn, conn->block == NBD_BLOCK_ANSWER ? NBD_BLOCK_NONE : conn->block);
+	nbd_send_kick(conn);
+}

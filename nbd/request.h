@@ -1,0 +1,61 @@
+/*
+ * Requests: decode, validate, execute, finish.
+ *
+ * A WRITE needs no slot: its payload goes into the export as it arrives, and the reply follows when
+ * the last byte was taken. Everything that takes longer holds a `struct nbd_req` out of the worker's
+ * pool from execution until its reply is queued; nbd_req_finish() is the one place that gives it
+ * back.
+ */
+#ifndef NBD_REQUEST_H
+#define NBD_REQUEST_H
+
+#include <stdbool.h>
+
+#include "base/list.h"
+#include "nbd/conn.h"
+#include "nbd/export.h"
+#include "nbd/wire.h"
+
+struct nbd_req {
+	struct list node;      /* conn->reqs */
+	struct list read_node; /* conn->reads, or linked to itself */
+	struct nbd_conn *conn;
+	struct nbd_export *export; /* where it runs; the removal waits for running ones */
+	struct nbd_request rq;
+	bool running; /* the export owes us done() */
+
+	/* read.c: the reply made of segments */
+	unsigned char *buf; /* a read buffer, from taking it until it is queued */
+	uint64_t next;	    /* bytes asked for so far */
+	uint32_t seg;	    /* bytes of the current segment */
+	bool whole;	    /* more than one segment, and nothing may come between them */
+	bool started;	    /* has had a buffer */
+	int error;	    /* whole: the rest is padding, the trailer says why */
+
+	struct nbd_io io;
+};
+
+/* One step of the pump each; false when there is nothing to do with what is there. */
+bool nbd_header_step(struct nbd_conn *conn);
+bool nbd_payload_step(struct nbd_conn *conn);
+
+/* Calls an operation of the export for @req. */
+void nbd_req_submit(struct nbd_req *req, void (*op)(void *target, struct nbd_io *io),
+		    void (*done)(struct nbd_io *io, int res));
+
+/* To be called first in every done(). */
+void nbd_req_returned(struct nbd_req *req);
+
+/* Queues the reply (@res: 0 or -errno) and gives the slot back. */
+void nbd_req_finish(struct nbd_req *req, int res);
+
+/* As that, the reply being queued already. */
+void nbd_req_sent(struct nbd_req *req, int res);
+
+/* As that, when nobody is there to read a reply. */
+void nbd_req_drop(struct nbd_req *req);
+
+/* Refuses what has not started, lets run what runs. */
+void nbd_requests_shutdown(struct nbd_conn *conn);
+
+#endif

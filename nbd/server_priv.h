@@ -1,0 +1,55 @@
+/*
+ * Inside of the server: what its workers share. The registry of exports and the list of listeners
+ * are the only things two workers look at; both change on the control plane alone and are read
+ * under one lock, never while data moves.
+ */
+#ifndef NBD_SERVER_PRIV_H
+#define NBD_SERVER_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "base/log.h"
+#include "nbd/export_priv.h"
+#include "nbd/server.h"
+#include "nbd/worker.h"
+
+struct nbd_listener {
+	struct list node; /* server->listeners */
+	int fd;
+	char *path; /* of a unix socket, to be removed at the end; NULL: TCP */
+};
+
+struct nbd_server {
+	struct nbd_server_config config; /* defaults filled in; immutable */
+	struct log_scope log;
+	struct nbd_worker *workers; /* config.workers of them */
+
+	pthread_mutex_t lock; /* what follows, and every export's `node` */
+	struct list exports;
+	struct list listeners;
+	uint64_t next_serial;
+
+	pthread_mutex_t call_lock; /* every nbd_call's `done` */
+	pthread_cond_t call_done;
+
+	atomic_uint connections;  /* of all workers */
+	atomic_ulong next_conn;	  /* number of the next connection, for the log */
+	atomic_bool full_said;	  /* "too many connections" is in the log */
+};
+
+/* The export called @name (or with that alias), referenced; NULL: there is none. Any thread. */
+struct nbd_export *nbd_server_find(struct nbd_server *server, const char *name, size_t len);
+
+/* Calls @each for every export, under the registry's lock: it must not block. Any thread. */
+void nbd_server_each(struct nbd_server *server,
+		     void (*each)(void *arg, const struct nbd_export *export), void *arg);
+
+/* Puts @export into the registry and gives it a worker. -EEXIST + err. */
+int nbd_server_register(struct nbd_server *server, struct nbd_export *export, struct err *err);
+
+/* No new connection finds @export from now on. */
+void nbd_server_unregister(struct nbd_server *server, struct nbd_export *export);
+
+#endif

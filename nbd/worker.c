@@ -1,0 +1,500 @@
+#include "nbd/worker.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "nbd/conn.h"
+#include "nbd/server_priv.h"
+
+#define STAGING_GROUP 0
+
+/* --- the clock -------------------------------------------------------------------------------- */
+
+int64_t nbd_now_ns(struct nbd_worker *worker)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	worker->now_ns = ts.tv_sec * 1000000000LL + ts.tv_nsec;
+	return worker->now_ns;
+}
+
+/* --- mail ------------------------------------------------------------------------------------- */
+
+void nbd_worker_post(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	pthread_mutex_lock(&worker->mail_lock);
+	list_add_tail(&worker->mail, &mail->node);
+	pthread_mutex_unlock(&worker->mail_lock);
+	ring_poke(&worker->ring);
+}
+
+static void worker_open_mail(struct ring *ring)
+{
+	struct nbd_worker *worker = container_of(ring, struct nbd_worker, ring);
+	struct list mails, *node;
+
+	list_init(&mails);
+	pthread_mutex_lock(&worker->mail_lock);
+	list_splice(&mails, &worker->mail);
+	pthread_mutex_unlock(&worker->mail_lock);
+	while ((node = list_pop(&mails))) {
+		struct nbd_mail *mail = list_entry(node, struct nbd_mail, node);
+
+		mail->open(worker, mail);
+	}
+}
+
+static int call_wait(struct nbd_server *server, struct nbd_call *call)
+{
+	pthread_mutex_lock(&server->call_lock);
+	while (!call->done)
+		pthread_cond_wait(&server->call_done, &server->call_lock);
+	pthread_mutex_unlock(&server->call_lock);
+	return call->result;
+}
+
+int nbd_worker_call(struct nbd_worker *worker, struct nbd_call *call)
+{
+	nbd_worker_post(worker, &call->mail);
+	return call_wait(worker->server, call);
+}
+
+void nbd_call_answer(struct nbd_worker *worker, struct nbd_call *call, int result)
+{
+	struct nbd_server *server = worker->server;
+
+	pthread_mutex_lock(&server->call_lock);
+	call->result = result;
+	call->done = true;
+	pthread_cond_broadcast(&server->call_done);
+	pthread_mutex_unlock(&server->call_lock);
+}
+
+/* --- staging ---------------------------------------------------------------------------------- */
+
+void *nbd_staging_at(struct nbd_worker *worker, unsigned index)
+{
+	return worker->staging.mem + (size_t)index * NBD_STAGING_SIZE;
+}
+
+static void staging_lend(struct nbd_worker *worker, unsigned index)
+{
+	int mask = io_uring_buf_ring_mask(NBD_STAGING);
+
+	io_uring_buf_ring_add(worker->staging_ring, nbd_staging_at(worker, index),
+			      NBD_STAGING_SIZE, index, mask, 0);
+	io_uring_buf_ring_advance(worker->staging_ring, 1);
+}
+
+void nbd_staging_put(struct nbd_worker *worker, unsigned index)
+{
+	struct list *node = list_pop(&worker->starved);
+
+	assert(worker->staging_held > 0);
+	worker->staging_held--;
+	staging_lend(worker, index);
+	if (node)
+		nbd_conn_unstarve(list_entry(node, struct nbd_conn, starved));
+}
+
+/* The kernel picks a buffer when bytes arrive, so that a connection that waits holds none. */
+static int staging_init(struct nbd_worker *worker, struct err *err)
+{
+	struct io_uring_buf_reg reg = {.ring_entries = NBD_STAGING, .bgid = STAGING_GROUP};
+	void *mem;
+	unsigned i;
+	int r;
+
+	_Static_assert((NBD_STAGING & (NBD_STAGING - 1)) == 0, "a buffer ring is a power of two");
+	if (posix_memalign(&mem, 4096, NBD_STAGING * sizeof(struct io_uring_buf)))
+		return err_set(err, -ENOMEM, "no memory for the receive buffers");
+	memset(mem, 0, NBD_STAGING * sizeof(struct io_uring_buf));
+	reg.ring_addr = (uintptr_t)mem;
+	r = io_uring_register_buf_ring(&worker->ring.uring, &reg, 0);
+	if (r) {
+		free(mem);
+		return err_sys(err, r, "the kernel takes no receive buffers (Linux 6.1 or later is "
+				       "needed)");
+	}
+	worker->staging_ring = mem;
+	io_uring_buf_ring_init(worker->staging_ring);
+	for (i = 0; i < NBD_STAGING; i++)
+		staging_lend(worker, i);
+	return 0;
+}
+
+/* --- accepting -------------------------------------------------------------------------------- */
+
+static void acceptor_arm(struct nbd_acceptor *a)
+{
+	struct io_uring_sqe *sqe = ring_get_sqe(&a->worker->ring);
+
+	io_uring_prep_accept(sqe, a->fd, NULL, NULL, SOCK_CLOEXEC);
+	ring_arm(&a->worker->ring, sqe, &a->op);
+	a->armed = true;
+}
+
+static bool accept_error_passes(int res)
+{
+	return res == -ECONNABORTED || res == -EINTR || res == -EAGAIN || res == -EPROTO;
+}
+
+static void worker_settle(struct nbd_worker *worker);
+
+static void accepted(struct ring_op *op, int res)
+{
+	struct nbd_acceptor *a = container_of(op, struct nbd_acceptor, op);
+	struct nbd_worker *worker = a->worker;
+
+	a->armed = false;
+	if (worker->stopping) {
+		if (res >= 0)
+			close(res);
+		worker_settle(worker);
+		return;
+	}
+	if (res >= 0)
+		nbd_conn_start(worker, res);
+	else if (!accept_error_passes(res)) {
+		/* Out of descriptors or memory: the tick tries again, the queue holds the clients. */
+		log_warn(&worker->log, "cannot accept connections: %s", strerror(-res));
+		return;
+	}
+	acceptor_arm(a);
+}
+
+static void accept_cancelled(struct ring_op *op, int res)
+{
+	struct nbd_acceptor *a = container_of(op, struct nbd_acceptor, cancel);
+
+	(void)res;
+	a->cancelling = false;
+	worker_settle(a->worker);
+}
+
+static void acceptor_cancel(struct nbd_acceptor *a)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!a->armed || a->cancelling)
+		return;
+	sqe = ring_get_sqe(&a->worker->ring);
+	io_uring_prep_cancel(sqe, &a->op, 0);
+	ring_arm(&a->worker->ring, sqe, &a->cancel);
+	a->cancelling = true;
+}
+
+struct listen_call {
+	struct nbd_call call;
+	struct nbd_acceptor *acceptor;
+};
+
+static void worker_add_acceptor(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	struct listen_call *l = container_of(mail, struct listen_call, call.mail);
+
+	list_add_tail(&worker->acceptors, &l->acceptor->node);
+	acceptor_arm(l->acceptor);
+	nbd_call_answer(worker, &l->call, 0);
+}
+
+int nbd_worker_listen(struct nbd_worker *worker, int fd)
+{
+	struct listen_call l = {.call.mail.open = worker_add_acceptor};
+
+	l.acceptor = calloc(1, sizeof(*l.acceptor));
+	if (!l.acceptor)
+		return -ENOMEM;
+	l.acceptor->worker = worker;
+	l.acceptor->fd = fd;
+	l.acceptor->op.done = accepted;
+	l.acceptor->cancel.done = accept_cancelled;
+	return nbd_worker_call(worker, &l.call);
+}
+
+/* --- the tick --------------------------------------------------------------------------------- */
+
+static void tick_arm(struct nbd_worker *worker)
+{
+	struct io_uring_sqe *sqe = ring_get_sqe(&worker->ring);
+
+	io_uring_prep_timeout(sqe, &worker->tick_period, 0, 0);
+	ring_arm(&worker->ring, sqe, &worker->tick);
+	worker->ticking = true;
+}
+
+/* Somebody waits for a buffer that a client may be sitting on. */
+static bool worker_under_pressure(const struct nbd_worker *worker)
+{
+	return !list_empty(&worker->requests.waiters) || !list_empty(&worker->reads.waiters);
+}
+
+static void ticked(struct ring_op *op, int res)
+{
+	struct nbd_worker *worker = container_of(op, struct nbd_worker, tick);
+	bool pressure = worker_under_pressure(worker);
+	struct list *node, *next;
+
+	(void)res;
+	worker->ticking = false;
+	nbd_now_ns(worker);
+	list_for_each_safe(node, next, &worker->conns)
+		nbd_conn_tick(list_entry(node, struct nbd_conn, node), pressure);
+	if (!worker->stopping)
+		list_for_each(node, &worker->acceptors) {
+			struct nbd_acceptor *a = list_entry(node, struct nbd_acceptor, node);
+
+			if (!a->armed)
+				acceptor_arm(a);
+		}
+	if (!worker->leaving)
+		tick_arm(worker);
+}
+
+static void tick_cancelled(struct ring_op *op, int res)
+{
+	(void)res;
+	container_of(op, struct nbd_worker, tick_cancel)->tick_cancelling = false;
+}
+
+/* Fine enough for the handshake timeout, rare enough to cost nothing. */
+static struct __kernel_timespec tick_period(unsigned handshake_timeout_ms)
+{
+	unsigned ms = handshake_timeout_ms / 4;
+
+	ms = ms < 20 ? 20 : ms > 1000 ? 1000 : ms;
+	return (struct __kernel_timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+}
+
+/* --- stopping --------------------------------------------------------------------------------- */
+
+static bool acceptors_idle(struct nbd_worker *worker)
+{
+	struct list *node;
+
+	list_for_each(node, &worker->acceptors) {
+		struct nbd_acceptor *a = list_entry(node, struct nbd_acceptor, node);
+
+		if (a->armed || a->cancelling)
+			return false;
+	}
+	return true;
+}
+
+static void worker_settle(struct nbd_worker *worker)
+{
+	struct nbd_call *call = worker->quiesce;
+
+	if (!call || !list_empty(&worker->conns) || !acceptors_idle(worker))
+		return;
+	worker->quiesce = NULL;
+	nbd_call_answer(worker, call, 0);
+}
+
+void nbd_worker_conn_gone(struct nbd_worker *worker)
+{
+	worker_settle(worker);
+}
+
+static void worker_begin_quiesce(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	struct list *node, *next;
+
+	worker->stopping = true;
+	worker->quiesce = container_of(mail, struct nbd_call, mail);
+	list_for_each(node, &worker->acceptors)
+		acceptor_cancel(list_entry(node, struct nbd_acceptor, node));
+	list_for_each_safe(node, next, &worker->conns) {
+		struct nbd_conn *conn = list_entry(node, struct nbd_conn, node);
+
+		nbd_conn_close(conn);
+		nbd_conn_settle(conn);
+	}
+	worker_settle(worker);
+}
+
+void nbd_worker_quiesce(struct nbd_worker *worker)
+{
+	struct nbd_call call = {.mail.open = worker_begin_quiesce};
+
+	nbd_worker_call(worker, &call);
+}
+
+static void worker_leave(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	worker->leaving = true;
+	if (worker->ticking) {
+		struct io_uring_sqe *sqe = ring_get_sqe(&worker->ring);
+
+		io_uring_prep_timeout_remove(sqe, (uintptr_t)&worker->tick, 0);
+		ring_arm(&worker->ring, sqe, &worker->tick_cancel);
+		worker->tick_cancelling = true;
+	}
+	nbd_call_answer(worker, container_of(mail, struct nbd_call, mail), 0);
+}
+
+/* --- the thread ------------------------------------------------------------------------------- */
+
+static int worker_pools(struct nbd_worker *worker, struct err *err)
+{
+	const struct {
+		struct pool *pool;
+		unsigned count;
+		size_t size;
+	} rows[] = {
+		{&worker->batches, worker->server->config.batch_count, NBD_BATCH_SIZE},
+		{&worker->bounces, NBD_BOUNCES, NBD_BOUNCE_SIZE},
+		{&worker->staging, NBD_STAGING, NBD_STAGING_SIZE},
+		{&worker->reads, NBD_READS, NBD_READ_SIZE},
+		{&worker->requests, NBD_REQUESTS, NBD_REQUEST_SLOT},
+	};
+	unsigned i;
+	int r;
+
+	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		r = pool_init(rows[i].pool, rows[i].count, rows[i].size, err);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int worker_init(struct nbd_worker *worker, struct err *err)
+{
+	int r = ring_init(&worker->ring, NBD_RING_ENTRIES, err);
+
+	if (r)
+		return r;
+	r = worker_pools(worker, err);
+	if (!r)
+		r = staging_init(worker, err);
+	if (r) {
+		ring_deinit(&worker->ring);
+		return r;
+	}
+	ring_set_poke(&worker->ring, worker_open_mail);
+	worker->io = (struct nbd_worker_io){
+		.ring = &worker->ring,
+		.batches = &worker->batches,
+		.bounces = &worker->bounces,
+	};
+	worker->tick.done = ticked;
+	worker->tick_cancel.done = tick_cancelled;
+	worker->tick_period = tick_period(worker->server->config.handshake_timeout_ms);
+	tick_arm(worker);
+	nbd_now_ns(worker);
+	return 0;
+}
+
+/* A ring that fails a round is out of memory at worst: it may do the next one. */
+static void worker_loop(struct nbd_worker *worker)
+{
+	bool said = false;
+
+	while (!worker->leaving || worker->ticking || worker->tick_cancelling ||
+	       !list_empty(&worker->conns)) {
+		int r = ring_round(&worker->ring);
+
+		if (!r)
+			continue;
+		if (!said)
+			log_error(&worker->log, "io_uring fails: %s", strerror(-r));
+		said = true;
+		usleep(10000);
+	}
+}
+
+static void *worker_main(void *arg)
+{
+	struct nbd_call *call = arg;
+	struct nbd_worker *worker = container_of(call, struct nbd_worker, start);
+	int r = worker_init(worker, call->err);
+
+	nbd_call_answer(worker, call, r);
+	if (r)
+		return NULL;
+	worker_loop(worker);
+	assert(list_empty(&worker->conns) && list_empty(&worker->exports));
+	io_uring_unregister_buf_ring(&worker->ring.uring, STAGING_GROUP);
+	ring_deinit(&worker->ring);
+	return NULL;
+}
+
+/* Signals are the program's business, on a thread of its choice. */
+static int thread_create_quiet(pthread_t *thread, void *(*main)(void *), void *arg)
+{
+	sigset_t all, before;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = pthread_create(thread, NULL, main, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -r;
+}
+
+static void worker_free(struct nbd_worker *worker)
+{
+	struct list *node;
+
+	while ((node = list_pop(&worker->acceptors)))
+		free(list_entry(node, struct nbd_acceptor, node));
+	pool_deinit(&worker->batches);
+	pool_deinit(&worker->bounces);
+	pool_deinit(&worker->staging);
+	pool_deinit(&worker->reads);
+	pool_deinit(&worker->requests);
+	free(worker->staging_ring);
+	pthread_mutex_destroy(&worker->mail_lock);
+}
+
+int nbd_worker_start(struct nbd_worker *worker, struct nbd_server *server, unsigned index,
+		     struct err *err)
+{
+	char name[16];
+	int r;
+
+	worker->server = server;
+	log_scope_init(&worker->log, "nbd worker %u", index);
+	list_init(&worker->starved);
+	list_init(&worker->conns);
+	list_init(&worker->exports);
+	list_init(&worker->acceptors);
+	list_init(&worker->mail);
+	pthread_mutex_init(&worker->mail_lock, NULL);
+	worker->start.err = err;
+	r = thread_create_quiet(&worker->thread, worker_main, &worker->start);
+	if (r) {
+		worker_free(worker);
+		return err_sys(err, r, "cannot start an NBD worker thread");
+	}
+	r = call_wait(server, &worker->start);
+	if (r) {
+		pthread_join(worker->thread, NULL);
+		worker_free(worker);
+		return r;
+	}
+	snprintf(name, sizeof(name), "nbd-%u", index);
+	pthread_setname_np(worker->thread, name);
+	worker->started = true;
+	return 0;
+}
+
+void nbd_worker_stop(struct nbd_worker *worker)
+{
+	struct nbd_call call = {.mail.open = worker_leave};
+
+	if (!worker->started)
+		return;
+	nbd_worker_call(worker, &call);
+	pthread_join(worker->thread, NULL);
+	worker->started = false;
+	worker_free(worker);
+}
