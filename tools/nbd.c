@@ -1,0 +1,407 @@
+/*
+ * sendense-nbd: serves one image on one socket, without hub or catalog: for tests, measurements and
+ * rescue. Options, start, signals, stop, in that order; in the foreground, one process.
+ *
+ * One line on stdout tells that it serves, and where. SIGTERM, SIGINT and SIGHUP take the export away
+ * (what was acknowledged is flushed), finalize the image and exit 0.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "nbd/export_qcow2.h"
+#include "nbd/server.h"
+#include "qcow2/qcow2.h"
+
+static const char usage[] =
+	"Usage: sendense-nbd (--socket PATH | --listen ADDR:PORT) --image FILE [OPTION...]\n"
+	"Serves one qcow2 image over NBD, in the foreground, until SIGTERM or SIGINT.\n"
+	"\n"
+	"  --socket PATH        listen on a unix socket\n"
+	"  --listen ADDR:PORT   listen on TCP; port 0: chosen, and printed when ready\n"
+	"  --image FILE         the image; without --create an existing one is continued\n"
+	"  --create             make the image; it must not exist\n"
+	"  --size N[K|M|G|T]    its size in bytes (default: that of --backing)\n"
+	"  --backing FILE       its parent; relative names are relative to the image\n"
+	"  --cluster-size N[K|M]\n"
+	"                       its cluster size (default: chosen by size)\n"
+	"  --repository DIR     folder that holds all of the chain (default: the image's)\n"
+	"  --no-suppress        store clusters that equal the parent's, too\n"
+	"  --read-only          refuse writes; the file is not changed at all\n"
+	"  --export NAME        name of the export (default: the empty name)\n"
+	"  --workers N          threads (default: 1)\n"
+	"  --verbose            log more\n"
+	"  --help, --version\n"
+	"\n"
+	"Exit: 0 ended cleanly, 1 failure, 2 usage.\n"
+	"\n"
+	"Example: sendense-nbd --socket /run/disk.sock --image disk.qcow2 --create --size 10G\n";
+
+DEFINE_CLEANUP(struct qcow2_image *, qcow2_close)
+
+static const struct log_scope nbd_log = {.name = "sendense-nbd"};
+
+struct settings {
+	const char *socket, *listen, *image, *backing, *repository, *export;
+	uint64_t size, cluster_size;
+	unsigned workers;
+	bool create, sized, read_only, no_suppress, verbose;
+};
+
+enum {
+	OPT_SOCKET = 1000,
+	OPT_LISTEN,
+	OPT_IMAGE,
+	OPT_CREATE,
+	OPT_SIZE,
+	OPT_BACKING,
+	OPT_CLUSTER_SIZE,
+	OPT_REPOSITORY,
+	OPT_NO_SUPPRESS,
+	OPT_READ_ONLY,
+	OPT_EXPORT,
+	OPT_WORKERS,
+	OPT_VERBOSE,
+	OPT_HELP,
+	OPT_VERSION,
+};
+
+static const struct option options[] = {
+	{"socket", required_argument, NULL, OPT_SOCKET},
+	{"listen", required_argument, NULL, OPT_LISTEN},
+	{"image", required_argument, NULL, OPT_IMAGE},
+	{"create", no_argument, NULL, OPT_CREATE},
+	{"size", required_argument, NULL, OPT_SIZE},
+	{"backing", required_argument, NULL, OPT_BACKING},
+	{"cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE},
+	{"repository", required_argument, NULL, OPT_REPOSITORY},
+	{"no-suppress", no_argument, NULL, OPT_NO_SUPPRESS},
+	{"read-only", no_argument, NULL, OPT_READ_ONLY},
+	{"export", required_argument, NULL, OPT_EXPORT},
+	{"workers", required_argument, NULL, OPT_WORKERS},
+	{"verbose", no_argument, NULL, OPT_VERBOSE},
+	{"help", no_argument, NULL, OPT_HELP},
+	{"version", no_argument, NULL, OPT_VERSION},
+	{0},
+};
+
+/* --- options ---------------------------------------------------------------------------------- */
+
+/* Digits and at most one of K, M, G, T; false for anything else, overflow included. */
+static bool parse_size(const char *text, uint64_t *out)
+{
+	static const char suffixes[] = "KMGT";
+	const char *at;
+	char *end;
+	unsigned shift = 0;
+	uint64_t v;
+
+	if (*text < '0' || *text > '9')
+		return false;
+	errno = 0;
+	v = strtoull(text, &end, 10);
+	if (errno)
+		return false;
+	if (*end) {
+		at = strchr(suffixes, *end >= 'a' ? *end - 'a' + 'A' : *end);
+		if (!at || end[1])
+			return false;
+		shift = 10 * (at - suffixes + 1);
+	}
+	if (v > UINT64_MAX >> shift)
+		return false;
+	*out = v << shift;
+	return true;
+}
+
+static bool parse_workers(const char *text, unsigned *out)
+{
+	uint64_t v;
+
+	if (!parse_size(text, &v) || v < 1 || v > 64)
+		return false;
+	*out = v;
+	return true;
+}
+
+/* One option; false: its value makes no sense. */
+static bool take_option(struct settings *s, int option)
+{
+	switch (option) {
+	case OPT_SOCKET:
+		s->socket = optarg;
+		return true;
+	case OPT_LISTEN:
+		s->listen = optarg;
+		return true;
+	case OPT_IMAGE:
+		s->image = optarg;
+		return true;
+	case OPT_CREATE:
+		s->create = true;
+		return true;
+	case OPT_SIZE:
+		s->sized = true;
+		return parse_size(optarg, &s->size);
+	case OPT_BACKING:
+		s->backing = optarg;
+		return true;
+	case OPT_CLUSTER_SIZE:
+		return parse_size(optarg, &s->cluster_size) && s->cluster_size <= UINT32_MAX;
+	case OPT_REPOSITORY:
+		s->repository = optarg;
+		return true;
+	case OPT_NO_SUPPRESS:
+		s->no_suppress = true;
+		return true;
+	case OPT_READ_ONLY:
+		s->read_only = true;
+		return true;
+	case OPT_EXPORT:
+		s->export = optarg;
+		return true;
+	case OPT_WORKERS:
+		return parse_workers(optarg, &s->workers);
+	default:
+		s->verbose = true;
+		return true;
+	}
+}
+
+static const char *settings_fault(const struct settings *s)
+{
+	if (!s->image)
+		return "--image is missing";
+	if (!s->socket == !s->listen)
+		return "one of --socket and --listen is needed";
+	if (s->create && s->read_only)
+		return "--create and --read-only exclude each other";
+	if (!s->create && (s->sized || s->backing || s->cluster_size))
+		return "--size, --backing and --cluster-size go with --create";
+	if (s->create && !s->sized && !s->backing)
+		return "--create needs --size, or a --backing to take it from";
+	return NULL;
+}
+
+static int usage_fault(const char *fault, const char *detail)
+{
+	fprintf(stderr, "sendense-nbd: %s%s%s\nTry 'sendense-nbd --help'.\n", fault,
+		detail ? ": " : "", detail ? detail : "");
+	return 2;
+}
+
+/* 0: go on; otherwise the exit status plus one. */
+static int parse_options(struct settings *s, int argc, char **argv)
+{
+	const char *fault;
+	char what[64];
+	int c, index = 0;
+
+	while ((c = getopt_long(argc, argv, "", options, &index)) >= 0) {
+		if (c == OPT_HELP || c == OPT_VERSION) {
+			if (c == OPT_HELP)
+				fputs(usage, stdout);
+			else
+				puts("sendense-nbd " SENDENSE_VERSION);
+			return 1;
+		}
+		if (c == '?') {
+			fputs("Try 'sendense-nbd --help'.\n", stderr);
+			return 3;
+		}
+		if (!take_option(s, c)) {
+			snprintf(what, sizeof(what), "--%s takes no such value", options[index].name);
+			return usage_fault(what, optarg) + 1;
+		}
+	}
+	if (optind < argc)
+		return usage_fault("unexpected argument", argv[optind]) + 1;
+	fault = settings_fault(s);
+	return fault ? usage_fault(fault, NULL) + 1 : 0;
+}
+
+/* --- the image -------------------------------------------------------------------------------- */
+
+/* --backing as this process can open it: relative names are relative to the image. */
+static char *backing_path(const struct settings *s)
+{
+	_cleanup_(freep) char *copy = strdup(s->image);
+	char *path;
+
+	if (*s->backing == '/')
+		return strdup(s->backing);
+	if (!copy || asprintf(&path, "%s/%s", dirname(copy), s->backing) < 0)
+		return NULL;
+	return path;
+}
+
+static int backing_size(const struct settings *s, uint64_t *size, struct err *err)
+{
+	const struct qcow2_open_opts opts = {.repository = s->repository};
+	_cleanup_(freep) char *path = backing_path(s);
+	struct qcow2_image *img;
+	struct qcow2_info info;
+	int r;
+
+	if (!path)
+		return err_set(err, -ENOMEM, "no memory to open '%s'", s->backing);
+	r = qcow2_open(&img, path, &opts, err);
+	if (r)
+		return r;
+	qcow2_get_info(img, &info);
+	qcow2_close(img);
+	*size = info.size;
+	return 0;
+}
+
+static int image_create(const struct settings *s, struct err *err)
+{
+	struct qcow2_create_opts opts = {
+		.size = s->size,
+		.cluster_size = s->cluster_size,
+		.backing = s->backing,
+	};
+	int r = s->sized ? 0 : backing_size(s, &opts.size, err);
+
+	return r ? r : qcow2_create(s->image, &opts, err);
+}
+
+static int image_open(const struct settings *s, struct qcow2_image **out, struct err *err)
+{
+	const struct qcow2_open_opts opts = {
+		.writable = !s->read_only,
+		.repository = s->repository,
+		.suppress_unchanged = !s->read_only && !s->no_suppress,
+	};
+	int r = s->create ? image_create(s, err) : 0;
+
+	return r ? r : qcow2_open(out, s->image, &opts, err);
+}
+
+/* --- serving ---------------------------------------------------------------------------------- */
+
+/* Everything but what a URI leaves alone becomes %XX. */
+static void print_escaped(const char *s)
+{
+	for (; *s; s++) {
+		if ((*s >= '0' && *s <= '9') || (*s >= 'a' && *s <= 'z') ||
+		    (*s >= 'A' && *s <= 'Z') || strchr("-._~/", *s))
+			putchar(*s);
+		else
+			printf("%%%02X", (unsigned char)*s);
+	}
+}
+
+static void print_ready(const struct settings *s, const char *bound)
+{
+	fputs("sendense-nbd ready on ", stdout);
+	if (s->listen)
+		printf("nbd://%s/", bound);
+	else
+		fputs("nbd+unix:///", stdout);
+	print_escaped(s->export);
+	if (s->socket) {
+		fputs("?socket=", stdout);
+		print_escaped(s->socket);
+	}
+	putchar('\n');
+	fflush(stdout);
+}
+
+static int server_listen(struct nbd_server *server, const struct settings *s, char *bound,
+			 size_t size, struct err *err)
+{
+	_cleanup_(freep) char *address = NULL;
+
+	if (s->listen)
+		return nbd_server_listen(server, s->listen, bound, size, err);
+	if (asprintf(&address, "unix:%s", s->socket) < 0)
+		return err_set(err, -ENOMEM, "no memory to listen");
+	return nbd_server_listen(server, address, bound, size, err);
+}
+
+/* From the open image to the finalized one. Takes @img over. */
+static int serve_image(struct nbd_server *server, const struct settings *s,
+		       struct qcow2_image *img, const char *bound, const sigset_t *signals,
+		       struct err *err)
+{
+	_cleanup_(qcow2_closep) struct qcow2_image *owned = img;
+	struct nbd_export *export;
+	struct qcow2_info info;
+	int r, sig;
+
+	qcow2_get_info(img, &info);
+	r = nbd_export_add(server,
+			   &(struct nbd_export_config){
+				   .name = s->export,
+				   .size = info.size,
+				   .preferred_block = info.cluster_size,
+				   .read_only = s->read_only,
+			   },
+			   &nbd_export_qcow2_ops, owned, &export, err);
+	if (r)
+		return r;
+	print_ready(s, bound);
+	while (sigwait(signals, &sig))
+		;
+	r = nbd_export_remove(export, false);
+	if (r)
+		return err_sys(err, r, "'%s' could not be written completely", s->image);
+	return s->read_only ? 0 : qcow2_finalize(owned, err);
+}
+
+/* The socket comes first: with nowhere to listen, no image is made. */
+static int serve(struct nbd_server *server, const struct settings *s, const sigset_t *signals,
+		 struct err *err)
+{
+	char bound[256];
+	struct qcow2_image *img;
+	int r = server_listen(server, s, bound, sizeof(bound), err);
+
+	if (!r)
+		r = image_open(s, &img, err);
+	return r ? r : serve_image(server, s, img, bound, signals, err);
+}
+
+/* Threads inherit the mask: every signal that ends us waits for sigwait(). */
+static void block_signals(sigset_t *signals)
+{
+	sigemptyset(signals);
+	sigaddset(signals, SIGTERM);
+	sigaddset(signals, SIGINT);
+	sigaddset(signals, SIGHUP);
+	sigprocmask(SIG_BLOCK, signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+int main(int argc, char **argv)
+{
+	struct nbd_server_config config = NBD_SERVER_CONFIG_INIT;
+	struct settings s = {.export = "", .workers = 1};
+	struct nbd_server *server = NULL;
+	struct err err = ERR_INIT;
+	sigset_t signals;
+	int r = parse_options(&s, argc, argv);
+
+	if (r)
+		return r - 1;
+	if (s.verbose)
+		log_set_level(LOG_LEVEL_DEBUG);
+	block_signals(&signals);
+	config.workers = s.workers;
+	r = nbd_server_start(&server, &config, &err);
+	if (!r)
+		r = serve(server, &s, &signals, &err);
+	nbd_server_stop(server);
+	if (!r)
+		return 0;
+	log_error(&nbd_log, "%s", err.text);
+	return 1;
+}
