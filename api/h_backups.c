@@ -55,6 +55,8 @@ static const struct api_json_member disk_members[] = {
 	API_AS("bytes_stored", I64, DISK, row.bytes.bytes_stored),
 	API_AS("bytes_total", I64, DISK, bytes_total),
 	API_AS("progress_percent", REAL, DISK, percent),
+	API_AS("transfer_speed_bps", I64, DISK, speed_bps),
+	API_AS("eta_seconds", I64, DISK, eta_seconds),
 	API_AS("export_name", TEXT, DISK, row.export_name),
 	API_AS("qcow2_path", TEXT, DISK, row.qcow2_path),
 	API_AS("error", TEXT, DISK, row.error_message),

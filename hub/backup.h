@@ -83,6 +83,8 @@ struct hub_disk_view {
 	char label[CATALOG_NAME_SIZE]; /* from the inventory; may be empty */
 	int64_t bytes_total;	       /* what is expected to arrive; 0: unknown (an incremental) */
 	double percent;
+	int64_t speed_bps;    /* bytes per second, smoothed; 0 when it is not copied */
+	int64_t eta_seconds;  /* CATALOG_NONE: unknown */
 	unsigned connections; /* of NBD, now */
 };
 

@@ -62,6 +62,12 @@ struct hub {
 	pthread_t watchdog, poller;
 };
 
+/* Bytes per second, smoothed over a few seconds; fed by the watch-dog. */
+struct hub_rate {
+	int64_t at_ns, bytes; /* last sample */
+	double bps;
+};
+
 enum hub_disk_state {
 	HUB_DISK_OPEN,
 	HUB_DISK_COMPLETED,
@@ -81,8 +87,9 @@ struct hub_disk {
 	struct nbd_export *export;   /* the same */
 	struct nbd_export_stats net; /* as last seen; stays when the export is gone */
 	struct qcow2_stats data;     /* the same for the image */
-	bool told_running;	     /* the catalog knows the disk runs; watch-dog only */
-	int64_t told_bytes;	     /* counters the catalog has; watch-dog only */
+	struct hub_rate rate;
+	bool told_running;  /* the catalog knows the disk runs; watch-dog only */
+	int64_t told_bytes; /* counters the catalog has; watch-dog only */
 };
 
 enum hub_job_state {
@@ -122,8 +129,7 @@ struct hub_job {
 	bool ever_connected;
 	struct hub_telemetry telemetry;
 	char agent_error[CATALOG_REASON_SIZE]; /* what the agent says went wrong */
-	int64_t speed_at_ns, speed_bytes;      /* last sample */
-	double speed_bps;
+	struct hub_rate rate;
 	int64_t told_ns; /* when the catalog heard of counters */
 };
 

@@ -50,6 +50,16 @@ static int64_t view_total(const struct hub_job *job, const struct hub_disk *disk
 
 /* --- of a running job ------------------------------------------------------------------------- */
 
+static int64_t view_left(int64_t total, double percent)
+{
+	return (int64_t)((double)total * (100.0 - percent) / 100.0);
+}
+
+static int64_t view_eta(int64_t left, double bps)
+{
+	return bps >= 1 ? (int64_t)((double)left / bps) : CATALOG_NONE;
+}
+
 /* `face` held. */
 static void view_live_disk(struct hub_job *job, struct hub_disk *disk, struct hub_disk_view *out)
 {
@@ -60,47 +70,58 @@ static void view_live_disk(struct hub_job *job, struct hub_disk *disk, struct hu
 	out->connections = disk->net.connections;
 	out->bytes_total = view_total(job, disk);
 	out->percent = view_percent(view_done(disk), out->bytes_total);
+	out->speed_bps = (int64_t)disk->rate.bps;
+	if (out->bytes_total)
+		out->eta_seconds =
+			view_eta(view_left(out->bytes_total, out->percent), disk->rate.bps);
 	if (disk->net.connections_total && out->row.status == CATALOG_DISK_PENDING)
 		out->row.status = CATALOG_DISK_RUNNING;
 }
 
-static int64_t view_left(int64_t total, double percent)
+/* Over all disks. An open one whose total is unknown counts as a whole, and leaves no ETA. */
+struct view_sum {
+	int64_t total, done, left, received;
+	bool unknown;
+};
+
+/* `face` held. */
+static void view_add_disk(struct hub_job *job, struct hub_disk *disk, struct view_sum *sum)
 {
-	return (int64_t)((double)total * (100.0 - percent) / 100.0);
+	struct hub_disk_view one = {.row = disk->row};
+	int64_t left;
+
+	view_live_disk(job, disk, &one);
+	if (disk->state == HUB_DISK_COMPLETED)
+		one.percent = 100;
+	else if (!one.bytes_total)
+		sum->unknown = true;
+	if (!one.bytes_total)
+		one.bytes_total = disk->row.virtual_size_bytes;
+	left = view_left(one.bytes_total, one.percent);
+	sum->total += one.bytes_total;
+	sum->done += one.bytes_total - left;
+	sum->left += left;
+	sum->received += one.row.bytes.bytes_transferred;
 }
 
-/* Sums over all disks: an open one whose total is unknown makes the rest a guess nobody needs. */
 static void view_live_job(struct hub_job *job, struct hub_backup_view *view)
 {
-	int64_t total = 0, done = 0, left = 0, received = 0;
-	bool known = true;
+	struct view_sum sum = {.total = 0};
 
 	pthread_mutex_lock(&job->face);
-	for (size_t i = 0; i < job->disk_count; i++) {
-		struct hub_disk *disk = &job->disks[i];
-		struct hub_disk_view one = {.row = disk->row};
-
-		view_live_disk(job, disk, &one);
-		received += one.row.bytes.bytes_transferred;
-		if (disk->state == HUB_DISK_COMPLETED) {
-			one.bytes_total = disk->row.virtual_size_bytes;
-			one.percent = 100;
-		} else if (!one.bytes_total) {
-			one.bytes_total = disk->row.virtual_size_bytes;
-			known = false;
-		}
-		total += one.bytes_total;
-		done += one.bytes_total - view_left(one.bytes_total, one.percent);
-		left += view_left(one.bytes_total, one.percent);
-	}
-	view->job.bytes_transferred = received;
-	view->bytes_total = total;
-	view->percent = view_percent(done, total);
-	view->speed_bps = (int64_t)job->speed_bps;
-	if (known && job->speed_bps >= 1)
-		view->eta_seconds = (int64_t)((double)left / job->speed_bps);
+	for (size_t i = 0; i < job->disk_count; i++)
+		view_add_disk(job, &job->disks[i], &sum);
+	view->job.bytes_transferred = sum.received;
+	view->bytes_total = sum.total;
+	view->percent = view_percent(sum.done, sum.total);
+	view->speed_bps = (int64_t)job->rate.bps;
+	if (!sum.unknown)
+		view->eta_seconds = view_eta(sum.left, job->rate.bps);
 	if (job->telemetry.current_phase[0])
 		strcpy(view->job.current_phase, job->telemetry.current_phase);
+	if (job->telemetry_ns)
+		view->job.last_telemetry_at_us =
+			catalog_now_us() - (hub_now_ns() - job->telemetry_ns) / 1000;
 	pthread_mutex_unlock(&job->face);
 }
 
@@ -142,6 +163,7 @@ static void view_labels(struct hub *hub, struct hub_backup_view *view)
 static void view_disk_from_row(const struct catalog_backup_disk *row, struct hub_disk_view *out)
 {
 	out->row = *row;
+	out->eta_seconds = CATALOG_NONE;
 	if (row->mode == CATALOG_BACKUP_FULL)
 		out->bytes_total = row->virtual_size_bytes;
 	if (row->status == CATALOG_DISK_COMPLETED)

@@ -24,9 +24,10 @@
 #include "base/bytes.h"
 #include "hub/job.h"
 
-#define NS_PER_MS	  1000000LL
-#define TELL_PERIOD_NS	  (10 * 1000 * NS_PER_MS)
-#define SPEED_HALF_LIFE_S 3.0
+#define NS_PER_MS	 1000000LL
+#define TELL_PERIOD_NS	 (10 * 1000 * NS_PER_MS)
+#define RATE_PERIOD_S	 0.2
+#define RATE_SMOOTHING_S 3.0
 
 /* --- what is seen ----------------------------------------------------------------------------- */
 
@@ -42,6 +43,21 @@ struct watch {
 };
 
 /* `face` held. */
+static void watch_rate(struct hub_rate *rate, int64_t now_ns, int64_t bytes)
+{
+	double dt = (double)(now_ns - rate->at_ns) / 1e9, weight;
+
+	if (rate->at_ns && dt < RATE_PERIOD_S)
+		return;
+	if (rate->at_ns) {
+		weight = rate->bps > 0 ? dt / (dt + RATE_SMOOTHING_S) : 1;
+		rate->bps += weight * ((double)(bytes - rate->bytes) / dt - rate->bps);
+	}
+	rate->at_ns = now_ns;
+	rate->bytes = bytes;
+}
+
+/* `face` held. */
 static void watch_disk(struct hub_job *job, struct hub_disk *disk, struct watch *w)
 {
 	int latched = disk->img ? qcow2_error(disk->img) : 0;
@@ -53,30 +69,13 @@ static void watch_disk(struct hub_job *job, struct hub_disk *disk, struct watch 
 	job->ever_connected |= disk->net.connections_total > 0;
 	if (disk->state != HUB_DISK_OPEN)
 		return;
+	watch_rate(&disk->rate, w->now_ns, (int64_t)disk->data.received);
 	w->connections += disk->net.connections;
 	w->lost |= disk->net.connections_total > 0 && !disk->net.connections;
 	if (latched && !w->latched) {
 		w->latched = latched;
 		w->latched_disk = disk->row.disk_index;
 	}
-}
-
-/* `face` held. */
-static void watch_speed(struct hub_job *job, const struct watch *w)
-{
-	double dt = (double)(w->now_ns - job->speed_at_ns) / 1e9, now_bps, weight;
-
-	if (job->speed_at_ns && dt < 0.2)
-		return;
-	if (job->speed_at_ns) {
-		now_bps = (double)(w->received - job->speed_bytes) / dt;
-		weight = dt / (dt + SPEED_HALF_LIFE_S);
-		if (job->speed_bps <= 0)
-			weight = 1;
-		job->speed_bps += weight * (now_bps - job->speed_bps);
-	}
-	job->speed_at_ns = w->now_ns;
-	job->speed_bytes = w->received;
 }
 
 /* --- what is concluded ------------------------------------------------------------------------ */
@@ -180,7 +179,7 @@ static void watch_job(struct hub *hub, struct hub_job *job)
 	pthread_mutex_lock(&job->face);
 	for (size_t i = 0; i < job->disk_count; i++)
 		watch_disk(job, &job->disks[i], &w);
-	watch_speed(job, &w);
+	watch_rate(&job->rate, w.now_ns, w.received);
 	overdue = watch_overdue(hub, job, &w, reason, sizeof(reason));
 	pthread_mutex_unlock(&job->face);
 	if (overdue)

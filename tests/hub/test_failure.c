@@ -2,6 +2,7 @@
  * quarantine, the reason on the job, the VM free. */
 #include <setjmp.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/resource.h>
@@ -300,6 +301,49 @@ static void a_failed_backup_keeps_its_committed_disk_but_offers_nothing(void **s
 	expect_next_works(id);
 }
 
+/* --- the catalog ------------------------------------------------------------------------------ */
+
+static void sql(const char *text)
+{
+	char path[300], *why = NULL;
+	sqlite3 *db;
+
+	snprintf(path, sizeof(path), "%s/data/catalog.db", rig.dir);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	sqlite3_busy_timeout(db, 5000);
+	if (sqlite3_exec(db, text, NULL, NULL, &why) != SQLITE_OK)
+		fail_msg("%s", why);
+	sqlite3_close(db);
+}
+
+/* The commit transaction fails, and so does the one that would record the failure, for a while. */
+static void a_catalog_that_refuses_a_commit_is_told_of_the_failure_later(void **state)
+{
+	struct hub_backup_view view, second;
+	struct catalog_completed done;
+	struct catalog_backup row;
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+
+	(void)state;
+	start_hub();
+	rig_full(&rig, &vm, 1, id);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
+	sql("CREATE TRIGGER refuse BEFORE UPDATE ON backup_disks "
+	    "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END");
+	assert_int_not_equal(
+		hub_backup_complete(rig.hub, view.job.id, 0, "disk-2000/2", &done, &err), 0);
+	assert_int_equal(catalog_backup_get(hub_catalog(rig.hub), view.job.id, &row, &err), 0);
+	assert_int_equal(row.status, CATALOG_JOB_RUNNING);
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &second, &err),
+			 HUB_E_BUSY);
+	sql("DROP TRIGGER refuse");
+	expect_failed(&view, "", 2);
+	hub_backup_view_deinit(&view);
+	expect_next_works(id);
+}
+
 /* --- the hub's own end ------------------------------------------------------------------------ */
 
 static void a_hub_that_stops_fails_what_runs(void **state)
@@ -457,6 +501,7 @@ int main(void)
 		T(what_the_agent_reports_is_the_reason),
 		T(a_disk_error_behind_the_ack_fails_the_backup_with_its_name),
 		T(a_failed_backup_keeps_its_committed_disk_but_offers_nothing),
+		T(a_catalog_that_refuses_a_commit_is_told_of_the_failure_later),
 		T(a_hub_that_stops_fails_what_runs),
 		T(a_second_hub_on_the_same_data_is_refused),
 	};

@@ -1,0 +1,129 @@
+/* sendense-hub as its users meet it: options, configuration file, ready line, signals, lock. Runs
+ * the program of this build. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/support/scratch.h"
+
+static char hub[512];
+
+/* Exit status of the hub with these arguments; stdout and stderr in out.txt. */
+static int run(const char *args)
+{
+	char *text;
+	int status;
+
+	scratch_run("timeout 20 %s %s >out.txt 2>&1; echo $? >status", hub, args);
+	text = scratch_output("cat status");
+	status = atoi(text);
+	free(text);
+	return status;
+}
+
+static bool said(const char *text)
+{
+	char *out = scratch_output("cat out.txt");
+	bool yes = strstr(out, text) != NULL;
+
+	free(out);
+	return yes;
+}
+
+static void help_and_version_tell_and_succeed(void **state)
+{
+	(void)state;
+	assert_int_equal(run("--help"), 0);
+	assert_true(said("--data-dir") && said("--agent-url") && said("Example:"));
+	assert_int_equal(run("--version"), 0);
+	assert_true(said("sendense-hub "));
+}
+
+static void what_it_does_not_understand_it_refuses_by_name(void **state)
+{
+	(void)state;
+	assert_int_equal(run("--frobnicate"), 2);
+	assert_int_equal(run("word"), 2);
+	assert_int_equal(run("--workers many"), 2);
+	assert_true(said("workers takes a number"));
+	assert_int_equal(run("--data-dir d --db mysql:x --http 127.0.0.1:0 --nbd 127.0.0.1:0"), 1);
+	assert_int_equal(run("--data-dir d --agent-url nonsense"), 1);
+	assert_true(said("agent URL"));
+	assert_int_equal(run("--data-dir d --http here --nbd 127.0.0.1:0"), 1);
+	assert_true(said("ADDR:PORT"));
+}
+
+static void a_configuration_file_is_read_strictly(void **state)
+{
+	(void)state;
+	assert_int_equal(run("--config missing.json"), 1);
+	scratch_run("echo '{\"disconect_grace_s\":3}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("unknown key \"disconect_grace_s\""));
+	scratch_run("echo '{\"start_timeout_s\":\"3\"}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("start_timeout_s must be an integer"));
+	scratch_run("echo '{\"start_timeout_s\":0}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("between 1 and"));
+	scratch_run("echo '{' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+}
+
+/* A shell story, because it is about processes. */
+static void it_says_when_it_serves_and_stops_in_order(void **state)
+{
+	static const char story[] =
+		"set -e\n"
+		"echo '{\"http\":\"127.0.0.1:0\",\"nbd\":[\"127.0.0.1:0\",\"unix:hub.sock\"],"
+		"\"data_dir\":\"elsewhere\",\"disconnect_grace_s\":5}' > c.json\n"
+		"$HUB --config c.json --data-dir data >out 2>err & pid=$!\n"
+		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
+		"cat out err\n"
+		"[ $(wc -l < out) = 1 ]\n"
+		"grep -Eq '^sendense-hub ready http=127\\.0\\.0\\.1:[0-9]+ "
+		"nbd=127\\.0\\.0\\.1:[0-9]+,unix:.*hub\\.sock$' out\n"
+		"[ -e data/catalog.db ] && ! [ -e elsewhere ]\n"
+		"! $HUB --config c.json --data-dir data >out2 2>err2\n"
+		"grep -q 'another hub' err2 && ! [ -s out2 ]\n"
+		"url=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
+		"curl -sf --noproxy '*' http://$url/health | grep -q healthy\n"
+		"kill -TERM $pid; wait $pid\n"
+		"grep -q SIGTERM err\n";
+
+	(void)state;
+	setenv("HUB", hub, 1);
+	FILE *f = fopen("story.sh", "w");
+
+	assert_non_null(f);
+	fputs(story, f);
+	fclose(f);
+	assert_int_equal(scratch_run("sh -e story.sh"), 0);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(help_and_version_tell_and_succeed),
+		T(what_it_does_not_understand_it_refuses_by_name),
+		T(a_configuration_file_is_read_strictly),
+		T(it_says_when_it_serves_and_stops_in_order),
+	};
+	const char *build = getenv("BUILD");
+
+	snprintf(hub, sizeof(hub), "%s/bin/sendense-hub", build ? build : "");
+	if (!build || access(hub, X_OK)) {
+		puts("set BUILD to the build folder, with bin/sendense-hub in it");
+		return 77;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
