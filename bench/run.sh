@@ -38,7 +38,7 @@ start_sendense() { # [cluster size]
 	server=$!
 }
 start_null() {
-	"$BUILD/bench/nbd_null" "$sock" >/dev/null 2>"$work/log" &
+	"$BUILD/bench/nbd_null" "unix:$sock" >/dev/null 2>"$work/log" &
 	server=$!
 }
 start_nbdkit_null() {
@@ -97,7 +97,7 @@ measure() {
 	wait_socket
 	t0=$(date +%s.%N)
 	fio --name=b --ioengine=nbd --uri="nbd+unix:///?socket=$sock" --size="$size" \
-		--refill_buffers=0 --output-format=json --output="$work/fio.json" "$@" \
+		--end_fsync=1 --refill_buffers=0 --output-format=json --output="$work/fio.json" "$@" \
 		>/dev/null 2>&1 || { echo "bench: fio failed for $name" >&2; cat "$work/log" >&2; exit 1; }
 	bytes=$(jq '[.jobs[] | .write.io_bytes + .read.io_bytes] | add' "$work/fio.json")
 	rss=$(awk '/VmHWM/ { print $2 }' "/proc/$server/status")
