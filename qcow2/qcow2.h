@@ -18,7 +18,7 @@
  * Until qcow2_finalize() the header carries the `dirty` bit: refcounts are not on disk yet.
  *
  * Write-behind. qcow2_write() returns when the bytes are in the image's bounded memory. A failure to
- * store them later is latched: every following write, zero, flush and finalize fails with it.
+ * store them later is latched: every following write, zero, read, flush and finalize fails with it.
  */
 #ifndef QCOW2_QCOW2_H
 #define QCOW2_QCOW2_H

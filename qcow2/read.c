@@ -323,8 +323,16 @@ static bool read_piece(struct qcow2_op *op)
 	return true;
 }
 
+/* What a failed image lost of the writes it took nobody knows: what the guest would see is unknown. */
+static int op_trust(const struct qcow2_op *op)
+{
+	return op->view == QCOW2_VIEW_GUEST ? qcow2_error(op->img) : 0;
+}
+
 void qcow2_read_step(struct qcow2_op *op)
 {
+	if (!op->res)
+		op->res = op_trust(op);
 	while (op->cursor < op->len && !op->res)
 		if (!read_piece(op))
 			return;
@@ -358,12 +366,17 @@ static bool extent_add(struct qcow2_op *op, uint64_t len, uint32_t flags)
 
 void qcow2_extents_step(struct qcow2_op *op)
 {
+	int r = op_trust(op);
+
+	if (r) {
+		qcow2_op_finish(op, r);
+		return;
+	}
 	while (op->cursor < op->len) {
 		uint64_t off = op->off + op->cursor, max = op->len - op->cursor;
 		struct qcow2_slot *slot;
 		struct qcow2_run run;
 		uint32_t flags;
-		int r;
 
 		switch (slot_look(op->img, off, &max, &slot)) {
 		case SLOT_ABSENT:

@@ -1,0 +1,171 @@
+/*
+ * The crash promise of qcow2/qcow2.h: the power is cut at every operation of a workload, and what is
+ * left is opened again. The seed is printed; SEED=n repeats a run, K=n one cut of it.
+ */
+#include "tests/crash/workload.h"
+
+static struct imgloop loop;
+static uint64_t seed;
+
+/* Cuts tried per shape; a longer workload is sampled. */
+#define CUTS_MAX 60
+
+static const struct shape shapes[] = {
+	{.name = "small clusters", .size = 3 * MIB + 512, .cluster = 4096, .steps = 40, .max = 70000,
+	 .delay = 2},
+	{.name = "ordinary clusters", .size = 6 * MIB, .cluster = 65536, .steps = 40, .max = 300000,
+	 .delay = 3},
+	{.name = "large requests", .size = 24 * MIB, .cluster = 65536, .steps = 14, .max = 7 * MIB,
+	 .delay = 3},
+	{.name = "over a parent", .size = 4 * MIB + 1536, .cluster = 65536, .parent = true,
+	 .steps = 40, .max = 200000, .delay = 2},
+	{.name = "over a parent, small clusters, suppressed", .size = 3 * MIB, .cluster = 4096,
+	 .parent = true, .suppress = true, .steps = 40, .max = 60000, .delay = 2},
+	{.name = "large clusters", .size = 12 * MIB, .cluster = 2 * MIB, .steps = 25, .max = 3 * MIB,
+	 .delay = 3},
+};
+
+/* More tables than the cache holds: 2200 slices of 2 MiB of guest disk each. */
+static const struct shape wide = {
+	.name = "wide disk", .size = 2200 * 4096, .cluster = 4096, .chunk = 4096, .stride = 2 * MIB,
+	.steps = 12, .max = 2200 * 4096, .delay = 1,
+};
+
+static void workload_begin(struct workload *w, const struct shape *shape)
+{
+	*w = (struct workload){.shape = shape, .loop = &loop, .rng = seed | 1};
+	model_init(&w->model, shape->size);
+	if (shape->parent)
+		make_parent(w, "parent.qcow2");
+	make_image(shape, "start.qcow2", shape->parent ? "parent.qcow2" : NULL);
+}
+
+/* One story: the power fails at operation @k (0: never). Returns the operations carried out. */
+static uint64_t cut_at(const struct shape *shape, uint64_t k, bool ask_qemu)
+{
+	struct faultfile_opts opts = {.seed = seed, .cut_at = k, .delay = shape->delay};
+	struct faultfile *ff = faultfile_new(&opts);
+	struct workload w;
+	uint64_t ops;
+	int r;
+
+	story_begin(shape->name, seed, k);
+	workload_begin(&w, shape);
+	r = workload_run(&w, "start.qcow2", ff);
+	if (!r && faultfile_is_cut(ff))
+		story_fail("nobody noticed the power cut");
+	if (r && !faultfile_is_cut(ff))
+		story_fail("fails without a power cut: %s", strerror(-r));
+	ops = faultfile_ops(ff);
+	faultfile_cut(ff);
+	assert_int_equal(faultfile_dump(ff, "cut.qcow2"), 0);
+	faultfile_free(ff);
+
+	judge_check("cut.qcow2", !r);
+	if (ask_qemu)
+		judge_qemu_repair(&w, "cut.qcow2");
+	judge_reopened(&w, "cut.qcow2");
+	model_deinit(&w.model);
+	alarm(0);
+	return ops;
+}
+
+/* The one asked for, or all of them, or as many as there is time for. */
+static void cut_everywhere(const struct shape *shape, unsigned cuts)
+{
+	const char *env = getenv("K");
+	uint64_t ops, k, rng = seed | 1;
+	unsigned i;
+
+	if (env) {
+		cut_at(shape, strtoull(env, NULL, 0), true);
+		return;
+	}
+	ops = cut_at(shape, 0, true);
+	print_message("%s: %llu operations\n", shape->name, (unsigned long long)ops);
+	for (i = 0; i < MIN(ops, cuts); i++) {
+		k = ops <= cuts ? i + 1 : 1 + rnd_next(&rng) % ops;
+		cut_at(shape, k, i % 5 == 0);
+	}
+}
+
+static void nothing_flushed_is_lost_and_nothing_foreign_appears(void **state)
+{
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(shapes); i++)
+		cut_everywhere(&shapes[i], CUTS_MAX);
+}
+
+static void a_disk_with_more_tables_than_memory_survives_too(void **state)
+{
+	(void)state;
+	cut_everywhere(&wide, 12);
+}
+
+/* The power fails, and fails again while the interrupted image is being continued. */
+static void a_second_cut_while_continuing_is_survived(void **state)
+{
+	const struct shape *shape = &shapes[3];
+	uint64_t rng = seed | 1;
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < 40; i++) {
+		struct faultfile_opts opts = {.seed = seed + i, .delay = 2};
+		struct faultfile *ff;
+		struct workload w;
+
+		opts.cut_at = 1 + rnd_next(&rng) % 120;
+		story_begin("cut twice", seed, i);
+		workload_begin(&w, shape);
+		ff = faultfile_new(&opts);
+		workload_run(&w, "start.qcow2", ff);
+		faultfile_cut(ff);
+		assert_int_equal(faultfile_dump(ff, "once.qcow2"), 0);
+		faultfile_free(ff);
+
+		/* What the first cut left is on the disk, and stays the least there is. */
+		assert_int_equal(imgloop_open(&loop, "once.qcow2", &(struct qcow2_open_opts){0}), 0);
+		judge_content(&w);
+		model_settle(&w);
+		assert_int_equal(imgloop_close(&loop), 0);
+
+		opts.cut_at = 1 + rnd_next(&rng) % 60;
+		ff = faultfile_new(&opts);
+		workload_run(&w, "once.qcow2", ff);
+		faultfile_cut(ff);
+		assert_int_equal(faultfile_dump(ff, "twice.qcow2"), 0);
+		faultfile_free(ff);
+		judge_check("twice.qcow2", false);
+		judge_reopened(&w, "twice.qcow2");
+		model_deinit(&w.model);
+		alarm(0);
+	}
+}
+
+static int setup(void **state)
+{
+	seed = seed_from_env();
+	print_message("SEED=%llu\n", (unsigned long long)seed);
+	imgloop_start(&loop, 4);
+	return scratch_setup(state);
+}
+
+static int teardown(void **state)
+{
+	imgloop_stop(&loop);
+	return scratch_teardown(state);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(nothing_flushed_is_lost_and_nothing_foreign_appears),
+		cmocka_unit_test(a_disk_with_more_tables_than_memory_survives_too),
+		cmocka_unit_test(a_second_cut_while_continuing_is_survived),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
