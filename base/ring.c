@@ -21,6 +21,7 @@ int ring_init(struct ring *ring, unsigned entries, struct err *err)
 
 	memset(ring, 0, sizeof(*ring));
 	ring->ready_tail = &ring->ready;
+	ring->remote_tail = &ring->remote;
 	ring->poke_fd = -1;
 	r = io_uring_queue_init_params(entries, &ring->uring, &p);
 	if (r == -EINVAL) {
@@ -40,8 +41,10 @@ int ring_init(struct ring *ring, unsigned entries, struct err *err)
 void ring_deinit(struct ring *ring)
 {
 	io_uring_queue_exit(&ring->uring);
-	if (ring->poke_fd >= 0)
+	if (ring->poke_fd >= 0) {
 		close(ring->poke_fd);
+		pthread_mutex_destroy(&ring->remote_lock);
+	}
 	ring->poke_fd = -1;
 }
 
@@ -130,20 +133,40 @@ static void ring_arm_poke(struct ring *ring)
 	ring_arm(ring, sqe, &ring->poke_op);
 }
 
+static void ring_take_remote(struct ring *ring)
+{
+	struct ring_op *op, *next;
+
+	pthread_mutex_lock(&ring->remote_lock);
+	op = ring->remote;
+	ring->remote = NULL;
+	ring->remote_tail = &ring->remote;
+	pthread_mutex_unlock(&ring->remote_lock);
+	for (; op; op = next) {
+		next = op->next;
+		ring_push(ring, op, op->res, 0);
+	}
+}
+
 static void ring_poked(struct ring_op *op, int res)
 {
 	struct ring *ring = container_of(op, struct ring, poke_op);
 
 	(void)res;
 	ring_arm_poke(ring);
-	ring->on_poke(ring);
+	ring_take_remote(ring);
+	if (ring->on_poke)
+		ring->on_poke(ring);
 }
 
 void ring_set_poke(struct ring *ring, void (*on_poke)(struct ring *ring))
 {
+	ring->on_poke = on_poke;
+	if (ring->poke_fd >= 0)
+		return;
 	ring->poke_fd = eventfd(0, EFD_CLOEXEC);
 	assert(ring->poke_fd >= 0);
-	ring->on_poke = on_poke;
+	pthread_mutex_init(&ring->remote_lock, NULL);
 	ring->poke_op.done = ring_poked;
 	ring_arm_poke(ring);
 }
@@ -155,4 +178,19 @@ void ring_poke(struct ring *ring)
 	/* Fails only when the counter is full, and then the loop is awake anyway. */
 	if (write(ring->poke_fd, &one, sizeof(one)) < 0)
 		return;
+}
+
+void ring_post_from(struct ring *ring, struct ring_op *op, int res)
+{
+	bool first;
+
+	op->res = res;
+	op->next = NULL;
+	pthread_mutex_lock(&ring->remote_lock);
+	first = !ring->remote;
+	*ring->remote_tail = op;
+	ring->remote_tail = &op->next;
+	pthread_mutex_unlock(&ring->remote_lock);
+	if (first)
+		ring_poke(ring);
 }

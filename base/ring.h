@@ -1,6 +1,6 @@
 /*
  * One io_uring and the loop around it. A ring belongs to one thread: the one that called
- * ring_init(); nobody else may touch it (ring_poke() excepted).
+ * ring_init(); nobody else may touch it (ring_poke() and ring_post_from() excepted).
  *
  * A completion is a `struct ring_op` embedded in whatever waits for it. A round submits what was
  * prepared, reaps every completion first and only then runs the callbacks, in order of arrival:
@@ -13,6 +13,7 @@
 #define BASE_RING_H
 
 #include <liburing.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -33,6 +34,9 @@ struct ring {
 	uint64_t poke_value;
 	struct ring_op poke_op;
 	void (*on_poke)(struct ring *ring);
+	/* posted by other threads, taken over when the poke arrives */
+	pthread_mutex_t remote_lock;
+	struct ring_op *remote, **remote_tail;
 };
 
 /* @entries is the submission queue size. Needs Linux 6.1 or later; says so otherwise. */
@@ -53,8 +57,12 @@ void ring_post(struct ring *ring, struct ring_op *op, int res);
  * 0 or -errno (the ring is unusable then). */
 int ring_round(struct ring *ring);
 
-/* From any thread: on_poke() runs once in a following round. Set by ring_set_poke() before use. */
+/* Lets other threads wake the loop; on_poke() (may be NULL) runs once in a following round. A second
+ * call only replaces on_poke. */
 void ring_set_poke(struct ring *ring, void (*on_poke)(struct ring *ring));
 void ring_poke(struct ring *ring);
+
+/* As ring_post(), from any thread; after ring_set_poke(). */
+void ring_post_from(struct ring *ring, struct ring_op *op, int res);
 
 #endif

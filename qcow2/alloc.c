@@ -123,6 +123,13 @@ static void free_clusters(struct qcow2_image *img, uint64_t off, uint64_t len)
 	}
 }
 
+int qcow2_share_cluster(struct qcow2_image *img, uint64_t host, unsigned n)
+{
+	if (n == 1)
+		return 0;
+	return qcow2_refs_add(&img->alloc.refs, host >> img->geom.cluster_bits, (int)n - 1);
+}
+
 void qcow2_free_entry(struct qcow2_image *img, uint64_t entry)
 {
 	uint64_t off, len;

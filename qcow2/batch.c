@@ -276,17 +276,17 @@ static bool slot_compare_data(struct qcow2_batch *b, struct qcow2_slot *s)
 	if (!fill)
 		return false;
 	fill_start(fill, QCOW2_VIEW_PARENT, off, MIN(g->cluster_size, g->size - off),
-		   b->parent_buf + ((uint64_t)s->place << g->cluster_bits), compare_done);
+		   b->side + ((uint64_t)s->place << g->cluster_bits), compare_done);
 	return true;
 }
 
-static bool batch_get_parent_buf(struct qcow2_batch *b)
+static bool batch_get_side(struct qcow2_batch *b)
 {
-	if (!b->parent_buf)
-		b->parent_buf = pool_get(b->img->io.bounces);
-	if (!b->parent_buf)
+	if (!b->side)
+		b->side = pool_get(b->img->io.bounces);
+	if (!b->side)
 		pool_wait(b->img->io.bounces, &b->waiter);
-	return b->parent_buf;
+	return b->side;
 }
 
 static bool batch_compare(struct qcow2_batch *b)
@@ -309,30 +309,116 @@ static bool batch_compare(struct qcow2_batch *b)
 		case 0:
 			continue;
 		default:
-			if (!batch_get_parent_buf(b) || !slot_compare_data(b, s))
+			if (!batch_get_side(b) || !slot_compare_data(b, s))
 				return false;
 		}
 	}
 	return !b->pending;
 }
 
-static void batch_drop_parent_buf(struct qcow2_batch *b)
+static void batch_drop_side(struct qcow2_batch *b)
 {
-	if (b->parent_buf)
-		pool_put(b->img->io.bounces, steal(&b->parent_buf));
+	if (b->side)
+		pool_put(b->img->io.bounces, steal(&b->side));
+}
+
+/* --- COMPRESS ----------------------------------------------------------------------------------------- */
+
+static void compress_done(struct ring_op *op, int res)
+{
+	struct qcow2_slot *s = container_of(op, struct qcow2_slot, pack.back);
+	struct qcow2_batch *b = s->batch;
+
+	s->packed = res;
+	b->pending--;
+	batch_step(b);
+}
+
+static bool batch_compress(struct qcow2_batch *b)
+{
+	if (!b->img->compressor.level)
+		return true;
+	for (; b->cursor < b->slots; b->cursor++) {
+		struct qcow2_slot *s = &b->slot[b->cursor];
+
+		if (!slot_has_data(s) || s->in_place)
+			continue;
+		if (!batch_get_side(b))
+			return false;
+		s->pack.src = qcow2_slot_data(s);
+		s->pack.dst = b->side + ((uint64_t)s->place << b->img->geom.cluster_bits);
+		s->pack.back.done = compress_done;
+		b->pending++;
+		qcow2_compress(b->img, &s->pack);
+	}
+	return !b->pending;
 }
 
 /* --- ALLOCATE and WRITE ------------------------------------------------------------------------------ */
 
+/* Packed clusters lie back to back, whatever their length. Moves them together in the side buffer,
+ * gives them host clusters, and counts how many streams touch each. */
+static void allocate_packed(struct qcow2_batch *b, uint64_t bytes)
+{
+	const struct qcow2_geom *g = &b->img->geom;
+	uint64_t clusters = div_up(bytes, g->cluster_size), at = 0, c;
+	unsigned i, users[QCOW2_BATCH_SIZE / QCOW2_CLUSTER_MIN] = {0};
+	unsigned shift = 62 - (g->cluster_bits - 8);
+
+	b->packed_host = qcow2_alloc(b->img, clusters);
+	for (i = 0; i < b->slots; i++) {
+		struct qcow2_slot *s = &b->slot[i];
+		uint64_t host = b->packed_host + at, sectors;
+
+		if (!slot_has_data(s) || !s->packed)
+			continue;
+		memmove(b->side + at, s->pack.dst, s->packed);
+		sectors = ((host & 511) + s->packed - 1) / 512; /* behind the first */
+		s->entry = QCOW2_ENTRY_COMPRESSED | sectors << shift | host;
+		/* a descriptor reaches to the end of its last sector */
+		for (c = at >> g->cluster_bits;
+		     c <= (align_up(at + s->packed, 512) - 1) >> g->cluster_bits; c++)
+			users[c]++;
+		at += s->packed;
+	}
+	for (c = 0; c < clusters; c++) {
+		int r = qcow2_share_cluster(b->img, b->packed_host + (c << g->cluster_bits),
+					    users[c]);
+
+		if (r)
+			batch_fail(b, r);
+	}
+	memset(b->side + at, 0, align_up(at, FILE_ALIGN) - at);
+}
+
 static bool batch_allocate(struct qcow2_batch *b)
 {
+	uint64_t packed = 0;
 	unsigned i;
 
-	batch_drop_parent_buf(b);
-	for (i = 0; i < b->slots && !b->error; i++)
-		if (slot_has_data(&b->slot[i]) && !b->slot[i].in_place)
-			b->slot[i].host = qcow2_alloc(b->img, 1);
+	for (i = 0; i < b->slots && !b->error; i++) {
+		struct qcow2_slot *s = &b->slot[i];
+
+		if (!slot_has_data(s) || s->in_place)
+			continue;
+		packed += s->packed;
+		if (s->packed)
+			continue;
+		s->host = qcow2_alloc(b->img, 1);
+		s->entry = s->host | QCOW2_ENTRY_COPIED;
+	}
+	b->packed_io.len = align_up(packed, FILE_ALIGN);
+	if (packed)
+		allocate_packed(b, packed);
+	else
+		batch_drop_side(b);
 	return true;
+}
+
+/* Goes to the disk as it is, from the slot's place. */
+static bool slot_plain(const struct qcow2_slot *s)
+{
+	return slot_has_data(s) && !s->packed;
 }
 
 static void write_done(struct file_op *op, int res)
@@ -351,7 +437,7 @@ static void write_done(struct file_op *op, int res)
 static bool slot_follows(const struct qcow2_batch *b, const struct qcow2_slot *prev,
 			 const struct qcow2_slot *s)
 {
-	return slot_has_data(s) && s->place == prev->place + 1 &&
+	return slot_plain(s) && s->place == prev->place + 1 &&
 	       s->host == prev->host + cluster_size(b);
 }
 
@@ -381,18 +467,42 @@ static unsigned batch_write_run(struct qcow2_batch *b, unsigned i)
 	return n;
 }
 
+static void packed_written(struct file_op *op, int res)
+{
+	struct qcow2_batch *b = container_of(op, struct qcow2_batch, packed_io);
+
+	if (res < 0)
+		batch_fail(b, res);
+	else
+		qcow2_count(&b->img->counters.stored, res);
+	b->pending--;
+	batch_step(b);
+}
+
+static void batch_write_packed(struct qcow2_batch *b)
+{
+	b->packed_io.kind = FILE_OP_WRITE;
+	b->packed_io.buf = b->side;
+	b->packed_io.off = b->packed_host;
+	b->packed_io.done = packed_written;
+	b->pending++;
+	file_submit(b->img->layer->file, &b->packed_io);
+}
+
 static bool batch_write(struct qcow2_batch *b)
 {
-	if (b->cursor == 0 && !b->error) {
+	if (b->cursor == 0 && !b->pending && !b->error) {
 		int r = qcow2_reserve(b->img, b->img->alloc.tail, &b->waiter);
 
 		if (r == -EAGAIN)
 			return false;
 		if (r)
 			batch_fail(b, r);
+		else if (b->packed_io.len)
+			batch_write_packed(b);
 	}
 	while (b->cursor < b->slots && !b->error) {
-		if (slot_has_data(&b->slot[b->cursor]))
+		if (slot_plain(&b->slot[b->cursor]))
 			b->cursor += batch_write_run(b, b->cursor);
 		else
 			b->cursor++;
@@ -422,8 +532,7 @@ static int slot_link(struct qcow2_batch *b, struct qcow2_slot *s)
 {
 	struct qcow2_image *img = b->img;
 	/* Without a parent a zero cluster is one that has no entry. */
-	uint64_t entry = s->zero ? (img->chain ? QCOW2_ENTRY_ZERO : 0)
-				 : s->host | QCOW2_ENTRY_COPIED;
+	uint64_t entry = s->zero ? (img->chain ? QCOW2_ENTRY_ZERO : 0) : s->entry;
 	struct qcow2_slice *slice;
 	uint64_t old;
 	int r;
@@ -466,8 +575,8 @@ static const struct {
 } batch_stages[] = {
 	[QCOW2_BATCH_CLASSIFY] = {batch_classify}, [QCOW2_BATCH_FILL] = {batch_fill},
 	[QCOW2_BATCH_SUM] = {batch_sum},	   [QCOW2_BATCH_COMPARE] = {batch_compare},
-	[QCOW2_BATCH_ALLOCATE] = {batch_allocate}, [QCOW2_BATCH_WRITE] = {batch_write},
-	[QCOW2_BATCH_LINK] = {batch_link},
+	[QCOW2_BATCH_COMPRESS] = {batch_compress}, [QCOW2_BATCH_ALLOCATE] = {batch_allocate},
+	[QCOW2_BATCH_WRITE] = {batch_write},	   [QCOW2_BATCH_LINK] = {batch_link},
 };
 
 static void batch_step(struct qcow2_batch *b)
@@ -489,7 +598,7 @@ static void batch_step(struct qcow2_batch *b)
 		b->state++;
 		b->cursor = 0;
 	}
-	batch_drop_parent_buf(b);
+	batch_drop_side(b);
 	if (b->error)
 		qcow2_fail(b->img, b->error);
 	qcow2_batch_release(b);

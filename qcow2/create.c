@@ -56,6 +56,10 @@ static int create_header(struct qcow2_header *h, const struct qcow2_create_opts 
 		.compatible = QCOW2_COMPAT_LAZY_REFCOUNTS,
 		.refcount_order = 4,
 	};
+	if (opts->zstd) {
+		h->incompatible |= QCOW2_INCOMPAT_COMPRESSION;
+		h->compression = QCOW2_COMPRESSION_ZSTD;
+	}
 	if (opts->backing) {
 		snprintf(h->backing, sizeof(h->backing), "%s", opts->backing);
 		snprintf(h->backing_format, sizeof(h->backing_format), "qcow2");

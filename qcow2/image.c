@@ -40,8 +40,9 @@ static int open_repository(const char *path, const char *repository, int *root_f
 }
 
 /* What we write must be ours alone to change. */
-static int check_writable(const struct qcow2_layer *layer, struct err *err)
+static int check_writable(const struct qcow2_image *img, struct err *err)
 {
+	const struct qcow2_layer *layer = img->layer;
 	const struct qcow2_header *h = &layer->header;
 
 	if (h->version < 3)
@@ -56,6 +57,10 @@ static int check_writable(const struct qcow2_layer *layer, struct err *err)
 		return err_set(err, QCOW2_E_UNSUPPORTED,
 			       "'%s' is marked corrupt or uses subclusters; it can be read, not "
 			       "written",
+			       layer->path);
+	if (img->compressor.level && h->compression != QCOW2_COMPRESSION_ZSTD)
+		return err_set(err, QCOW2_E_UNSUPPORTED,
+			       "'%s' was not created for zstd clusters; it cannot get some now",
 			       layer->path);
 	if (layer->geom.cluster_size < QCOW2_CLUSTER_MIN)
 		return err_set(err, QCOW2_E_UNSUPPORTED,
@@ -166,7 +171,7 @@ static int open_writable(struct qcow2_image *img, int root_fd, const char *relat
 	if (!r)
 		r = qcow2_layer_open(&img->layer, file, relative, err);
 	if (!r)
-		r = check_writable(img->layer, err);
+		r = check_writable(img, err);
 	if (!r)
 		r = qcow2_chain_open_backing(&img->chain, root_fd, img->layer, err);
 	if (r)
@@ -204,6 +209,7 @@ int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_op
 		return err_set(err, -ENOMEM, "no memory to open '%s'", path);
 	img->writable = opts->writable;
 	img->suppress = opts->suppress_unchanged;
+	img->compressor.level = opts->zstd_level;
 	if (opts->repository && !(img->repository = strdup(opts->repository)))
 		return err_set(err, -ENOMEM, "no memory to open '%s'", path);
 	r = open_repository(path, opts->repository, &root_fd, relative, err);
@@ -285,6 +291,7 @@ static void detach_parts(struct qcow2_image *img)
 		qcow2_flusher_detach(img);
 		qcow2_writer_detach(img);
 		qcow2_tables_detach(img);
+		qcow2_compressor_detach(img);
 		qcow2_parent_sums_detach(img);
 		file_bind(img->layer->file, NULL);
 		if (img->sumlog.file)
@@ -311,7 +318,8 @@ int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err 
 		file_bind(img->layer->file, io->ring);
 		if (img->sumlog.file)
 			file_bind(img->sumlog.file, io->ring);
-		if (!(r = qcow2_parent_sums_attach(img, err)) &&
+		if (!(r = qcow2_compressor_attach(img, err)) &&
+		    !(r = qcow2_parent_sums_attach(img, err)) &&
 		    !(r = qcow2_tables_attach(img, err)) &&
 		    !(r = qcow2_writer_attach(img, err)))
 			r = qcow2_flusher_attach(img, err);

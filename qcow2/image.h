@@ -7,7 +7,8 @@
  *             with a place in a 2 MiB batch buffer. Clusters may arrive in pieces; a zero cluster
  *             needs no place. A full batch is closed and
  *   batch.c   stored: CLASSIFY (new cluster or in place?) > FILL (copy-on-write of what was not
- *             written) > SUM (checksums) > COMPARE (equal to the parent: drop) > ALLOCATE at the end of the file >
+ *             written) > SUM (checksums) > COMPARE (equal to the parent: drop) > COMPRESS >
+ *             ALLOCATE at the end of the file >
  *             WRITE (neighbours as one large write) > LINK (L2 entries in the table cache).
  *   table.c   L2 slices, cached; dirty ones reach the disk only through
  *   flush.c   data > sync > L2 slices > sync > L1 > sync.
@@ -20,6 +21,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -121,6 +123,9 @@ uint64_t qcow2_alloc(struct qcow2_image *img, uint64_t n);
 /* 0: the file has space up to @end. -EAGAIN: @waiter wakes. -errno: there is none (ENOSPC, ...). */
 int qcow2_reserve(struct qcow2_image *img, uint64_t end, struct pool_waiter *waiter);
 
+/* Counts @n streams in a freshly allocated cluster instead of one user. 0 or -errno. */
+int qcow2_share_cluster(struct qcow2_image *img, uint64_t host, unsigned n);
+
 /* Drops one reference to what an L2 entry pointed to. */
 void qcow2_free_entry(struct qcow2_image *img, uint64_t entry);
 
@@ -136,6 +141,14 @@ struct qcow2_range {
 	uint32_t from, to; /* bytes inside the cluster */
 };
 
+/* A cluster being compressed; see compress.c. */
+struct qcow2_pack {
+	struct list node;
+	struct ring_op back; /* on the image's thread again */
+	const void *src;
+	void *dst;
+};
+
 struct qcow2_slot {
 	struct qcow2_batch *batch;
 	struct qcow2_slot *hash_next;
@@ -149,6 +162,9 @@ struct qcow2_slot {
 	uint32_t ranges;
 	struct qcow2_range range[QCOW2_SLOT_RANGES]; /* valid bytes, ascending, apart */
 	uint32_t fill_pos; /* FILL looked up to here */
+	uint32_t packed; /* bytes of its compressed form, 0: stored plain */
+	uint64_t entry;	 /* ALLOCATE: what LINK puts into the table */
+	struct qcow2_pack pack;
 	struct qcow2_sum sum; /* SUM: of the whole cluster, unless it is overwritten in part */
 	struct file_op io;
 };
@@ -161,6 +177,7 @@ enum qcow2_batch_state {
 	QCOW2_BATCH_FILL,
 	QCOW2_BATCH_SUM,
 	QCOW2_BATCH_COMPARE,
+	QCOW2_BATCH_COMPRESS,
 	QCOW2_BATCH_ALLOCATE,
 	QCOW2_BATCH_WRITE,
 	QCOW2_BATCH_LINK,
@@ -171,7 +188,10 @@ struct qcow2_batch {
 	struct qcow2_image *img;
 	enum qcow2_batch_state state;
 	struct list node; /* free, or under way in order of closing */
-	unsigned char *buf, *parent_buf;
+	unsigned char *buf;
+	unsigned char *side; /* COMPARE: the parent's clusters; COMPRESS: packed ones, to be written */
+	uint64_t packed_host; /* where the packed clusters go */
+	struct file_op packed_io;
 	struct qcow2_slot *slot;
 	uint64_t seq;		  /* order of starting */
 	unsigned slots, places; /* used */
@@ -226,6 +246,24 @@ static inline bool qcow2_slot_started(const struct qcow2_slot *slot);
 void qcow2_start_all_batches(struct qcow2_image *img);
 void qcow2_batch_start(struct qcow2_batch *batch);
 void qcow2_batch_release(struct qcow2_batch *batch); /* done: buffers back, waiters on */
+
+/* --- compress.c: threads that compress clusters ---------------------------------------------------- */
+
+struct qcow2_compressor {
+	int level; /* 0: off */
+	pthread_t *thread;
+	unsigned threads;
+	pthread_mutex_t lock;
+	pthread_cond_t work;
+	struct list todo; /* struct qcow2_pack */
+	bool stop;
+};
+
+int qcow2_compressor_attach(struct qcow2_image *img, struct err *err);
+void qcow2_compressor_detach(struct qcow2_image *img);
+/* Compresses a cluster; pack->back.done(res) runs on the image's thread: its length, or 0 when it
+ * does not get smaller. @dst has room for a whole cluster. */
+void qcow2_compress(struct qcow2_image *img, struct qcow2_pack *pack);
 
 /* --- flush.c -------------------------------------------------------------------------------------- */
 
@@ -304,6 +342,7 @@ struct qcow2_image {
 	struct qcow2_writer writer;
 	struct qcow2_flusher flusher;
 	struct qcow2_sumlog sumlog;
+	struct qcow2_compressor compressor;
 	struct qcow2_parent_sums parent_sums;
 	bool found_data; /* it held clusters already when it was opened for writing */
 	char *repository; /* as qcow2_open() was told; may be NULL */

@@ -54,6 +54,7 @@ struct qcow2_create_opts {
 	uint64_t size;		 /* bytes; rounded up to 512 by the format */
 	uint32_t cluster_size;	 /* bytes, a power of two; 0: chosen by size */
 	const char *backing;	 /* name as the header stores it, relative to the image; NULL: none */
+	bool zstd;		 /* compressed clusters will be zstd streams (QEMU 5.1 reads them) */
 };
 
 /*
@@ -74,6 +75,9 @@ struct qcow2_open_opts {
 	/* Writable only: keep checksums; qcow2_finalize() writes them to the image's sidecar
 	 * (qcow2/sums.h), and suppression asks the parent's before it reads the parent. */
 	bool sums;
+	/* Writable only: compress new clusters with zstd at this level (1..19), on threads of the
+	 * image's own; 0: store them plain. Needs an image created with `zstd`. */
+	int zstd_level;
 	/* Puts another file in front of the image's own (not its parents'), taking it over: where
 	 * tests make I/O fail. NULL: none. */
 	struct file *(*wrap_file)(struct file *file, void *arg);

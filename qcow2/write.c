@@ -99,6 +99,7 @@ static struct qcow2_slot *slot_new(struct qcow2_batch *b, uint64_t cluster, bool
 	s->zero = true;
 	s->ranges = 0;
 	s->fill_pos = 0;
+	s->packed = 0;
 	if (bytes < img->geom.cluster_size)
 		slot_add_range(s, bytes, img->geom.cluster_size);
 	b->partial++;

@@ -311,6 +311,84 @@ static void unchanged_data_is_not_stored_again(void **state)
 	free(model);
 }
 
+/* Bytes that compress somewhat, so that clusters of every packed length appear. */
+static void fill_text(unsigned char *p, size_t len)
+{
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		p[i] = rnd_below(4) ? 'a' + rnd_below(1 + i / 65536 % 24) : 1 + rnd_below(200);
+}
+
+static void compressed_images_match_the_model(void **state)
+{
+	static const uint32_t cluster_sizes[] = {4096, 65536, 2 << 20};
+	size_t size = (24 << 20) + 512;
+	unsigned char *model = malloc(size);
+	struct qcow2_stats stats;
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cluster_sizes); i++) {
+		struct qcow2_create_opts create_opts = {
+			.size = size, .cluster_size = cluster_sizes[i], .zstd = true};
+		struct qcow2_open_opts opts = {.writable = true, .zstd_level = 1, .sums = true};
+		char path[32];
+		struct err err;
+
+		snprintf(path, sizeof(path), "zstd-%u.qcow2", i);
+		assert_int_equal(qcow2_create(path, &create_opts, &err), 0);
+		assert_int_equal(imgloop_open(&loop, path, &opts), 0);
+		fill_text(model, size);
+		fill_random(model + (3 << 20), 1 << 20);
+		assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+		assert_int_equal(imgloop_flush(&loop), 0);
+		qcow2_get_stats(loop.img, &stats);
+		assert_true(stats.stored < size);
+		assert_reads_as(model, size);
+		/* over compressed clusters: whole, in part, as zeroes */
+		random_workload(model, size, 40, 100000);
+		assert_reads_as(model, size);
+		assert_int_equal(imgloop_close(&loop), 0);
+		assert_qemu_agrees(path, model, size);
+		/* goes on where it was left: packed clusters are counted again */
+		assert_int_equal(imgloop_open(&loop, path, &opts), 0);
+		random_workload(model, size, 20, 100000);
+		assert_int_equal(imgloop_close(&loop), 0);
+		assert_qemu_agrees(path, model, size);
+	}
+	free(model);
+}
+
+static void compressed_parent_can_be_compared_with(void **state)
+{
+	size_t size = 24 << 20;
+	unsigned char *model = malloc(size);
+	struct qcow2_create_opts create_opts = {.size = size, .zstd = true};
+	struct qcow2_open_opts opts = {.writable = true, .zstd_level = 1};
+	struct qcow2_stats stats;
+	struct err err;
+
+	(void)state;
+	fill_text(model, size);
+	assert_int_equal(qcow2_create("zp.qcow2", &create_opts, &err), 0);
+	assert_int_equal(imgloop_open(&loop, "zp.qcow2", &opts), 0);
+	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+	create_opts.backing = "zp.qcow2";
+	opts.suppress_unchanged = true;
+	assert_int_equal(qcow2_create("zc.qcow2", &create_opts, &err), 0);
+	assert_int_equal(imgloop_open(&loop, "zc.qcow2", &opts), 0);
+	model[9 << 20]++;
+	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	qcow2_get_stats(loop.img, &stats);
+	assert_int_equal(stats.unchanged, size - 65536);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_qemu_agrees("zc.qcow2", model, size);
+	free(model);
+}
+
 static void interrupted_image_keeps_what_was_flushed_and_can_be_continued(void **state)
 {
 	size_t size = 8 << 20;
@@ -468,6 +546,8 @@ int main(void)
 		cmocka_unit_test(chain_of_overlays_matches_the_model_at_every_point),
 		cmocka_unit_test(zero_request_hides_the_parent),
 		cmocka_unit_test(unchanged_data_is_not_stored_again),
+		cmocka_unit_test(compressed_images_match_the_model),
+		cmocka_unit_test(compressed_parent_can_be_compared_with),
 		cmocka_unit_test(interrupted_image_keeps_what_was_flushed_and_can_be_continued),
 		cmocka_unit_test(repair_makes_an_interrupted_image_clean),
 		cmocka_unit_test(repair_sets_lost_copied_flags),
