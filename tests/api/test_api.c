@@ -495,6 +495,44 @@ static void of_many_starts_at_once_one_wins(void **state)
 	assert_int_equal(won, 1);
 }
 
+/* A start that waits for its agent holds up neither reads nor other VMs; a stop does not wait for
+ * it. */
+static void a_slow_agent_holds_up_its_own_backup_alone(void **state)
+{
+	struct rig_vm other = {.name = "other", .id = "vm-2", .disk_count = 1, .size = {MI}};
+	const struct rig_vm both[] = {vm, other};
+	json_t *started, *list;
+	pthread_t t;
+	long status = 0;
+	int running = 0;
+
+	(void)state;
+	add_vm_and_repository();
+	hubrig_show(&rig, both, 2);
+	json_decref(ask("POST", "/api/v1/discovery/add-vms", "{\"vm_names\":[\"other\"]}", 200));
+	started = ask("POST", "/api/v1/backups",
+		      "{\"vm_name\":\"other\",\"repository\":\"local\",\"backup_type\":\"full\"}",
+		      200);
+	agentpeer_hold(rig.peer);
+	pthread_create(&t, NULL, start_backup, &status);
+	for (int i = 0; i < 1000 && running < 2; i++) {
+		list = ask("GET", "/health", NULL, 200);
+		running = (int)json_integer_value(json_object_get(list, "running_backups"));
+		json_decref(list);
+	}
+	assert_int_equal(running, 2);
+	rig_vm_init(&other);
+	vm = other; /* what send_and_complete() sends */
+	assert_int_equal(send_and_complete(started, 0, "a/1"), 200);
+	json_decref(started);
+	hub_interrupt(rig.hub);
+	pthread_join(t, NULL);
+	assert_int_equal(status, 503);
+	agentpeer_release(rig.peer);
+	free(both[0].content[0]);
+	free(both[0].content[1]);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -513,6 +551,7 @@ int main(void)
 		T(a_body_too_large_is_413),
 		T(a_client_that_drips_is_cut_off),
 		T(of_many_starts_at_once_one_wins),
+		T(a_slow_agent_holds_up_its_own_backup_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,7 @@
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@ struct agentpeer {
 	struct MHD_Daemon *daemon;
 	char url[64];
 	pthread_mutex_t lock;
+	pthread_cond_t released;
+	bool held;
 	json_t *discovery, *progress;
 	json_t *last_start, *last_discovery;
 	int start_status;
@@ -55,6 +58,8 @@ static enum MHD_Result answer(struct agentpeer *peer, struct MHD_Connection *mhd
 	} else if (!strcmp(url, "/api/v1/backup/start")) {
 		json_decref(peer->last_start);
 		peer->last_start = json_loadb(body->text, body->len, 0, NULL);
+		while (peer->held)
+			pthread_cond_wait(&peer->released, &peer->lock);
 		res = reply(mhd, peer->start_status, peer->start_text);
 	} else if (!strncmp(url, "/api/v1/progress/", 17)) {
 		res = reply_json(mhd, peer->progress);
@@ -103,6 +108,7 @@ struct agentpeer *agentpeer_start(void)
 	if (!peer)
 		abort();
 	pthread_mutex_init(&peer->lock, NULL);
+	pthread_cond_init(&peer->released, NULL);
 	agentpeer_set_start(peer, 200, "{\"status\":\"started\"}");
 	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	peer->daemon = MHD_start_daemon(
@@ -118,12 +124,14 @@ struct agentpeer *agentpeer_start(void)
 
 void agentpeer_stop(struct agentpeer *peer)
 {
+	agentpeer_release(peer);
 	MHD_stop_daemon(peer->daemon);
 	json_decref(peer->discovery);
 	json_decref(peer->progress);
 	json_decref(peer->last_start);
 	json_decref(peer->last_discovery);
 	pthread_mutex_destroy(&peer->lock);
+	pthread_cond_destroy(&peer->released);
 	free(peer);
 }
 
@@ -155,6 +163,21 @@ void agentpeer_set_start(struct agentpeer *peer, int status, const char *text)
 	pthread_mutex_lock(&peer->lock);
 	peer->start_status = status;
 	snprintf(peer->start_text, sizeof(peer->start_text), "%s", text);
+	pthread_mutex_unlock(&peer->lock);
+}
+
+void agentpeer_hold(struct agentpeer *peer)
+{
+	pthread_mutex_lock(&peer->lock);
+	peer->held = true;
+	pthread_mutex_unlock(&peer->lock);
+}
+
+void agentpeer_release(struct agentpeer *peer)
+{
+	pthread_mutex_lock(&peer->lock);
+	peer->held = false;
+	pthread_cond_broadcast(&peer->released);
 	pthread_mutex_unlock(&peer->lock);
 }
 

@@ -17,6 +17,9 @@ const char *agentpeer_url(const struct agentpeer *peer);
 void agentpeer_set_discovery(struct agentpeer *peer, json_t *answer);
 /* Status and text with which /backup/start answers; the default is 200. */
 void agentpeer_set_start(struct agentpeer *peer, int status, const char *text);
+/* From now on /backup/start waits until agentpeer_release(); calls already waiting go on then. */
+void agentpeer_hold(struct agentpeer *peer);
+void agentpeer_release(struct agentpeer *peer);
 /* What /progress/{job} answers; NULL: 404. Stolen. */
 void agentpeer_set_progress(struct agentpeer *peer, json_t *answer);
 
