@@ -23,7 +23,8 @@ struct pool_waiter {
 /*
  * Somebody who sits on a slot it could give back early (a half-filled write buffer). When a waiter
  * parks, the holder that registered first is asked: reclaim() only queues work, and the holder is
- * off the list.
+ * off the list. A waiter asks once, when it parks: be registered only while there is something to
+ * give back, and who takes a slot while others wait (pool_wanted()) owes it without being asked.
  */
 struct pool_holder {
 	struct list node; /* list_init() before first use */
@@ -48,6 +49,11 @@ void pool_put(struct pool *pool, void *slot);
 
 void pool_wait(struct pool *pool, struct pool_waiter *waiter);
 void pool_cancel(struct pool_waiter *waiter); /* harmless when not waiting */
+
+static inline bool pool_wanted(const struct pool *pool) /* somebody waits */
+{
+	return !list_empty(&pool->waiters);
+}
 
 /* A woken waiter that found no use for the slot hands the chance to the next one. */
 void pool_pass(struct pool *pool);

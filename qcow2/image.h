@@ -223,7 +223,10 @@ struct qcow2_writer {
 	unsigned live; /* slots in the hash */
 	struct list room;	     /* writers waiting */
 	struct pool_waiter buffer;   /* for a batch buffer, on behalf of @room */
-	struct pool_holder holder;   /* the open batch can be given back */
+	struct pool_holder holder;   /* registered while buffers rest */
+	unsigned resting;	     /* buffers of batches that are not started */
+	struct ring_op give_back;    /* starts them: others need buffers */
+	bool giving;		     /* @give_back is queued */
 	struct qcow2_fill *fill;     /* QCOW2_FILL_OPS */
 	struct list fills_free, fill_waiters;
 };

@@ -150,6 +150,8 @@ static void batch_start(struct qcow2_batch *b)
 		w->open = NULL;
 	if (b->state == QCOW2_BATCH_SEALED)
 		w->sealed_count--;
+	if (b->buf && --w->resting == 0)
+		pool_release(&w->holder);
 	list_del(&b->node);
 	list_add_tail(&w->running, &b->node);
 	b->seq = w->next_seq++;
@@ -204,19 +206,52 @@ static struct qcow2_batch *batch_open(struct qcow2_writer *w, bool with_place)
 	return b;
 }
 
+/* In the next round, so that a writer who was just woken for a buffer comes first: a buffer that
+ * changes hands always carries something to the disk. */
+static void give_back_soon(struct qcow2_image *img)
+{
+	struct qcow2_writer *w = &img->writer;
+
+	if (!w->giving)
+		ring_post(img->io.ring, &w->give_back, 0);
+	w->giving = true;
+}
+
+static void give_back_now(struct ring_op *op, int res)
+{
+	struct qcow2_writer *w = container_of(op, struct qcow2_writer, give_back);
+
+	(void)res;
+	w->giving = false;
+	qcow2_start_all_batches(container_of(w, struct qcow2_image, writer));
+}
+
+/* Inside pool_wait() of somebody who starves: give back what is not full yet. */
+static void buffers_wanted(struct pool_holder *holder)
+{
+	struct qcow2_writer *w = container_of(holder, struct qcow2_writer, holder);
+
+	give_back_soon(container_of(w, struct qcow2_image, writer));
+}
+
 /* Gives @b its buffer; false: none to be had now, and somebody is waiting for one on our behalf. */
 static bool batch_get_buffer(struct qcow2_batch *b)
 {
 	struct qcow2_image *img = b->img;
+	struct qcow2_writer *w = &img->writer;
 
 	if (b->buf)
 		return true;
 	b->buf = pool_get(img->io.batches);
 	if (!b->buf) {
-		pool_wait(img->io.batches, &img->writer.buffer);
+		if (list_empty(&w->buffer.node)) /* asking again keeps the place in the queue */
+			pool_wait(img->io.batches, &w->buffer);
 		return false;
 	}
-	pool_hold(img->io.batches, &img->writer.holder);
+	w->resting++;
+	pool_hold(img->io.batches, &w->holder);
+	if (pool_wanted(img->io.batches))
+		give_back_soon(img);
 	return true;
 }
 
@@ -225,21 +260,13 @@ static void buffer_available(struct pool_waiter *waiter)
 {
 	struct qcow2_writer *w = container_of(waiter, struct qcow2_writer, buffer);
 	struct qcow2_image *img = container_of(w, struct qcow2_image, writer);
-	struct qcow2_batch *b = batch_open(w, true);
+	struct qcow2_batch *b = list_empty(&w->room) ? NULL : batch_open(w, true);
 
+	qcow2_wake_all(&w->room);
 	if (b && !b->buf)
 		batch_get_buffer(b);
 	else /* no use for it: the next one in the queue shall have it */
 		pool_pass(img->io.batches);
-	qcow2_wake_all(&w->room);
-}
-
-/* Inside pool_wait() of somebody who starves: give back what is not full yet. */
-static void buffers_wanted(struct pool_holder *holder)
-{
-	struct qcow2_writer *w = container_of(holder, struct qcow2_writer, holder);
-
-	qcow2_start_all_batches(container_of(w, struct qcow2_image, writer));
 }
 
 /* --- qcow2_write() -------------------------------------------------------------------------------- */
@@ -366,6 +393,7 @@ int qcow2_writer_attach(struct qcow2_image *img, struct err *err)
 	list_init(&w->holder.node);
 	w->buffer.wake = buffer_available;
 	w->holder.reclaim = buffers_wanted;
+	w->give_back.done = give_back_now;
 	w->batches = MIN(img->io.batches->count, QCOW2_BATCHES_MAX);
 	w->places_per_batch = QCOW2_BATCH_SIZE >> img->geom.cluster_bits;
 	w->slots_per_batch = w->places_per_batch + QCOW2_ZERO_SLOTS;
@@ -393,7 +421,7 @@ void qcow2_writer_detach(struct qcow2_image *img)
 		pool_put(img->io.batches, steal(&w->open->buf));
 	}
 	if (w->batch) {
-		assert(list_empty(&w->running) && list_empty(&w->sealed) && !w->live);
+		assert(list_empty(&w->running) && list_empty(&w->sealed) && !w->live && !w->giving);
 		pool_cancel(&w->buffer);
 		pool_release(&w->holder);
 	}
