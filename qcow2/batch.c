@@ -284,7 +284,9 @@ static bool batch_get_side(struct qcow2_batch *b)
 {
 	if (!b->side)
 		b->side = pool_get(b->img->io.bounces);
-	if (!b->side)
+	if (b->side) /* a batch that fails waits for its waiter: none may be left behind */
+		pool_cancel(&b->waiter);
+	else
 		pool_wait(b->img->io.bounces, &b->waiter);
 	return b->side;
 }
@@ -588,8 +590,8 @@ static void batch_step(struct qcow2_batch *b)
 	while (b->state < QCOW2_BATCH_DONE) {
 		bool through = !b->error && batch_stages[b->state].run(b);
 
-		if (b->error) { /* nothing new begins; what is under way has to end */
-			if (b->pending)
+		if (b->error) { /* nothing new begins; what is under way has to end, loads too */
+			if (b->pending || !list_empty(&b->waiter.node))
 				return;
 			break;
 		}

@@ -336,7 +336,8 @@ void qcow2_read_step(struct qcow2_op *op)
 	while (op->cursor < op->len && !op->res)
 		if (!read_piece(op))
 			return;
-	if (!op->lanes_busy)
+	/* A failed read that still waits has started loading a table: that has to end first. */
+	if (!op->lanes_busy && (!op->res || list_empty(&op->waiter.node)))
 		qcow2_op_finish(op, op->res);
 }
 
