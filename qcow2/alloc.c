@@ -43,6 +43,7 @@ static void grow_done(struct file_op *op, int res)
 	else
 		img->layer->file_size = a->reserved = a->grow_to;
 	qcow2_wake_all(&a->waiters);
+	qcow2_flush_step(img);
 }
 
 static void grow_start(struct qcow2_image *img, uint64_t to)

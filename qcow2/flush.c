@@ -7,7 +7,8 @@
  * that were waiting when it began: it drains the batches started before, sweeps once over the
  * slices and then over L1, in rounds of at most QCOW2_WRITEBACK_BLOCKS. Each round copies its blocks
  * first, syncs, and writes the copies: what is linked meanwhile is not in them. At the end the space
- * of clusters freed before the pass is given back to the file system.
+ * of clusters freed before the pass is given back to the file system, and the flush is done when
+ * nothing it has to do with is under way any more: then the image may be detached.
  *
  * When the table cache has no clean slice to evict, a single round runs in between (`pressure`); a
  * batch may be waiting for just that, so it must not wait for the batches.
@@ -217,6 +218,13 @@ static void pass_next(struct qcow2_image *img, enum qcow2_flush_stage stage)
 	img->flusher.cursor = 0;
 }
 
+/* Neither space being reserved ahead nor checksums being logged: who detaches after a flush leaves
+ * nothing behind. */
+static bool settled(const struct qcow2_image *img)
+{
+	return !img->alloc.growing && !img->sumlog.writing;
+}
+
 /* Runs the pass until it has to wait. */
 static void pass_step(struct qcow2_image *img)
 {
@@ -242,7 +250,12 @@ static void pass_step(struct qcow2_image *img)
 	}
 	if (f->stage == QCOW2_FLUSH_SYNC)
 		pass_next(img, QCOW2_FLUSH_PUNCH);
-	if (f->stage == QCOW2_FLUSH_PUNCH && !pass_punch(img))
+	if (f->stage == QCOW2_FLUSH_PUNCH) {
+		if (pass_punch(img))
+			return;
+		pass_next(img, QCOW2_FLUSH_SETTLE);
+	}
+	if (f->stage == QCOW2_FLUSH_SETTLE && settled(img))
 		pass_end(img, 0);
 }
 
@@ -271,7 +284,7 @@ static void fail_step(struct qcow2_image *img, int error)
 	struct qcow2_flusher *f = &img->flusher;
 
 	qcow2_start_all_batches(img);
-	if (!list_empty(&img->writer.running))
+	if (!list_empty(&img->writer.running) || !settled(img))
 		return;
 	list_splice(&f->served, &f->waiting);
 	pass_end(img, error);
@@ -316,6 +329,10 @@ static void flush_idle(struct qcow2_image *img, int error)
 
 void qcow2_flush_submit(struct qcow2_op *op)
 {
+	if (!op->img->writable) {
+		qcow2_op_finish(op, 0);
+		return;
+	}
 	list_add_tail(&op->img->flusher.waiting, &op->node);
 	qcow2_flush_step(op->img);
 }

@@ -285,6 +285,7 @@ enum qcow2_flush_stage {
 	QCOW2_FLUSH_L1,	    /* rounds of: sync, write L1 blocks */
 	QCOW2_FLUSH_SYNC,   /* the last one */
 	QCOW2_FLUSH_PUNCH,
+	QCOW2_FLUSH_SETTLE, /* until nothing else of the image is under way */
 };
 
 struct qcow2_flusher {
