@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -221,9 +222,9 @@ static int catch_signals(struct err *err)
 
 static void wait_for_signal(void)
 {
-	char byte;
+	struct pollfd pfd = {.fd = signal_pipe[0], .events = POLLIN};
 
-	while (read(signal_pipe[0], &byte, 1) < 0 && errno == EINTR)
+	while (poll(&pfd, 1, -1) < 0 && errno == EINTR)
 		continue;
 }
 

@@ -260,8 +260,9 @@ static double post(struct agent_job *job, const struct agent_stop *stop, bool *c
 	struct err err = ERR_INIT;
 	double percent = 0;
 	json_t *body = telemetry_json(job, &percent);
+	int rc = agent_hub_telemetry(&job->jobs->hub, stop, job->id, body, &err);
 
-	if (agent_hub_telemetry(&job->jobs->hub, stop, job->id, body, &err) && !*complained) {
+	if (rc && rc != -ECANCELED && !*complained) {
 		log_warn(&job->log, "%s", err.text);
 		*complained = true;
 	}
