@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# sendense-ctl against a real hub: what it prints for people and for scripts, and its exit statuses.
+. "$(dirname "$0")/lib.sh"
+
+make_disk "$T/a.raw" $((16 << 20))
+make_disk "$T/b.raw" $((8 << 20))
+add_to_inventory blue "$T/a.raw" "$T/b.raw"
+add_to_inventory "two words" "$T/b.raw"
+start_hub_and_agent
+
+status_of() { # wanted exit status, ctl arguments...
+	local wanted=$1 got=0
+
+	shift
+	ctl "$@" >"$T/stdout" 2>"$T/stderr" || got=$?
+	assert_eq "$wanted" "$got" "exit status of: $*"
+}
+
+step "health"
+status_of 0 health
+status_of 0 health --json
+assert_eq object "$(jq -r type "$T/stdout")" "health"
+
+step "an empty hub says what to do next"
+status_of 4 backup start --vm blue --type full
+assert_contains "$(cat "$T/stderr")" "repo add" "advice"
+status_of 0 repo add daily --path "$T/repo"
+status_of 5 repo add daily --path "$T/repo2"
+status_of 4 vm disks blue
+assert_contains "$(cat "$T/stderr")" "vm add" "advice"
+status_of 0 backup list --vm blue
+status_of 0 vm add --all
+assert_contains "$(cat "$T/stdout")" "two words" "VMs added"
+status_of 0 vm list
+assert_contains "$(cat "$T/stdout")" "two words" "VMs listed"
+status_of 0 vm list --json
+assert_eq 2 "$(jq '.vm_contexts | length' "$T/stdout")" "VMs"
+status_of 0 vm add blue
+status_of 0 vm list --json
+assert_eq 2 "$(jq '.vm_contexts | length' "$T/stdout")" "VMs after adding one again"
+
+step "disks, with their exact sizes"
+status_of 0 vm disks blue
+assert_contains "$(cat "$T/stdout")" 16777216 "disks of blue"
+assert_contains "$(cat "$T/stdout")" "16.0 MiB" "disks of blue"
+
+step "a backup, told as it goes and shown at the end"
+status_of 0 backup start --vm blue --type full
+assert_contains "$(cat "$T/stderr")" "started" "progress"
+assert_contains "$(cat "$T/stderr")" "disk 1" "progress"
+assert_contains "$(cat "$T/stdout")" "completed" "result"
+status_of 0 backup start --vm "two words" --type full --repo daily --no-wait --json
+ID=$(jq -r .backup_id "$T/stdout")
+status_of 0 backup wait "$ID"
+status_of 0 backup show "$ID"
+assert_contains "$(cat "$T/stdout")" "two words" "backup shown"
+status_of 0 backup list
+assert_contains "$(cat "$T/stdout")" "$ID" "list"
+status_of 0 backup list --vm "two words" --json
+assert_eq "$ID" "$(jq -r '[.backups[].backup_id] | join(" ")' "$T/stdout")" "backups of one VM"
+status_of 0 backup chain --vm blue
+assert_contains "$(cat "$T/stdout")" "disk 1" "chains"
+status_of 0 backup chain --vm blue --disk 1
+status_of 0 repo list
+assert_contains "$(cat "$T/stdout")" "daily" "repositories"
+
+step "mistakes have their own exit statuses"
+status_of 2
+status_of 2 backup start --vm blue
+status_of 2 backup start --vm blue --type sometimes
+status_of 2 repo add other --path relative/path
+status_of 4 backup start --vm nobody --type full
+status_of 4 backup start --vm blue --type full --repo weekly
+assert_contains "$(cat "$T/stderr")" "daily" "repositories there are"
+status_of 4 backup show backup-unknown
+status_of 4 backup show ../../health
+status_of 3 health --hub http://127.0.0.1:1
+status_of 3 health --hub http://127.0.0.1:1 --json
+assert_eq 3 "$(jq .exit_status "$T/stderr")" "error for scripts"
