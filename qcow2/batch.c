@@ -359,20 +359,25 @@ static bool batch_compress(struct qcow2_batch *b)
 /* --- ALLOCATE and WRITE ------------------------------------------------------------------------------ */
 
 /* Packed clusters lie back to back, whatever their length. Moves them together in the side buffer,
- * gives them host clusters, and counts how many streams touch each. */
+ * in the order they lie there (not that of the slots: a place is given out when data comes), gives
+ * them host clusters, and counts how many streams touch each. */
 static void allocate_packed(struct qcow2_batch *b, uint64_t bytes)
 {
 	const struct qcow2_geom *g = &b->img->geom;
 	uint64_t clusters = div_up(bytes, g->cluster_size), at = 0, c;
+	struct qcow2_slot *at_place[QCOW2_BATCH_SIZE / QCOW2_CLUSTER_MIN] = {0};
 	unsigned i, users[QCOW2_BATCH_SIZE / QCOW2_CLUSTER_MIN] = {0};
 	unsigned shift = 62 - (g->cluster_bits - 8);
 
 	b->packed_host = qcow2_alloc(b->img, clusters);
-	for (i = 0; i < b->slots; i++) {
-		struct qcow2_slot *s = &b->slot[i];
+	for (i = 0; i < b->slots; i++)
+		if (slot_has_data(&b->slot[i]) && b->slot[i].packed)
+			at_place[b->slot[i].place] = &b->slot[i];
+	for (i = 0; i < b->places; i++) {
+		struct qcow2_slot *s = at_place[i];
 		uint64_t host = b->packed_host + at, sectors;
 
-		if (!slot_has_data(s) || !s->packed)
+		if (!s)
 			continue;
 		memmove(b->side + at, s->pack.dst, s->packed);
 		sectors = ((host & 511) + s->packed - 1) / 512; /* behind the first */

@@ -360,6 +360,26 @@ static void compressed_images_match_the_model(void **state)
 	free(model);
 }
 
+/* A cluster that began as zeroes gets its place in the buffer later than those behind it. */
+static void compressed_clusters_keep_apart_whatever_order_they_came_in(void **state)
+{
+	struct qcow2_create_opts create_opts = {.size = 1 << 20, .zstd = true};
+	struct qcow2_open_opts opts = {.writable = true, .zstd_level = 1};
+	unsigned char *model = calloc(1, 1 << 20);
+	struct err err;
+
+	(void)state;
+	assert_int_equal(qcow2_create("zorder.qcow2", &create_opts, &err), 0);
+	assert_int_equal(imgloop_open(&loop, "zorder.qcow2", &opts), 0);
+	assert_int_equal(imgloop_write(&loop, 0, model, 65536), 0);
+	fill_text(model, 2 * 65536);
+	assert_int_equal(imgloop_write(&loop, 65536, model + 65536, 65536), 0);
+	assert_int_equal(imgloop_write(&loop, 0, model, 65536), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_qemu_agrees("zorder.qcow2", model, 1 << 20);
+	free(model);
+}
+
 static void compressed_parent_can_be_compared_with(void **state)
 {
 	size_t size = 24 << 20;
@@ -547,6 +567,7 @@ int main(void)
 		cmocka_unit_test(zero_request_hides_the_parent),
 		cmocka_unit_test(unchanged_data_is_not_stored_again),
 		cmocka_unit_test(compressed_images_match_the_model),
+		cmocka_unit_test(compressed_clusters_keep_apart_whatever_order_they_came_in),
 		cmocka_unit_test(compressed_parent_can_be_compared_with),
 		cmocka_unit_test(interrupted_image_keeps_what_was_flushed_and_can_be_continued),
 		cmocka_unit_test(repair_makes_an_interrupted_image_clean),
