@@ -354,21 +354,37 @@ static int get_all_chains(struct ctl *ctl, const char *vm, const char *repositor
 	return CTL_OK;
 }
 
+/* Length of the folder part of a path, its last '/' included. */
+static size_t folder_len(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? (size_t)(slash - path) + 1 : 0;
+}
+
+/* The points of a disk lie in one folder: it is told once, above the table. */
 static int print_chain(const json_t *chain, struct err *err)
 {
 	static const char *const columns[] = {">POINT",	 "BACKUP",    "MODE",  "COMPLETED", ">SENT",
 					      ">STORED", "CHANGE ID", "IMAGE", NULL};
 	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
-	char text[HUMAN_MAX];
+	const json_t *points = json_object_get(chain, "backups");
+	const char *first = ctl_text(json_array_get(points, 0), "qcow2_path");
+	size_t folder = folder_len(first);
+	char text[HUMAN_MAX], path[CTL_TEXT_MAX];
 	json_t *point;
 	size_t i;
 
-	printf("disk %llu: %llu points, %s in the repository\n",
+	printf("disk %llu: %llu points, %s in %.*s\n",
 	       (unsigned long long)ctl_number(chain, "disk_id"),
 	       (unsigned long long)ctl_number(chain, "backup_count"),
-	       human_bytes(text, ctl_number(chain, "total_size_bytes")));
-	json_array_foreach(json_object_get(chain, "backups"), i, point)
+	       human_bytes(text, ctl_number(chain, "total_size_bytes")), (int)folder,
+	       human_printable(path, sizeof(path), first));
+	json_array_foreach(points, i, point)
 	{
+		const char *image = ctl_text(point, "qcow2_path");
+		bool same = strncmp(image, first, folder) == 0;
+
 		ctl_table_addf(table, "%zu", i);
 		ctl_table_add(table, ctl_text(point, "backup_id"));
 		ctl_table_add(table, ctl_text(point, "mode"));
@@ -376,7 +392,7 @@ static int print_chain(const json_t *chain, struct err *err)
 		ctl_table_add(table, human_bytes(text, ctl_number(point, "bytes_received")));
 		ctl_table_add(table, human_bytes(text, ctl_number(point, "bytes_stored")));
 		ctl_table_add(table, ctl_text(point, "change_id"));
-		ctl_table_add(table, ctl_text(point, "qcow2_path"));
+		ctl_table_add(table, same ? image + folder : image);
 	}
 	return ctl_table_print(table, stdout, err);
 }
