@@ -73,6 +73,8 @@ finish() {
 	trap '' INT TERM HUP
 	if [ "$status" != 0 ] && [ -n "${WORK:-}" ]; then
 		tail -n 20 "$WORK"/*.log >&2 2>/dev/null || true
+		printf '%sdemo: failed in step %d (exit status %d)%s\n' "$RED" "$STEP" "$status" \
+			"$PLAIN" >&2
 	fi
 	if [ -n "$KEEP" ] && [ "$status" = 0 ]; then
 		say "kept: $WORK; hub and agent are running (process ids ${PIDS[*]})"
@@ -106,8 +108,8 @@ check_space() {
 # FILL_MIB.
 collect_files() { # folder
 	mkdir "$1"
-	find /usr -xdev -type f -readable -size -24M -printf '%s %P\0' 2>/dev/null | sort -z -rn |
-		awk -v room=$((FILL_MIB << 20)) 'BEGIN {RS = ORS = "\0"} {
+	{ find /usr -xdev -type f -readable -size -24M -printf '%s %P\0' 2>/dev/null || true; } |
+		sort -z -rn | awk -v room=$((FILL_MIB << 20)) 'BEGIN {RS = ORS = "\0"} {
 			size = $1
 			sub(/^[0-9]+ /, "")
 			if (sum + size <= room) { sum += size; print }
