@@ -34,6 +34,10 @@ static const char usage[] =
 	"                       its cluster size (default: chosen by size)\n"
 	"  --repository DIR     folder that holds all of the chain (default: the image's)\n"
 	"  --no-suppress        store clusters that equal the parent's, too\n"
+	"  --no-sums            keep no checksum file beside the image\n"
+	"  --compress zstd[:LEVEL]\n"
+	"                       compress new clusters, level 1 to 19 (default 1); an image that\n"
+	"                       exists must have been created so\n"
 	"  --read-only          refuse writes; the file is not changed at all\n"
 	"  --export NAME        name of the export (default: the empty name)\n"
 	"  --workers N          threads (default: 1)\n"
@@ -52,7 +56,8 @@ struct settings {
 	const char *socket, *listen, *image, *backing, *repository, *export;
 	uint64_t size, cluster_size;
 	unsigned workers;
-	bool create, sized, read_only, no_suppress, verbose;
+	int zstd_level; /* 0: no compression */
+	bool create, sized, read_only, no_suppress, no_sums, verbose;
 };
 
 enum {
@@ -65,6 +70,8 @@ enum {
 	OPT_CLUSTER_SIZE,
 	OPT_REPOSITORY,
 	OPT_NO_SUPPRESS,
+	OPT_NO_SUMS,
+	OPT_COMPRESS,
 	OPT_READ_ONLY,
 	OPT_EXPORT,
 	OPT_WORKERS,
@@ -83,6 +90,8 @@ static const struct option options[] = {
 	{"cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE},
 	{"repository", required_argument, NULL, OPT_REPOSITORY},
 	{"no-suppress", no_argument, NULL, OPT_NO_SUPPRESS},
+	{"no-sums", no_argument, NULL, OPT_NO_SUMS},
+	{"compress", required_argument, NULL, OPT_COMPRESS},
 	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"export", required_argument, NULL, OPT_EXPORT},
 	{"workers", required_argument, NULL, OPT_WORKERS},
@@ -131,6 +140,19 @@ static bool parse_workers(const char *text, unsigned *out)
 	return true;
 }
 
+/* "zstd" or "zstd:LEVEL". */
+static bool parse_compress(const char *text, int *level)
+{
+	uint64_t v = 1;
+
+	if (strncmp(text, "zstd", 4) || (text[4] && text[4] != ':'))
+		return false;
+	if (text[4] && (!parse_size(text + 5, &v) || v < 1 || v > 19))
+		return false;
+	*level = v;
+	return true;
+}
+
 /* One option; false: its value makes no sense. */
 static bool take_option(struct settings *s, int option)
 {
@@ -161,6 +183,11 @@ static bool take_option(struct settings *s, int option)
 	case OPT_NO_SUPPRESS:
 		s->no_suppress = true;
 		return true;
+	case OPT_NO_SUMS:
+		s->no_sums = true;
+		return true;
+	case OPT_COMPRESS:
+		return parse_compress(optarg, &s->zstd_level);
 	case OPT_READ_ONLY:
 		s->read_only = true;
 		return true;
@@ -183,6 +210,8 @@ static const char *settings_fault(const struct settings *s)
 		return "one of --socket and --listen is needed";
 	if (s->create && s->read_only)
 		return "--create and --read-only exclude each other";
+	if (s->read_only && s->zstd_level)
+		return "--compress and --read-only exclude each other";
 	if (!s->create && (s->sized || s->backing || s->cluster_size))
 		return "--size, --backing and --cluster-size go with --create";
 	if (s->create && !s->sized && !s->backing)
@@ -267,6 +296,7 @@ static int image_create(const struct settings *s, struct err *err)
 		.size = s->size,
 		.cluster_size = s->cluster_size,
 		.backing = s->backing,
+		.zstd = s->zstd_level,
 	};
 	int r = s->sized ? 0 : backing_size(s, &opts.size, err);
 
@@ -279,6 +309,8 @@ static int image_open(const struct settings *s, struct qcow2_image **out, struct
 		.writable = !s->read_only,
 		.repository = s->repository,
 		.suppress_unchanged = !s->read_only && !s->no_suppress,
+		.sums = !s->read_only && !s->no_sums,
+		.zstd_level = s->zstd_level,
 	};
 	int r = s->create ? image_create(s, err) : 0;
 
