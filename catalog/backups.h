@@ -129,7 +129,7 @@ struct catalog_backup {
 /* What a disk moved and kept. Counted by the NBD server; the agent's own figure is always 0. */
 struct catalog_counters {
 	int64_t bytes_transferred; /* data bytes received */
-	int64_t bytes_zero;	   /* announced or detected as zeroes */
+	int64_t bytes_zero;	   /* announced as zeroes, without data */
 	int64_t bytes_unchanged;   /* received, equal to the parent's, not stored again */
 	int64_t bytes_stored;	   /* size the image takes in the repository */
 };
