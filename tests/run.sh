@@ -48,8 +48,8 @@ trap 'echo "terminated" >&2; exit 143' TERM HUP
 
 # "tests/nbd/test_wire", whether built or written.
 display_name() {
-	local name=${1#"$BUILD"/}
-	name=${name#"$PWD"/}
+	local name=${1#"$PWD"/}
+	name=${name#"${BUILD#"$PWD"/}"/}
 	printf '%s' "${name%.sh}"
 }
 
