@@ -1,6 +1,6 @@
 /*
- * Images written by us, read by us and by QEMU. Random workloads run against a model in memory;
- * qemu-img is the judge of the file. Seeds are printed; SEED=n repeats one.
+ * Images written by us, read by us and by QEMU: random workloads against a model, and the cases
+ * that have a story. Wider ground, with QEMU writing too, is test_oracle.c's.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -10,51 +10,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/bytes.h"
 #include "tests/support/imgloop.h"
+#include "tests/support/oracle.h"
 #include "tests/support/scratch.h"
 
 static struct imgloop loop;
-static uint64_t rng;
-
-static uint64_t rnd(void)
-{
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return rng;
-}
-
-static uint64_t rnd_below(uint64_t n)
-{
-	return rnd() % n;
-}
-
-static void fill_random(unsigned char *p, size_t len)
-{
-	size_t i;
-
-	for (i = 0; i < len; i++)
-		p[i] = rnd() >> 13 | 1;
-}
-
-static void seed(void)
-{
-	const char *env = getenv("SEED");
-
-	rng = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL) * 2654435761U ^ getpid();
-	rng |= 1;
-	print_message("SEED=%llu\n", (unsigned long long)rng);
-}
 
 static int setup(void **state)
 {
-	seed();
+	oracle_seed();
 	imgloop_start(&loop, 4);
 	return scratch_setup(state);
 }
@@ -89,84 +57,7 @@ static void open_ro(const char *path)
 	assert_int_equal(imgloop_open(&loop, path, &opts), 0);
 }
 
-/* The judge: QEMU reads the image whole and it equals @model; its check finds nothing. */
-static void assert_qemu_agrees(const char *path, const unsigned char *model, size_t size)
-{
-	FILE *f = fopen("model.raw", "wb");
-	struct qcow2_check_result result;
-	struct err err;
-
-	assert_int_equal(fwrite(model, 1, size, f), size);
-	fclose(f);
-	assert_int_equal(scratch_run("qemu-img check -q %s", path), 0);
-	assert_int_equal(scratch_run("qemu-img compare -f raw -F qcow2 model.raw %s", path), 0);
-	assert_int_equal(qcow2_check(path, false, &result, &err), 0);
-	assert_int_equal(result.corruptions + result.leaks + result.refcount_errors +
-				 result.copied_errors + result.dirty,
-			 0);
-}
-
-static void assert_reads_as(const unsigned char *model, size_t size)
-{
-	unsigned char *buf = aligned_alloc(4096, align_up(size, 4096));
-
-	assert_int_equal(imgloop_read(&loop, 0, buf, size), 0);
-	if (memcmp(buf, model, size)) {
-		size_t i = 0;
-
-		while (buf[i] == model[i])
-			i++;
-		fail_msg("differs at %zu: have %02x, want %02x", i, buf[i], model[i]);
-	}
-	free(buf);
-}
-
 /* --- workloads ------------------------------------------------------------------------------------- */
-
-static void random_step(unsigned char *model, size_t size, unsigned char *data, size_t max)
-{
-	size_t off = rnd_below(size), len = 1 + rnd_below(MIN(max, size - off));
-	unsigned char *buf;
-
-	if (rnd_below(2)) { /* mostly aligned, as guests are */
-		off = align_down(off, 512);
-		len = MIN(align_up(len, 512), size - off);
-	}
-	switch (rnd_below(10)) {
-	case 0:
-		assert_int_equal(imgloop_zero(&loop, off, len), 0);
-		memset(model + off, 0, len);
-		break;
-	case 1:
-		memset(model + off, 0, len);
-		assert_int_equal(imgloop_write(&loop, off, model + off, len), 0);
-		break;
-	case 2:
-		buf = malloc(len);
-		assert_int_equal(imgloop_read(&loop, off, buf, len), 0);
-		assert_memory_equal(buf, model + off, len);
-		free(buf);
-		break;
-	case 3:
-		if (!rnd_below(4))
-			assert_int_equal(imgloop_flush(&loop), 0);
-		break;
-	default:
-		fill_random(data, MIN(len, 4096));
-		memcpy(model + off, data + rnd_below(1024), len);
-		assert_int_equal(imgloop_write(&loop, off, model + off, len), 0);
-	}
-}
-
-static void random_workload(unsigned char *model, size_t size, unsigned steps, size_t max)
-{
-	unsigned char *data = malloc(max + 4096);
-
-	fill_random(data, max + 4096);
-	while (steps--)
-		random_step(model, size, data, max);
-	free(data);
-}
 
 static void new_image_is_clean_and_zero(void **state)
 {
@@ -180,9 +71,9 @@ static void new_image_is_clean_and_zero(void **state)
 		snprintf(path, sizeof(path), "new-%u.qcow2", cluster_sizes[i]);
 		create(path, (5 << 20) - 512 * i, cluster_sizes[i], NULL);
 		open_rw(path, false);
-		assert_reads_as(model, (5 << 20) - 512 * i);
+		oracle_assert_reads_as(&loop, model, (5 << 20) - 512 * i);
 		assert_int_equal(imgloop_close(&loop), 0);
-		assert_qemu_agrees(path, model, (5 << 20) - 512 * i);
+		oracle_assert_qemu_agrees(path, model, (5 << 20) - 512 * i);
 	}
 	free(model);
 }
@@ -212,12 +103,12 @@ static void random_writes_match_the_model(void **state)
 		snprintf(path, sizeof(path), "random-%u.qcow2", i);
 		create(path, row[i].size, row[i].cluster, NULL);
 		open_rw(path, false);
-		random_workload(model, row[i].size, row[i].steps, row[i].max);
-		assert_reads_as(model, row[i].size);
+		oracle_workload(&loop, model, row[i].size, row[i].steps, row[i].max);
+		oracle_assert_reads_as(&loop, model, row[i].size);
 		assert_int_equal(imgloop_close(&loop), 0);
-		assert_qemu_agrees(path, model, row[i].size);
+		oracle_assert_qemu_agrees(path, model, row[i].size);
 		open_ro(path);
-		assert_reads_as(model, row[i].size);
+		oracle_assert_reads_as(&loop, model, row[i].size);
 		assert_int_equal(imgloop_close(&loop), 0);
 		free(model);
 	}
@@ -243,13 +134,13 @@ static void chain_of_overlays_matches_the_model_at_every_point(void **state)
 		size = new_size;
 		create(path, size, i % 3 ? 65536 : 4096, i ? backing : NULL);
 		open_rw(path, i % 2);
-		random_workload(model[i], size, i ? 25 : 200, 200000);
-		assert_reads_as(model[i], size);
+		oracle_workload(&loop, model[i], size, i ? 25 : 200, 200000);
+		oracle_assert_reads_as(&loop, model[i], size);
 		assert_int_equal(imgloop_close(&loop), 0);
-		assert_qemu_agrees(path, model[i], size);
+		oracle_assert_qemu_agrees(path, model[i], size);
 	}
 	open_ro(path);
-	assert_reads_as(model[LINKS - 1], size);
+	oracle_assert_reads_as(&loop, model[LINKS - 1], size);
 	assert_int_equal(imgloop_close(&loop), 0);
 	for (i = 0; i < LINKS; i++)
 		free(model[i]);
@@ -261,7 +152,7 @@ static void zero_request_hides_the_parent(void **state)
 	unsigned char *model = malloc(size);
 
 	(void)state;
-	fill_random(model, size);
+	oracle_fill(model, size);
 	create("parent.qcow2", size, 65536, NULL);
 	open_rw("parent.qcow2", false);
 	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
@@ -274,11 +165,11 @@ static void zero_request_hides_the_parent(void **state)
 	assert_int_equal(imgloop_zero(&loop, 1000000, 70001), 0);
 	memset(model + 1000000, 0, 70001);
 	/* a small write into a zeroed cluster must not bring the parent back */
-	fill_random(model + 70000, 100);
+	oracle_fill(model + 70000, 100);
 	assert_int_equal(imgloop_write(&loop, 70000, model + 70000, 100), 0);
-	assert_reads_as(model, size);
+	oracle_assert_reads_as(&loop, model, size);
 	assert_int_equal(imgloop_close(&loop), 0);
-	assert_qemu_agrees("child.qcow2", model, size);
+	oracle_assert_qemu_agrees("child.qcow2", model, size);
 	free(model);
 }
 
@@ -289,7 +180,7 @@ static void unchanged_data_is_not_stored_again(void **state)
 	struct qcow2_stats stats;
 
 	(void)state;
-	fill_random(model, size);
+	oracle_fill(model, size);
 	memset(model + (4 << 20), 0, 1 << 20);
 	create("same-0.qcow2", size, 65536, NULL);
 	open_rw("same-0.qcow2", false);
@@ -307,7 +198,7 @@ static void unchanged_data_is_not_stored_again(void **state)
 	assert_int_equal(stats.zero, 1 << 20);
 	assert_int_equal(stats.unchanged, size - 65536 - (1 << 20));
 	assert_int_equal(imgloop_close(&loop), 0);
-	assert_qemu_agrees("same-1.qcow2", model, size);
+	oracle_assert_qemu_agrees("same-1.qcow2", model, size);
 	free(model);
 }
 
@@ -317,7 +208,7 @@ static void fill_text(unsigned char *p, size_t len)
 	size_t i;
 
 	for (i = 0; i < len; i++)
-		p[i] = rnd_below(4) ? 'a' + rnd_below(1 + i / 65536 % 24) : 1 + rnd_below(200);
+		p[i] = oracle_below(4) ? 'a' + oracle_below(1 + i / 65536 % 24) : 1 + oracle_below(200);
 }
 
 static void compressed_images_match_the_model(void **state)
@@ -340,22 +231,22 @@ static void compressed_images_match_the_model(void **state)
 		assert_int_equal(qcow2_create(path, &create_opts, &err), 0);
 		assert_int_equal(imgloop_open(&loop, path, &opts), 0);
 		fill_text(model, size);
-		fill_random(model + (3 << 20), 1 << 20);
+		oracle_fill(model + (3 << 20), 1 << 20);
 		assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
 		assert_int_equal(imgloop_flush(&loop), 0);
 		qcow2_get_stats(loop.img, &stats);
 		assert_true(stats.stored < size);
-		assert_reads_as(model, size);
+		oracle_assert_reads_as(&loop, model, size);
 		/* over compressed clusters: whole, in part, as zeroes */
-		random_workload(model, size, 40, 100000);
-		assert_reads_as(model, size);
+		oracle_workload(&loop, model, size, 40, 100000);
+		oracle_assert_reads_as(&loop, model, size);
 		assert_int_equal(imgloop_close(&loop), 0);
-		assert_qemu_agrees(path, model, size);
+		oracle_assert_qemu_agrees(path, model, size);
 		/* goes on where it was left: packed clusters are counted again */
 		assert_int_equal(imgloop_open(&loop, path, &opts), 0);
-		random_workload(model, size, 20, 100000);
+		oracle_workload(&loop, model, size, 20, 100000);
 		assert_int_equal(imgloop_close(&loop), 0);
-		assert_qemu_agrees(path, model, size);
+		oracle_assert_qemu_agrees(path, model, size);
 	}
 	free(model);
 }
@@ -376,7 +267,7 @@ static void compressed_clusters_keep_apart_whatever_order_they_came_in(void **st
 	assert_int_equal(imgloop_write(&loop, 65536, model + 65536, 65536), 0);
 	assert_int_equal(imgloop_write(&loop, 0, model, 65536), 0);
 	assert_int_equal(imgloop_close(&loop), 0);
-	assert_qemu_agrees("zorder.qcow2", model, 1 << 20);
+	oracle_assert_qemu_agrees("zorder.qcow2", model, 1 << 20);
 	free(model);
 }
 
@@ -405,7 +296,7 @@ static void compressed_parent_can_be_compared_with(void **state)
 	qcow2_get_stats(loop.img, &stats);
 	assert_int_equal(stats.unchanged, size - 65536);
 	assert_int_equal(imgloop_close(&loop), 0);
-	assert_qemu_agrees("zc.qcow2", model, size);
+	oracle_assert_qemu_agrees("zc.qcow2", model, size);
 	free(model);
 }
 
@@ -417,7 +308,7 @@ static void interrupted_image_keeps_what_was_flushed_and_can_be_continued(void *
 	struct err err;
 
 	(void)state;
-	fill_random(model, 3 << 20);
+	oracle_fill(model, 3 << 20);
 	create("cut.qcow2", size, 65536, NULL);
 	open_rw("cut.qcow2", false);
 	assert_int_equal(imgloop_write(&loop, 0, model, 3 << 20), 0);
@@ -428,11 +319,11 @@ static void interrupted_image_keeps_what_was_flushed_and_can_be_continued(void *
 	assert_true(result.dirty);
 	assert_int_equal(result.corruptions, 0);
 	open_rw("cut.qcow2", false);
-	assert_reads_as(model, size);
-	fill_random(model + (5 << 20), 1 << 20);
+	oracle_assert_reads_as(&loop, model, size);
+	oracle_fill(model + (5 << 20), 1 << 20);
 	assert_int_equal(imgloop_write(&loop, 5 << 20, model + (5 << 20), 1 << 20), 0);
 	assert_int_equal(imgloop_close(&loop), 0);
-	assert_qemu_agrees("cut.qcow2", model, size);
+	oracle_assert_qemu_agrees("cut.qcow2", model, size);
 	free(model);
 }
 
@@ -444,7 +335,7 @@ static void repair_makes_an_interrupted_image_clean(void **state)
 	struct err err;
 
 	(void)state;
-	fill_random(model, size);
+	oracle_fill(model, size);
 	create("repair.qcow2", size, 4096, NULL);
 	open_rw("repair.qcow2", false);
 	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
@@ -453,7 +344,7 @@ static void repair_makes_an_interrupted_image_clean(void **state)
 	assert_int_equal(qcow2_check("repair.qcow2", true, &result, &err), 0);
 	assert_true(result.refcount_errors > 0);
 	assert_int_equal(result.fixed, result.refcount_errors + result.copied_errors + result.leaks);
-	assert_qemu_agrees("repair.qcow2", model, size);
+	oracle_assert_qemu_agrees("repair.qcow2", model, size);
 	free(model);
 }
 
@@ -465,7 +356,7 @@ static void repair_sets_lost_copied_flags(void **state)
 	struct err err;
 
 	(void)state;
-	fill_random(model, size);
+	oracle_fill(model, size);
 	create("copied.qcow2", size, 65536, NULL);
 	open_rw("copied.qcow2", false);
 	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
@@ -478,7 +369,7 @@ static void repair_sets_lost_copied_flags(void **state)
 	assert_int_equal(result.copied_errors, 1);
 	assert_int_equal(qcow2_check("copied.qcow2", true, &result, &err), 0);
 	assert_int_equal(result.fixed, 1);
-	assert_qemu_agrees("copied.qcow2", model, size);
+	oracle_assert_qemu_agrees("copied.qcow2", model, size);
 	free(model);
 }
 
@@ -537,9 +428,9 @@ static void images_made_by_qemu_read_the_same(void **state)
 	FILE *f;
 
 	(void)state;
-	fill_random(model, 1 << 20);
+	oracle_fill(model, 1 << 20);
 	memset(model + (2 << 20), 'x', 300000);
-	fill_random(model + (4 << 20) + 777, 1234);
+	oracle_fill(model + (4 << 20) + 777, 1234);
 	f = fopen("src.raw", "wb");
 	assert_int_equal(fwrite(model, 1, size, f), size);
 	fclose(f);
@@ -552,7 +443,7 @@ static void images_made_by_qemu_read_the_same(void **state)
 				 0);
 		snprintf(path, sizeof(path), "q%u.qcow2", i);
 		open_ro(path);
-		assert_reads_as(model, size);
+		oracle_assert_reads_as(&loop, model, size);
 		assert_int_equal(imgloop_close(&loop), 0);
 	}
 	free(model);
