@@ -173,14 +173,17 @@ KIT int kit_kill(pid_t pid, int sig)
 	return kit_reap(pid);
 }
 
+/* With its greeting: qemu-nbd listens before it has opened, and locked, its image. */
 KIT bool kit_socket_answers(const char *path)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	char greeting[8];
 	_cleanup_(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	assert_true(strlen(path) < sizeof(sa.sun_path));
 	strcpy(sa.sun_path, path);
-	return connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0;
+	return connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 &&
+	       recv(fd, greeting, sizeof(greeting), MSG_WAITALL) == (ssize_t)sizeof(greeting);
 }
 
 /* Starts an NBD server that makes the unix socket @sock (relative: it may be short). */
