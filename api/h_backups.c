@@ -34,6 +34,7 @@ static const struct api_json_member backup_members[] = {
 	API_AS("created_at", TIME, VIEW, job.created_at_us),
 	API_AS("started_at", TIME, VIEW, job.started_at_us),
 	API_AS("completed_at", TIME, VIEW, job.completed_at_us),
+	API_AS("compression_enabled", BOOL, VIEW, job.compression_enabled),
 	API_AS("tags", RAW, VIEW, job.tags),
 };
 
@@ -88,6 +89,7 @@ struct start_body {
 	char repository[CATALOG_NAME_SIZE];
 	char backup_type[CATALOG_ID_SIZE];
 	char policy_id[CATALOG_ID_SIZE];
+	char compression[16];
 	char tags[CATALOG_TAGS_SIZE];
 };
 
@@ -99,6 +101,7 @@ static const struct api_json_member start_members[] = {
 	API_TEXT(START, repository),
 	API_TEXT(START, backup_type, .required = true),
 	API_TEXT(START, policy_id),
+	API_TEXT(START, compression),
 };
 
 static int take_tags(const json_t *body, struct start_body *start, struct err *err)
@@ -169,6 +172,7 @@ int api_post_backup(struct api_request *req, struct err *err)
 		.repository_id = body.repository_id,
 		.repository = body.repository,
 		.policy_id = body.policy_id,
+		.compression = body.compression,
 		.tags = body.tags,
 	};
 	struct hub_started started = {.nbd_targets = NULL};

@@ -78,6 +78,7 @@ static void start_fill_row(struct hub_job *job, const struct hub_start_request *
 	CATALOG_TEXT(row->tags, req->tags);
 	CATALOG_TEXT(row->current_phase, "starting");
 	row->backup_type = req->backup_type;
+	row->compression_enabled = job->zstd_level;
 }
 
 /* Two steps of the catalog that belong together for the reader: the job exists from here on. */
@@ -110,12 +111,16 @@ static int start_insert_rows(struct hub *hub, struct hub_job *job, char busy_id[
 static int start_make_image(struct hub_job *job, struct hub_disk *disk, struct err *err)
 {
 	char backing[CATALOG_PATH_SIZE];
-	struct qcow2_create_opts opts = {.size = (uint64_t)disk->row.virtual_size_bytes};
+	struct qcow2_create_opts opts = {
+		.size = (uint64_t)disk->row.virtual_size_bytes,
+		.zstd = job->zstd_level,
+	};
 	struct qcow2_open_opts open_opts = {
 		.writable = true,
 		.repository = job->repo->root,
 		.suppress_unchanged = disk->row.mode == CATALOG_BACKUP_INCREMENTAL,
 		.sums = true,
+		.zstd_level = job->zstd_level,
 	};
 	struct qcow2_image *img = NULL;
 	struct qcow2_info info;
@@ -250,6 +255,9 @@ static int start_prepare(struct hub *hub, struct hub_job *job, const struct hub_
 					   &job->context, err);
 	if (rc)
 		return hub_from_catalog(rc);
+	job->zstd_level = job->repo->zstd_level;
+	if (req->compression && req->compression[0])
+		qcow2_parse_compression(req->compression, &job->zstd_level);
 	start_fill_row(job, req, repository);
 	rc = hub_plan(hub, job, vm_disks, n, req->backup_type, err);
 	return rc ? rc : start_insert_rows(hub, job, busy_id, err);
@@ -303,9 +311,14 @@ int hub_backup_start(struct hub *hub, const struct hub_start_request *req, struc
 	struct catalog_repository repository;
 	struct hub_job *job;
 	size_t n = 0;
-	int rc;
+	int rc, level;
 
 	*out = (struct hub_started){.nbd_targets = NULL};
+	if (req->compression && !qcow2_parse_compression(req->compression, &level))
+		return err_set(err, HUB_E_INVALID,
+			       "compression must be \"none\", \"zstd\" or \"zstd:LEVEL\" with "
+			       "LEVEL 1 to 19, not \"%s\"",
+			       req->compression);
 	if (req->backup_type == CATALOG_BACKUP_DIFFERENTIAL)
 		return err_set(err, HUB_E_INVALID,
 			       "backup_type \"differential\" is not supported: "

@@ -116,6 +116,7 @@ struct hub_job {
 	struct catalog_backup_context context;
 	struct repo *repo;
 	char stamp[HUB_STAMP_SIZE]; /* of its files and exports */
+	int zstd_level;		    /* of its images; 0: not compressed */
 	struct hub_disk *disks; /* hardware order; the array is constant once state is RUNNING */
 	size_t disk_count;
 	char fail_reason[CATALOG_ERROR_SIZE]; /* FAILING: what the catalog has yet to hear */

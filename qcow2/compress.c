@@ -2,10 +2,32 @@
  * zstd off the data path: an image that compresses has threads of its own, one a core, that take
  * clusters from a queue and send the result back to the image's thread. Off by default.
  */
+#include <string.h>
 #include <sys/sysinfo.h>
 #include <zstd.h>
 
 #include "qcow2/image.h"
+
+bool qcow2_parse_compression(const char *text, int *level)
+{
+	char *end;
+	long v = 1;
+
+	*level = 0;
+	if (!*text || !strcmp(text, "none"))
+		return true;
+	if (strncmp(text, "zstd", 4) || (text[4] && text[4] != ':'))
+		return false;
+	if (text[4]) {
+		v = strtol(text + 5, &end, 10);
+		if (end == text + 5 || *end || text[5] == '+')
+			return false;
+	}
+	if (v < 1 || v > 19)
+		return false;
+	*level = v;
+	return true;
+}
 
 static struct qcow2_pack *next_pack(struct qcow2_compressor *c)
 {

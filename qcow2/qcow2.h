@@ -63,6 +63,9 @@ struct qcow2_create_opts {
  */
 int qcow2_create(const char *path, const struct qcow2_create_opts *opts, struct err *err);
 
+/* "none" (or empty), "zstd", "zstd:LEVEL" with LEVEL 1..19: *@level is 0 for none. False: other text. */
+bool qcow2_parse_compression(const char *text, int *level);
+
 /* The cluster size qcow2_create() picks for a disk of @size bytes. */
 uint32_t qcow2_choose_cluster_size(uint64_t size);
 

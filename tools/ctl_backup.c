@@ -192,15 +192,16 @@ static int wait_and_show(struct ctl *ctl, const char *id, struct err *err)
 static int post_start(struct ctl *ctl, const struct ctl_args *args, json_t **reply, struct err *err)
 {
 	_cleanup_(json_decrefp) json_t *repos = NULL;
+	const char *compression = ctl_option(args, "compress");
 	const json_t *repo;
 	int res = ctl_find_repository(ctl, ctl_option(args, "repo"), &repos, &repo, err);
 
 	if (res)
 		return res;
 	return ctl_rest_post(ctl->rest, BACKUPS,
-			     json_pack("{s:s, s:s, s:s}", "vm_name", ctl_option(args, "vm"),
+			     json_pack("{s:s, s:s, s:s, s:s*}", "vm_name", ctl_option(args, "vm"),
 				       "backup_type", ctl_option(args, "type"), "repository_id",
-				       ctl_text(repo, "id")),
+				       ctl_text(repo, "id"), "compression", compression),
 			     reply, err);
 }
 
@@ -464,6 +465,8 @@ const struct ctl_verb ctl_backup_verbs[] = {
 		.options = {{"vm", "NAME", "the VM to back up", true},
 			    {"type", "full|incremental", "what kind of backup", true},
 			    {"repo", "NAME|ID", "where to keep it (default: the only repository)",
+			     false},
+			    {"compress", "none|zstd[:LEVEL]", "instead of the repository's setting",
 			     false},
 			    {"wait", NULL, "follow it until it has ended (the default)", false},
 			    {"no-wait", NULL, "return as soon as it has started", false}},

@@ -21,8 +21,9 @@ static int repo_add(struct ctl *ctl, const struct ctl_args *args, struct err *er
 		return err_set(err, CTL_USAGE,
 			       "--path takes an absolute path on the hub's machine, not \"%s\"",
 			       path);
-	body = json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", args->argv[0], "type", "local",
-			 "enabled", 1, "config", "path", path);
+	body = json_pack("{s:s, s:s, s:b, s:{s:s, s:s*}}", "name", args->argv[0], "type", "local",
+			 "enabled", 1, "config", "path", path, "compression",
+			 ctl_option(args, "compress"));
 	res = ctl_rest_post(ctl->rest, "/api/v1/repositories", body, &reply, err);
 	if (res)
 		return res;
@@ -80,7 +81,9 @@ const struct ctl_verb ctl_repo_verbs[] = {
 		.max_args = 1,
 		.summary = "make a folder of the hub's machine a repository",
 		.example = "sendense-ctl repo add daily --path /var/lib/sendense/backups",
-		.options = {{"path", "DIR", "absolute path on the hub's machine", true}},
+		.options = {{"path", "DIR", "absolute path on the hub's machine", true},
+			    {"compress", "zstd[:LEVEL]", "compress new backups (default: none)",
+			     false}},
 		.run = repo_add,
 	},
 	{

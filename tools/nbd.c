@@ -140,19 +140,6 @@ static bool parse_workers(const char *text, unsigned *out)
 	return true;
 }
 
-/* "zstd" or "zstd:LEVEL". */
-static bool parse_compress(const char *text, int *level)
-{
-	uint64_t v = 1;
-
-	if (strncmp(text, "zstd", 4) || (text[4] && text[4] != ':'))
-		return false;
-	if (text[4] && (!parse_size(text + 5, &v) || v < 1 || v > 19))
-		return false;
-	*level = v;
-	return true;
-}
-
 /* One option; false: its value makes no sense. */
 static bool take_option(struct settings *s, int option)
 {
@@ -187,7 +174,7 @@ static bool take_option(struct settings *s, int option)
 		s->no_sums = true;
 		return true;
 	case OPT_COMPRESS:
-		return parse_compress(optarg, &s->zstd_level);
+		return qcow2_parse_compression(optarg, &s->zstd_level);
 	case OPT_READ_ONLY:
 		s->read_only = true;
 		return true;

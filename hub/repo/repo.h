@@ -79,6 +79,7 @@ struct repo {
 	char id[CATALOG_ID_SIZE];
 	char name[CATALOG_NAME_SIZE];
 	char root[CATALOG_PATH_SIZE]; /* absolute, no '/' at the end */
+	int zstd_level;		      /* config.compression, for new points; 0: none */
 };
 
 #define REPO_QUARANTINE	 "quarantine"

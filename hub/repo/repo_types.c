@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "hub/repo/repo.h"
 #include "hub/repo/repo_types.h"
+#include "qcow2/qcow2.h"
 
 static const struct repo_ops *const repo_types[] = {
 	&repo_local_ops,
@@ -39,6 +40,21 @@ static json_t *repo_parse_config(const struct catalog_repository *row, struct er
 	return config;
 }
 
+/* "compression" is understood by every type. */
+static int repo_take_compression(struct repo *repo, const json_t *config, struct err *err)
+{
+	const json_t *value = json_object_get(config, "compression");
+
+	if (!value || json_is_null(value))
+		return 0;
+	if (json_is_string(value) &&
+	    qcow2_parse_compression(json_string_value(value), &repo->zstd_level))
+		return 0;
+	return err_set(err, -EINVAL,
+		       "config.compression must be \"none\", \"zstd\" or \"zstd:LEVEL\" with LEVEL 1 "
+		       "to 19");
+}
+
 int repo_open(struct repo **out, const struct catalog_repository *row, bool create, struct err *err)
 {
 	_cleanup_(freep) struct repo *repo = NULL;
@@ -59,7 +75,9 @@ int repo_open(struct repo **out, const struct catalog_repository *row, bool crea
 	config = repo_parse_config(row, err);
 	if (!config)
 		return -EINVAL;
-	rc = ops->open(repo, config, create, err);
+	rc = repo_take_compression(repo, config, err);
+	if (!rc)
+		rc = ops->open(repo, config, create, err);
 	json_decref(config);
 	if (rc)
 		return rc;

@@ -28,6 +28,7 @@ struct hubrig {
 	struct hub_config config;
 	char repository[CATALOG_ID_SIZE];
 	char nbd[64]; /* "127.0.0.1:PORT" */
+	const char *compression; /* of the backups to come; NULL: the repository's */
 };
 
 #define HUBRIG_DISKS 4
@@ -202,6 +203,7 @@ static inline int hubrig_backup(struct hubrig *rig, const char *vm_name,
 		.vm_name = vm_name,
 		.repository_id = rig->repository,
 		.backup_type = type,
+		.compression = rig->compression,
 	};
 	struct hub_started started;
 	int rc = hub_backup_start(rig->hub, &req, &started, err);

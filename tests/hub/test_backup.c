@@ -372,6 +372,42 @@ static void expect_mode(struct rig_vm *vm, enum catalog_backup_type mode, const 
 	hub_backup_view_deinit(&view);
 }
 
+static void compressed_points_are_smaller_and_equal_the_disk(void **state)
+{
+	struct rig_vm vm = two_disks("packed");
+	char id[CATALOG_ID_SIZE];
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < vm.size[0]; i++)
+		vm.content[0][i] = "the quick brown fox "[i / 7 % 20];
+	hubrig_add_vm(&rig, &vm);
+	rig.compression = "zstd:3";
+	rig_full(&rig, &vm, 1, id);
+	assert_int_equal(hub_backup_get(rig.hub, id, &view, &err), 0);
+	assert_true(view.job.compression_enabled);
+	assert_true(view.disks[0].row.bytes.bytes_stored < (int64_t)vm.size[0] / 4);
+	for (int i = 0; i < 2; i++)
+		assert_true(rig_point_equals(&rig, view.disks[i].row.qcow2_path, &vm, i));
+	hub_backup_view_deinit(&view);
+
+	/* plain points and packed ones may follow each other in a chain */
+	rig.compression = NULL;
+	rig_vm_change(&vm, 0, 70000, 3);
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_INCREMENTAL, &view, &err), 0);
+	assert_false(view.job.compression_enabled);
+	rig_finish(&rig, &vm, &view, 2);
+	for (int i = 0; i < 2; i++)
+		assert_true(rig_point_equals(&rig, view.disks[i].row.qcow2_path, &vm, i));
+	hub_backup_view_deinit(&view);
+	rig.compression = "gzip";
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &view, &err),
+			 HUB_E_INVALID);
+	rig.compression = NULL;
+	rig_vm_deinit(&vm);
+}
+
 static void a_first_incremental_is_full_for_want_of_a_point(void **state)
 {
 	struct rig_vm vm = two_disks("pgtest1");
@@ -731,6 +767,7 @@ int main(void)
 		T(a_chain_reads_back_at_every_point_and_survives_a_move),
 		T(what_equals_the_parent_is_not_stored_again),
 		T(every_point_verifies_against_its_checksums),
+		T(compressed_points_are_smaller_and_equal_the_disk),
 		T(a_first_incremental_is_full_for_want_of_a_point),
 		T(a_resized_disk_is_copied_in_full),
 		T(a_damaged_or_missing_parent_is_not_leaned_on),
