@@ -316,6 +316,7 @@ void nbd_conn_leave(struct nbd_conn *conn)
 void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
 {
 	int64_t now = conn->worker->now_ns;
+	int64_t stall_ns = conn->worker->server->config.stall_timeout_ms * 1000000LL;
 
 	if (conn->dead)
 		return;
@@ -323,7 +324,7 @@ void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
 		log_debug(&conn->log, "negotiates for too long; closed");
 		nbd_conn_close(conn);
 	} else if (conn->send.busy && (pressure || conn->closing) &&
-		   now - conn->send.moved_ns > NBD_STALL_MS * 1000000LL) {
+		   now - conn->send.moved_ns > stall_ns) {
 		log_warn(&conn->log, "takes no replies%s; closed",
 			 pressure ? ", and others wait for its buffers" : "");
 		nbd_conn_close(conn);

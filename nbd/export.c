@@ -176,7 +176,10 @@ static void worker_flush_export(struct nbd_worker *worker, struct nbd_mail *mail
 	struct flush_call *flush = container_of(mail, struct flush_call, call.mail);
 	struct nbd_export *export = flush->export;
 
-	(void)worker;
+	if (export->read_only) {
+		nbd_call_answer(worker, &flush->call, 0);
+		return;
+	}
 	flush->io.done = flushed;
 	export->running++;
 	export->ops->flush(export->target, &flush->io);
@@ -234,7 +237,7 @@ static void export_drained(struct nbd_export *export)
 	if (rm->flushed)
 		return;
 	rm->flushed = true;
-	if (rm->abandon && !export->ops->abandon) {
+	if (export->read_only || (rm->abandon && !export->ops->abandon)) {
 		export_end(export, 0);
 		return;
 	}

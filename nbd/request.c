@@ -304,9 +304,12 @@ bool nbd_payload_step(struct nbd_conn *conn)
 
 /* --- headers ---------------------------------------------------------------------------------- */
 
-static bool request_needs_slot(const struct nbd_request *rq)
+/* Nothing is to be done for an empty range, nor to flush where nobody can have written. */
+static bool request_needs_slot(const struct nbd_conn *conn, const struct nbd_request *rq)
 {
-	return commands[rq->type].start && (rq->len || rq->type == NBD_CMD_FLUSH);
+	if (rq->type == NBD_CMD_FLUSH)
+		return !conn->export->read_only;
+	return commands[rq->type].start && rq->len;
 }
 
 static void request_note(struct nbd_conn *conn)
@@ -332,7 +335,7 @@ static bool request_begin(struct nbd_conn *conn)
 	if (!nbd_reply_room(conn))
 		return nbd_conn_block(conn, NBD_BLOCK_REPLIES);
 	res = request_validate(conn, rq);
-	if (!res && request_needs_slot(rq)) {
+	if (!res && request_needs_slot(conn, rq)) {
 		req = req_get(conn, rq);
 		if (!req)
 			return false;

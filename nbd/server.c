@@ -23,6 +23,7 @@
 #define DEFAULT_CONNECTIONS	   1024
 #define DEFAULT_EXPORT_CONNECTIONS 64
 #define DEFAULT_HANDSHAKE_MS	   30000
+#define DEFAULT_STALL_MS		   10000
 #define DEFAULT_BATCHES		   20
 #define WORKERS_MAX		   64
 #define BACKLOG			   256
@@ -126,6 +127,8 @@ static void config_defaults(struct nbd_server_config *c)
 		c->max_connections_per_export = DEFAULT_EXPORT_CONNECTIONS;
 	if (!c->handshake_timeout_ms)
 		c->handshake_timeout_ms = DEFAULT_HANDSHAKE_MS;
+	if (!c->stall_timeout_ms)
+		c->stall_timeout_ms = DEFAULT_STALL_MS;
 	if (!c->batch_count)
 		c->batch_count = DEFAULT_BATCHES;
 }

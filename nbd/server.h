@@ -28,6 +28,8 @@ struct nbd_server_config {
 	unsigned max_connections;	  /* in total; 0: 1024 */
 	unsigned max_connections_per_export; /* 0: 64 */
 	unsigned handshake_timeout_ms;	  /* 0: 30 s */
+	unsigned stall_timeout_ms; /* a client that reads no reply for so long while others wait for
+				    * the buffers it holds is hung up on; 0: 10 s */
 	unsigned batch_count;		  /* write-behind buffers of 2 MiB per worker; 0: 20 */
 };
 

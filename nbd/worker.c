@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "nbd/conn.h"
 #include "nbd/server_priv.h"
 
@@ -31,8 +32,9 @@ void nbd_worker_post(struct nbd_worker *worker, struct nbd_mail *mail)
 {
 	pthread_mutex_lock(&worker->mail_lock);
 	list_add_tail(&worker->mail, &mail->node);
-	pthread_mutex_unlock(&worker->mail_lock);
+	/* Inside the lock: a worker that has seen its last mail closes the ring. */
 	ring_poke(&worker->ring);
+	pthread_mutex_unlock(&worker->mail_lock);
 }
 
 static void worker_open_mail(struct ring *ring)
@@ -264,10 +266,10 @@ static void tick_cancelled(struct ring_op *op, int res)
 	container_of(op, struct nbd_worker, tick_cancel)->tick_cancelling = false;
 }
 
-/* Fine enough for the handshake timeout, rare enough to cost nothing. */
-static struct __kernel_timespec tick_period(unsigned handshake_timeout_ms)
+/* Fine enough for the timeouts, rare enough to cost nothing. */
+static struct __kernel_timespec tick_period(const struct nbd_server_config *config)
 {
-	unsigned ms = handshake_timeout_ms / 4;
+	unsigned ms = MIN(config->handshake_timeout_ms, config->stall_timeout_ms) / 4;
 
 	ms = ms < 20 ? 20 : ms > 1000 ? 1000 : ms;
 	return (struct __kernel_timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
@@ -387,7 +389,7 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	};
 	worker->tick.done = ticked;
 	worker->tick_cancel.done = tick_cancelled;
-	worker->tick_period = tick_period(worker->server->config.handshake_timeout_ms);
+	worker->tick_period = tick_period(&worker->server->config);
 	tick_arm(worker);
 	nbd_now_ns(worker);
 	return 0;

@@ -45,7 +45,7 @@ struct nbd_worker;
  * something. Staging waits for the export; an export's batches wait for the disk; a request waits for
  * the export or a read buffer; a read buffer waits for the disk, then for its client to read: one
  * connection may hold half of them, and a client that stops reading while others wait for a buffer
- * is hung up on after NBD_STALL_MS. No slot is ever held while a client owes us payload.
+ * is hung up on after a while (nbd_server_config.stall_timeout_ms). No slot is ever held while a client owes us payload.
  */
 #define NBD_BATCH_SIZE	   (2U << 20)
 #define NBD_BOUNCE_SIZE	   ((2U << 20) + 4096)
@@ -60,8 +60,6 @@ struct nbd_worker;
 #define NBD_REQUEST_SLOT   8192U
 #define NBD_REQUESTS	   512
 #define NBD_RING_ENTRIES   512
-
-#define NBD_STALL_MS 10000 /* no byte of a reply accepted for so long, while others wait */
 
 struct nbd_mail {
 	struct list node; /* worker->mail */
