@@ -20,11 +20,29 @@ E2E_MOUNTS=() # taken down at the end
 
 # --- endings ----------------------------------------------------------------------------------------
 
+# What still runs after a good test must stop in order: exit 0 after SIGTERM, and nothing for a
+# sanitizer to say.
+e2e_stop() { # pid, name
+	local deadline=$((SECONDS + 30)) status=0
+
+	kill -TERM "$1" 2>/dev/null || return 0
+	while kill -0 "$1" 2>/dev/null; do
+		[ "$SECONDS" -lt "$deadline" ] || { echo "FAIL: $2 does not stop" && return 1; }
+		sleep 0.05
+	done
+	wait "$1" || status=$?
+	[ "$status" = 0 ] || { echo "FAIL: $2 ended with $status after SIGTERM" && return 1; }
+}
+
 e2e_cleanup() {
 	local status=$? pid mount log
 
 	trap - EXIT
 	trap '' INT TERM HUP
+	if [ "$status" = 0 ] && [ -n "${HUB_PID:-}" ]; then
+		e2e_stop "$AGENT_PID" sendense-agent || status=1
+		e2e_stop "$HUB_PID" sendense-hub || status=1
+	fi
 	if [ "$status" != 0 ] && [ "$status" != 77 ]; then
 		for log in "$T"/*.err; do
 			[ ! -s "$log" ] || { echo "--- $(basename "$log")" && tail -n 15 "$log"; }

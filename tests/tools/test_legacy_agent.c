@@ -60,7 +60,7 @@ static const struct {
 };
 
 struct fixture {
-	char dir[PATH_LEN];
+	char dir[PATH_LEN / 2];
 	pid_t hub;
 	char hub_url[128];
 	struct ctl_rest *rest;
@@ -222,7 +222,7 @@ static void read_ready_line(int fd)
 static void start_hub(unsigned agent_port)
 {
 	const char *build = getenv("BUILD");
-	char program[PATH_LEN], data[PATH_LEN + 8], agent[64];
+	char program[PATH_LEN], data[PATH_LEN], agent[64];
 	char *argv[] = {program, "--data-dir",	data,	       "--http", "127.0.0.1:0",
 			"--nbd", "127.0.0.1:0", "--agent-url", agent,	 NULL};
 
@@ -254,7 +254,7 @@ static json_t *get(const char *path, const char *name)
 
 static void add_vm_and_repository(void)
 {
-	char path[PATH_LEN + 8];
+	char path[PATH_LEN];
 	json_t *reply;
 
 	json_decref(post("/api/v1/discovery/add-vms", json_pack("{s:i, s:[ss]}", "credential_id", 1,
@@ -270,14 +270,14 @@ static void add_vm_and_repository(void)
 
 /* --- the source disks ------------------------------------------------------------------------- */
 
-static void source_path(int disk, char path[PATH_LEN + 16])
+static void source_path(int disk, char path[PATH_LEN])
 {
-	snprintf(path, PATH_LEN + 16, "%s/disk%d.raw", fx.dir, disk);
+	snprintf(path, PATH_LEN, "%s/disk%d.raw", fx.dir, disk);
 }
 
 static int open_source(int disk)
 {
-	char path[PATH_LEN + 16];
+	char path[PATH_LEN];
 	int fd;
 
 	source_path(disk, path);
@@ -499,7 +499,7 @@ static long post_complete(const char *job_id, int disk, const char *change_id)
 /* Makes the running backup look two days old, as if the disks had taken that long. */
 static void age_backup(const char *job_id)
 {
-	char path[PATH_LEN + 32], sql[512], *message = NULL;
+	char path[PATH_LEN], sql[512], *message = NULL;
 	sqlite3 *db = NULL;
 
 	snprintf(path, sizeof(path), "%s/hub/catalog.db", fx.dir);
@@ -618,7 +618,7 @@ static void run_tool(const char *fmt, ...)
 
 static void assert_points_equal_sources(const struct run *run)
 {
-	char path[PATH_LEN], source[PATH_LEN + 16];
+	char path[PATH_LEN], source[PATH_LEN];
 
 	for (int i = 0; i < DISKS; i++) {
 		point_path(run->job_id, i, path);
@@ -658,17 +658,19 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
+	int status = -1;
+
 	(void)state;
 	if (fx.hub > 0) {
 		kill(fx.hub, SIGTERM);
-		waitpid(fx.hub, NULL, 0);
+		waitpid(fx.hub, &status, 0);
 	}
 	ctl_rest_close(fx.rest);
 	if (fx.api)
 		MHD_stop_daemon(fx.api);
 	json_decref(fx.start);
 	run_tool("rm -rf '%s'", fx.dir);
-	return 0;
+	return status; /* the hub stops in order: exit 0 */
 }
 
 static void its_full_of_two_disks_is_byte_equal(void **state)
