@@ -1,7 +1,8 @@
 /*
  * Serves an export with nothing behind it, to measure the protocol alone.
  *
- *   nbd_null ADDRESS [SIZE_GIB [WORKERS]]      ADDRESS: unix:PATH or ADDR:PORT; until SIGTERM or SIGINT
+ *   nbd_null ADDRESS [SIZE_GIB [WORKERS]]      ADDRESS: unix:PATH or ADDR:PORT; until SIGTERM or
+ * SIGINT
  */
 #include <signal.h>
 #include <stdio.h>

@@ -138,8 +138,8 @@ void nbd_conn_run(struct nbd_conn *conn)
 	nbd_conn_settle(conn);
 }
 
-/* No buffer of the kernel's was free. Parked only when all of them are held by connections: else one
- * has come back in the meantime, or is about to arrive with data in it. */
+/* No buffer of the kernel's was free. Parked only when all of them are held by connections: else
+ * one has come back in the meantime, or is about to arrive with data in it. */
 static void conn_starve(struct nbd_conn *conn)
 {
 	struct nbd_worker *worker = conn->worker;

@@ -4,8 +4,8 @@
  *
  * Receiving is one pump (conn.c) that feeds whoever is next: the handshake, a request header, the
  * payload of a WRITE. Nobody else knows about short receives. A step that cannot go on blocks the
- * connection for one reason at a time; while it is blocked nothing is received, so that TCP throttles
- * the client, and whoever removes the reason unblocks it.
+ * connection for one reason at a time; while it is blocked nothing is received, so that TCP
+ * throttles the client, and whoever removes the reason unblocks it.
  *
  * What was received and not consumed stays where it came to be: in `inbuf`, or, for payload, in a
  * staging buffer of the worker. A receive into a staging buffer asks for at most NBD_INBUF bytes
@@ -25,12 +25,12 @@
 #include "nbd/wire.h"
 #include "nbd/worker.h"
 
-#define NBD_INBUF	 16384U
-#define NBD_OUTBUF	 4096U
-#define NBD_REPLY_MAX	 32U /* largest reply without data, rounded up */
-#define NBD_CONN_REQUESTS 64 /* running at once, per connection */
-#define NBD_CONN_READS	 (NBD_READS / 2) /* read buffers, per connection */
-#define NBD_IOV		 (2 + NBD_CONN_READS)
+#define NBD_INBUF	  16384U
+#define NBD_OUTBUF	  4096U
+#define NBD_REPLY_MAX	  32U		  /* largest reply without data, rounded up */
+#define NBD_CONN_REQUESTS 64		  /* running at once, per connection */
+#define NBD_CONN_READS	  (NBD_READS / 2) /* read buffers, per connection */
+#define NBD_IOV		  (2 + NBD_CONN_READS)
 
 struct nbd_export;
 struct nbd_handshake;
@@ -62,8 +62,9 @@ struct nbd_chunk {
 	bool more; /* the next chunk must follow without anything in between */
 };
 
-/* The way out: at most one send at a time. Replies without data lie in a ring of bytes; replies with
- * data are chunks. Between two complete chunks anything may go out, inside a stream nothing may. */
+/* The way out: at most one send at a time. Replies without data lie in a ring of bytes; replies
+ * with data are chunks. Between two complete chunks anything may go out, inside a stream nothing
+ * may. */
 struct nbd_send {
 	struct ring_op op;
 	bool busy;
@@ -82,9 +83,9 @@ struct nbd_conn {
 	struct list export_node; /* export->conns */
 	struct nbd_worker *worker;
 	struct nbd_worker *move_to; /* hand-off: after the current step */
-	struct nbd_export *export; /* in transmission: referenced */
-	struct nbd_handshake *hs;  /* while negotiating: owned */
-	struct nbd_mail mail;	   /* hand-off */
+	struct nbd_export *export;  /* in transmission: referenced */
+	struct nbd_handshake *hs;   /* while negotiating: owned */
+	struct nbd_mail mail;	    /* hand-off */
 	struct log_scope log;
 	int fd;
 
@@ -101,7 +102,7 @@ struct nbd_conn {
 	bool quiet; /* the last receive took all there was */
 	const unsigned char *in;
 	uint32_t in_len;
-	int in_slot; /* staging buffer `in` points into; -1: inbuf */
+	int in_slot;	     /* staging buffer `in` points into; -1: inbuf */
 	struct list starved; /* worker->starved */
 
 	enum nbd_block block;

@@ -2,9 +2,9 @@
  * The life of an export: added while others stream, flushed on behalf of the program, taken away
  * without waiting for any client.
  *
- * Removal, on the owner's thread: out of the registry -> draining (late requests get ESHUTDOWN, what
- * has not started is refused, half-received WRITEs are forgotten) -> the last running operation
- * returns -> flush -> detach -> connections are told to end -> the remover is answered.
+ * Removal, on the owner's thread: out of the registry -> draining (late requests get ESHUTDOWN,
+ * what has not started is refused, half-received WRITEs are forgotten) -> the last running
+ * operation returns -> flush -> detach -> connections are told to end -> the remover is answered.
  */
 #include "nbd/export_priv.h"
 
@@ -40,8 +40,8 @@ void nbd_export_unref(struct nbd_export *export)
 uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
 {
 	uint16_t flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
-			 NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
-			 NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE | NBD_FLAG_SEND_FAST_ZERO;
+			 NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_CAN_MULTI_CONN |
+			 NBD_FLAG_SEND_CACHE | NBD_FLAG_SEND_FAST_ZERO;
 
 	if (export->read_only)
 		flags |= NBD_FLAG_READ_ONLY;
@@ -58,17 +58,19 @@ static int config_check(const struct nbd_export_config *c, struct err *err)
 
 	if (strlen(c->name) > NBD_EXPORT_NAME_MAX ||
 	    (c->alias && strlen(c->alias) > NBD_EXPORT_NAME_MAX))
-		return err_set(err, -ENAMETOOLONG, "an export name has at most %d bytes: '%.40s...'",
+		return err_set(err, -ENAMETOOLONG,
+			       "an export name has at most %d bytes: '%.40s...'",
 			       NBD_EXPORT_NAME_MAX, c->name);
 	if (c->description && strlen(c->description) > NBD_STRING_MAX)
 		return err_set(err, -EINVAL, "the description of export '%s' is too long", c->name);
 	if (c->size > INT64_MAX)
 		return err_set(err, -EFBIG, "export '%s' is larger than 2^63 bytes", c->name);
-	if (block && (!is_power_of_2(block) || block < MIN_PREFERRED_BLOCK ||
-		      block > NBD_MAX_PAYLOAD))
-		return err_set(err, -EINVAL,
-			       "export '%s': the preferred block must be a power of two from %u to %u",
-			       c->name, MIN_PREFERRED_BLOCK, NBD_MAX_PAYLOAD);
+	if (block &&
+	    (!is_power_of_2(block) || block < MIN_PREFERRED_BLOCK || block > NBD_MAX_PAYLOAD))
+		return err_set(
+			err, -EINVAL,
+			"export '%s': the preferred block must be a power of two from %u to %u",
+			c->name, MIN_PREFERRED_BLOCK, NBD_MAX_PAYLOAD);
 	return 0;
 }
 
@@ -93,8 +95,7 @@ static struct nbd_export *export_new(struct nbd_server *server, const struct nbd
 	export->alias = dup_or_null(c->alias, &failed);
 	export->description = dup_or_null(c->description, &failed);
 	export->size = c->size;
-	export->preferred_block = c->preferred_block ? c->preferred_block
-						     : DEFAULT_PREFERRED_BLOCK;
+	export->preferred_block = c->preferred_block ? c->preferred_block : DEFAULT_PREFERRED_BLOCK;
 	export->read_only = c->read_only;
 	export->ops = ops;
 	export->target = target;
@@ -212,7 +213,7 @@ static void export_end(struct nbd_export *export, int result)
 	export->state = NBD_EXPORT_GONE;
 	export->removal = NULL;
 	list_del(&export->owned);
-	list_for_each_safe(node, next, &export->conns) {
+	list_for_each_safe (node, next, &export->conns) {
 		struct nbd_conn *conn = list_entry(node, struct nbd_conn, export_node);
 
 		nbd_conn_leave(conn);
@@ -262,7 +263,7 @@ static void worker_remove_export(struct nbd_worker *worker, struct nbd_mail *mai
 	(void)worker;
 	export->state = NBD_EXPORT_DRAINING;
 	export->removal = &rm->call;
-	list_for_each_safe(node, next, &export->conns) {
+	list_for_each_safe (node, next, &export->conns) {
 		struct nbd_conn *conn = list_entry(node, struct nbd_conn, export_node);
 
 		nbd_requests_shutdown(conn);

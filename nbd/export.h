@@ -30,15 +30,15 @@ struct nbd_worker_io {
 
 /* base:allocation flags (NBD_STATE_*) are the request layer's business: same values. */
 struct nbd_extent {
-	uint64_t len; /* bytes */
+	uint64_t len;	/* bytes */
 	uint32_t flags; /* 1: hole, 2: reads as zero */
 };
 
 /* One running operation; embedded in the request. The caller sets the first part. */
 struct nbd_io {
-	uint64_t off, len;	      /* bytes */
-	void *buf;		      /* READ: len bytes, FILE_ALIGN-aligned */
-	struct nbd_extent *extents;   /* EXTENTS: room for extent_max; extent_count is filled */
+	uint64_t off, len;	    /* bytes */
+	void *buf;		    /* READ: len bytes, FILE_ALIGN-aligned */
+	struct nbd_extent *extents; /* EXTENTS: room for extent_max; extent_count is filled */
 	unsigned extent_max, extent_count;
 	void (*done)(struct nbd_io *io, int res); /* 0 or -errno */
 	_Alignas(16) unsigned char op[NBD_OP_SPACE];
@@ -67,7 +67,7 @@ struct nbd_export_ops {
 	void (*wait_room)(void *target, struct pool_waiter *waiter);
 
 	void (*read)(void *target, struct nbd_io *io);
-	void (*zero)(void *target, struct nbd_io *io); /* WRITE_ZEROES and TRIM */
+	void (*zero)(void *target, struct nbd_io *io);	/* WRITE_ZEROES and TRIM */
 	void (*flush)(void *target, struct nbd_io *io); /* never called on a read-only export */
 	void (*extents)(void *target, struct nbd_io *io);
 

@@ -35,8 +35,8 @@ struct nbd_export_counters {
 struct nbd_export {
 	/* constant from nbd_export_add() on */
 	struct nbd_server *server;
-	struct nbd_worker *worker; /* the owner */
-	uint64_t serial;	   /* never used twice, unlike a name or an address */
+	struct nbd_worker *worker;	  /* the owner */
+	uint64_t serial;		  /* never used twice, unlike a name or an address */
 	char *name, *alias, *description; /* the latter two may be NULL */
 	uint64_t size;
 	uint32_t preferred_block;
@@ -54,8 +54,8 @@ struct nbd_export {
 	enum nbd_export_state state;
 	struct list conns; /* struct nbd_conn.export_node */
 	unsigned conn_count;
-	unsigned running; /* operations the target has not finished */
-	bool full_said;	  /* "too many connections" is in the log */
+	unsigned running;	  /* operations the target has not finished */
+	bool full_said;		  /* "too many connections" is in the log */
 	struct nbd_call *removal; /* while draining */
 };
 
@@ -71,8 +71,7 @@ void nbd_export_op_done(struct nbd_export *export);
 /* Adds to a counter only this thread writes. */
 static inline void nbd_count(_Atomic uint64_t *counter, uint64_t n)
 {
-	atomic_store_explicit(counter,
-			      atomic_load_explicit(counter, memory_order_relaxed) + n,
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
 			      memory_order_relaxed);
 }
 

@@ -198,7 +198,8 @@ static bool handshake_data(struct nbd_conn *conn)
 		return false;
 	nbd_option_handle(conn);
 	if (hs->enter && hs->enter->worker != conn->worker) {
-		/* The answer is the owner's to give: only there is known what is true of the export. */
+		/* The answer is the owner's to give: only there is known what is true of the
+		 * export. */
 		conn->move_to = hs->enter->worker;
 		return false;
 	}

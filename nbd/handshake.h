@@ -14,7 +14,8 @@
 #include "nbd/conn.h"
 #include "nbd/wire.h"
 
-#define NBD_OPTION_MAX 16384U	/* longer ones are drained and refused: two strings and some change */
+/* Two strings and some change fit; longer options are drained and refused. */
+#define NBD_OPTION_MAX	  16384U
 #define NBD_OPTION_ABSURD (1U << 20) /* longer ones end the session */
 
 enum nbd_hs_phase { NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_DATA, NBD_HS_SKIP };
@@ -37,7 +38,7 @@ struct nbd_handshake {
 	unsigned char *data; /* option.len bytes, owned, while the option is handled */
 	struct nbd_answer answer;
 	bool no_zeroes;
-	uint64_t meta_serial; /* the export base:allocation was selected for; 0: none */
+	uint64_t meta_serial;	  /* the export base:allocation was selected for; 0: none */
 	struct nbd_export *enter; /* GO, EXPORT_NAME: on the way into this one; referenced */
 	uint32_t infos;		  /* bit i: NBD_INFO i was asked for */
 	int64_t deadline_ns;

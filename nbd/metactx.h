@@ -1,6 +1,6 @@
 /*
- * Metadata contexts: which of them a client asks for, and how one is described on the wire. There is
- * one, base:allocation.
+ * Metadata contexts: which of them a client asks for, and how one is described on the wire. There
+ * is one, base:allocation.
  */
 #ifndef NBD_METACTX_H
 #define NBD_METACTX_H

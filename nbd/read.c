@@ -30,8 +30,8 @@ static void status_ready(struct nbd_req *req, int res)
 {
 	struct nbd_conn *conn = req->conn;
 	unsigned char *data = buf_data(req), *header = data - NBD_CHUNK_STATUS_SIZE;
-	unsigned n = res ? 0
-			 : nbd_metactx_encode(req->io.extents, req->io.extent_count, req->rq.len);
+	unsigned n =
+		res ? 0 : nbd_metactx_encode(req->io.extents, req->io.extent_count, req->rq.len);
 
 	if (!n) {
 		nbd_req_finish(req, res ? res : -EIO);

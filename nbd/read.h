@@ -1,8 +1,8 @@
 /*
  * Replies with data: READ and BLOCK_STATUS.
  *
- * A READ is answered in segments of NBD_SEGMENT bytes, each in a read buffer that goes from the disk
- * to the socket and back to the pool; the next segment is read while this one is sent. With
+ * A READ is answered in segments of NBD_SEGMENT bytes, each in a read buffer that goes from the
+ * disk to the socket and back to the pool; the next segment is read while this one is sent. With
  * structured replies every segment is a chunk of its own and requests overlap freely.
  *
  * A reply that is one run of bytes (simple, or structured with DF) and longer than a segment is a

@@ -13,18 +13,10 @@ static const struct {
 	int error;
 	enum nbd_error wire;
 } error_map[] = {
-	{EPERM, NBD_EPERM},
-	{EROFS, NBD_EPERM},
-	{EACCES, NBD_EPERM},
-	{ENOMEM, NBD_ENOMEM},
-	{EINVAL, NBD_EINVAL},
-	{ENOSPC, NBD_ENOSPC},
-	{EDQUOT, NBD_ENOSPC},
-	{EFBIG, NBD_ENOSPC},
-	{EOVERFLOW, NBD_EOVERFLOW},
-	{ENOTSUP, NBD_ENOTSUP},
-	{ESHUTDOWN, NBD_ESHUTDOWN},
-	{ECANCELED, NBD_ESHUTDOWN},
+	{EPERM, NBD_EPERM},	{EROFS, NBD_EPERM},	    {EACCES, NBD_EPERM},
+	{ENOMEM, NBD_ENOMEM},	{EINVAL, NBD_EINVAL},	    {ENOSPC, NBD_ENOSPC},
+	{EDQUOT, NBD_ENOSPC},	{EFBIG, NBD_ENOSPC},	    {EOVERFLOW, NBD_EOVERFLOW},
+	{ENOTSUP, NBD_ENOTSUP}, {ESHUTDOWN, NBD_ESHUTDOWN}, {ECANCELED, NBD_ESHUTDOWN},
 };
 
 enum nbd_error nbd_error_of(int res)
@@ -120,7 +112,7 @@ static unsigned iov_chunks(struct nbd_send *send, struct iovec *iov, unsigned ma
 	struct list *node;
 	unsigned n = 0;
 
-	list_for_each(node, &send->chunks) {
+	list_for_each (node, &send->chunks) {
 		const struct nbd_chunk *chunk = list_entry(node, struct nbd_chunk, node);
 
 		if (n == max)

@@ -10,8 +10,8 @@
 #include "nbd/reply.h"
 
 enum nbd_range {
-	NBD_RANGE_ANY,	/* not looked at */
-	NBD_RANGE_NONE, /* offset and length must be zero */
+	NBD_RANGE_ANY,	  /* not looked at */
+	NBD_RANGE_NONE,	  /* offset and length must be zero */
 	NBD_RANGE_INSIDE, /* must lie inside the export */
 };
 
@@ -22,13 +22,17 @@ struct nbd_command {
 	bool changes;	/* refused on a read-only export */
 	bool payload;	/* longest length is NBD_MAX_PAYLOAD */
 	bool describes; /* needs a metadata context and a length */
-	/* Runs a request that holds a slot; NULL: it is answered at once, or as its payload goes. */
+	/* Runs a request that holds a slot; NULL: answered at once, or as its payload goes. */
 	void (*start)(struct nbd_req *req);
 };
 
 static void flush_start(struct nbd_req *req);
 static void zero_start(struct nbd_req *req);
 
+/* CACHE is a hint without effect. Zeroing whole clusters changes tables only and is always faster
+ * than writing, so FAST_ZERO is always honoured; a qcow2 file reserves no space for zeroes, so
+ * NO_HOLE changes nothing. */
+/* clang-format off */
 static const struct nbd_command commands[] = {
 	[NBD_CMD_READ] = {
 		.flags = NBD_CMD_FLAG_DF,
@@ -57,13 +61,10 @@ static const struct nbd_command commands[] = {
 		.start = zero_start,
 	},
 	[NBD_CMD_CACHE] = {
-		/* A hint; what is read soon is read soon enough. */
 		.range = NBD_RANGE_INSIDE,
 		.past_end = -EINVAL,
 	},
 	[NBD_CMD_WRITE_ZEROES] = {
-		/* Zeroing whole clusters changes tables only: always faster than writing. A qcow2
-		 * file reserves no space for zeroes, so NO_HOLE changes nothing. */
 		.flags = NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO,
 		.range = NBD_RANGE_INSIDE,
 		.past_end = -ENOSPC,
@@ -78,6 +79,7 @@ static const struct nbd_command commands[] = {
 		.start = nbd_read_queue,
 	},
 };
+/* clang-format on */
 
 /* --- validate --------------------------------------------------------------------------------- */
 

@@ -2,9 +2,9 @@
  * Requests: decode, validate, execute, finish.
  *
  * A WRITE needs no slot: its payload goes into the export as it arrives, and the reply follows when
- * the last byte was taken. Everything that takes longer holds a `struct nbd_req` out of the worker's
- * pool from execution until its reply is queued; nbd_req_finish() is the one place that gives it
- * back.
+ * the last byte was taken. Everything that takes longer holds a `struct nbd_req` out of the
+ * worker's pool from execution until its reply is queued; nbd_req_finish() is the one place that
+ * gives it back.
  */
 #ifndef NBD_REQUEST_H
 #define NBD_REQUEST_H

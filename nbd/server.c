@@ -23,7 +23,7 @@
 #define DEFAULT_CONNECTIONS	   1024
 #define DEFAULT_EXPORT_CONNECTIONS 64
 #define DEFAULT_HANDSHAKE_MS	   30000
-#define DEFAULT_STALL_MS		   10000
+#define DEFAULT_STALL_MS	   10000
 #define DEFAULT_BATCHES		   20
 #define WORKERS_MAX		   64
 #define BACKLOG			   256
@@ -40,7 +40,7 @@ static struct nbd_export *find_locked(struct nbd_server *server, const char *nam
 {
 	struct list *node;
 
-	list_for_each(node, &server->exports) {
+	list_for_each (node, &server->exports) {
 		struct nbd_export *export = list_entry(node, struct nbd_export, node);
 
 		if (name_is(export->name, name, len) || name_is(export->alias, name, len))
@@ -67,7 +67,7 @@ void nbd_server_each(struct nbd_server *server,
 	struct list *node;
 
 	pthread_mutex_lock(&server->lock);
-	list_for_each(node, &server->exports)
+	list_for_each (node, &server->exports)
 		each(arg, list_entry(node, struct nbd_export, node));
 	pthread_mutex_unlock(&server->lock);
 }
@@ -78,7 +78,7 @@ static struct nbd_worker *pick_worker(struct nbd_server *server)
 	unsigned exports[WORKERS_MAX] = {0}, best = 0, i;
 	struct list *node;
 
-	list_for_each(node, &server->exports)
+	list_for_each (node, &server->exports)
 		exports[list_entry(node, struct nbd_export, node)->worker - server->workers]++;
 	for (i = 1; i < server->config.workers; i++)
 		if (exports[i] < exports[best])
@@ -302,9 +302,10 @@ static int listen_tcp(int *out, const char *address, struct err *err)
 	if (!copy)
 		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
 	if (!split_address(copy, &host, &port))
-		return err_set(err, -EINVAL,
-			       "'%s' is no address: ADDR:PORT, [ADDR]:PORT or unix:PATH is expected",
-			       address);
+		return err_set(
+			err, -EINVAL,
+			"'%s' is no address: ADDR:PORT, [ADDR]:PORT or unix:PATH is expected",
+			address);
 	r = getaddrinfo(host, port, &hints, &ai);
 	if (r)
 		return err_set(err, -EINVAL, "cannot listen on '%s': %s", address, gai_strerror(r));

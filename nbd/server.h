@@ -17,20 +17,20 @@
 #include "base/err.h"
 #include "nbd/export.h"
 
-#define NBD_EXPORT_NAME_MAX   255 /* bytes; the protocol allows 4096, file names and logs do not */
-#define NBD_MAX_PAYLOAD	      (32U << 20) /* largest READ/WRITE, bytes: what agents send */
+#define NBD_EXPORT_NAME_MAX 255 /* bytes; the protocol allows 4096, file names and logs do not */
+#define NBD_MAX_PAYLOAD	    (32U << 20) /* largest READ/WRITE, bytes: what agents send */
 
 struct nbd_server;
 struct nbd_export;
 
 struct nbd_server_config {
-	unsigned workers;		  /* 0: one per online CPU */
-	unsigned max_connections;	  /* in total; 0: 1024 */
+	unsigned workers;		     /* 0: one per online CPU */
+	unsigned max_connections;	     /* in total; 0: 1024 */
 	unsigned max_connections_per_export; /* 0: 64 */
-	unsigned handshake_timeout_ms;	  /* 0: 30 s */
+	unsigned handshake_timeout_ms;	     /* 0: 30 s */
 	unsigned stall_timeout_ms; /* a client that reads no reply for so long while others wait for
 				    * the buffers it holds is hung up on; 0: 10 s */
-	unsigned batch_count;		  /* write-behind buffers of 2 MiB per worker; 0: 20 */
+	unsigned batch_count;	   /* write-behind buffers of 2 MiB per worker; 0: 20 */
 };
 
 #define NBD_SERVER_CONFIG_INIT ((struct nbd_server_config){0})
@@ -51,10 +51,10 @@ int nbd_server_listen(struct nbd_server *server, const char *address, char *boun
 void nbd_server_stop(struct nbd_server *server); /* accepts NULL */
 
 struct nbd_export_config {
-	const char *name;	 /* unique among names and aliases; copied */
-	const char *alias;	 /* a second name for the same export, or NULL; copied */
-	const char *description; /* shown by LIST/INFO, or NULL; copied */
-	uint64_t size;		 /* bytes */
+	const char *name;	  /* unique among names and aliases; copied */
+	const char *alias;	  /* a second name for the same export, or NULL; copied */
+	const char *description;  /* shown by LIST/INFO, or NULL; copied */
+	uint64_t size;		  /* bytes */
 	uint32_t preferred_block; /* bytes, power of two: the cluster size */
 	bool read_only;
 };

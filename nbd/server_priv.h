@@ -34,9 +34,9 @@ struct nbd_server {
 	pthread_mutex_t call_lock; /* every nbd_call's `done` */
 	pthread_cond_t call_done;
 
-	atomic_uint connections;  /* of all workers */
-	atomic_ulong next_conn;	  /* number of the next connection, for the log */
-	atomic_bool full_said;	  /* "too many connections" is in the log */
+	atomic_uint connections; /* of all workers */
+	atomic_ulong next_conn;	 /* number of the next connection, for the log */
+	atomic_bool full_said;	 /* "too many connections" is in the log */
 };
 
 /* The export called @name (or with that alias), referenced; NULL: there is none. Any thread. */

@@ -12,20 +12,21 @@
 
 /* --- handshake ("Newstyle negotiation") ------------------------------------------------------ */
 
-#define NBD_MAGIC	    0x4e42444d41474943ULL /* "NBDMAGIC" */
-#define NBD_OPTION_MAGIC    0x49484156454f5054ULL /* "IHAVEOPT" */
-#define NBD_REP_MAGIC	    0x0003e889045565a9ULL
-#define NBD_GREETING_SIZE   18U /* both magics, handshake flags */
-#define NBD_CLIENT_FLAGS_SIZE 4U
-#define NBD_OPTION_SIZE	    16U /* magic, option, length of data */
-#define NBD_REP_SIZE	    20U /* magic, option, reply type, length of data */
+#define NBD_MAGIC		   0x4e42444d41474943ULL /* "NBDMAGIC" */
+#define NBD_OPTION_MAGIC	   0x49484156454f5054ULL /* "IHAVEOPT" */
+#define NBD_REP_MAGIC		   0x0003e889045565a9ULL
+#define NBD_GREETING_SIZE	   18U /* both magics, handshake flags */
+#define NBD_CLIENT_FLAGS_SIZE	   4U
+#define NBD_OPTION_SIZE		   16U /* magic, option, length of data */
+#define NBD_REP_SIZE		   20U /* magic, option, reply type, length of data */
 #define NBD_EXPORT_NAME_REPLY_SIZE 10U /* size, transmission flags */
 #define NBD_EXPORT_NAME_ZEROES	   124U
 
 /* Longest string the protocol allows ("Conventions"). */
 #define NBD_STRING_MAX 4096U
 
-enum { /* handshake flags, and the client's answer bit for bit */
+/* Handshake flags, and the client's answer bit for bit. */
+enum {
 	NBD_FLAG_FIXED_NEWSTYLE = 1 << 0,
 	NBD_FLAG_NO_ZEROES = 1 << 1,
 };
@@ -66,7 +67,8 @@ enum nbd_info {
 	NBD_INFO_BLOCK_SIZE = 3,
 };
 
-enum { /* transmission flags */
+/* Transmission flags. */
+enum {
 	NBD_FLAG_HAS_FLAGS = 1 << 0,
 	NBD_FLAG_READ_ONLY = 1 << 1,
 	NBD_FLAG_SEND_FLUSH = 1 << 2,
@@ -92,16 +94,16 @@ void nbd_put_rep(void *p, uint32_t option, uint32_t type, uint32_t len);
 
 /* --- transmission ---------------------------------------------------------------------------- */
 
-#define NBD_REQUEST_MAGIC    0x25609513U
-#define NBD_SIMPLE_MAGIC     0x67446698U
-#define NBD_CHUNK_MAGIC	     0x668e33efU
-#define NBD_REQUEST_SIZE     28U
-#define NBD_SIMPLE_SIZE	     16U
-#define NBD_CHUNK_SIZE	     20U
-#define NBD_CHUNK_DATA_SIZE  (NBD_CHUNK_SIZE + 8U) /* with the offset of OFFSET_DATA */
-#define NBD_CHUNK_ERROR_SIZE (NBD_CHUNK_SIZE + 6U) /* without a message */
+#define NBD_REQUEST_MAGIC     0x25609513U
+#define NBD_SIMPLE_MAGIC      0x67446698U
+#define NBD_CHUNK_MAGIC	      0x668e33efU
+#define NBD_REQUEST_SIZE      28U
+#define NBD_SIMPLE_SIZE	      16U
+#define NBD_CHUNK_SIZE	      20U
+#define NBD_CHUNK_DATA_SIZE   (NBD_CHUNK_SIZE + 8U) /* with the offset of OFFSET_DATA */
+#define NBD_CHUNK_ERROR_SIZE  (NBD_CHUNK_SIZE + 6U) /* without a message */
 #define NBD_CHUNK_STATUS_SIZE (NBD_CHUNK_SIZE + 4U) /* with the context id */
-#define NBD_DESCRIPTOR_SIZE  8U
+#define NBD_DESCRIPTOR_SIZE   8U
 
 enum nbd_cmd {
 	NBD_CMD_READ = 0,
@@ -114,7 +116,8 @@ enum nbd_cmd {
 	NBD_CMD_BLOCK_STATUS = 7,
 };
 
-enum { /* command flags */
+/* Command flags. */
+enum {
 	NBD_CMD_FLAG_FUA = 1 << 0,
 	NBD_CMD_FLAG_NO_HOLE = 1 << 1,
 	NBD_CMD_FLAG_DF = 1 << 2,
@@ -146,10 +149,10 @@ enum nbd_error {
 };
 
 struct nbd_request {
-	uint16_t flags; /* NBD_CMD_FLAG_* */
-	uint16_t type;	/* enum nbd_cmd, or anything at all */
-	uint32_t len;	/* bytes */
-	uint64_t off;	/* bytes */
+	uint16_t flags;	 /* NBD_CMD_FLAG_* */
+	uint16_t type;	 /* enum nbd_cmd, or anything at all */
+	uint32_t len;	 /* bytes */
+	uint64_t off;	 /* bytes */
 	uint64_t cookie; /* the client's, opaque: stored as the bytes came */
 };
 

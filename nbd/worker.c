@@ -90,8 +90,8 @@ static void staging_lend(struct nbd_worker *worker, unsigned index)
 {
 	int mask = io_uring_buf_ring_mask(NBD_STAGING);
 
-	io_uring_buf_ring_add(worker->staging_ring, nbd_staging_at(worker, index),
-			      NBD_STAGING_SIZE, index, mask, 0);
+	io_uring_buf_ring_add(worker->staging_ring, nbd_staging_at(worker, index), NBD_STAGING_SIZE,
+			      index, mask, 0);
 	io_uring_buf_ring_advance(worker->staging_ring, 1);
 }
 
@@ -122,8 +122,9 @@ static int staging_init(struct nbd_worker *worker, struct err *err)
 	r = io_uring_register_buf_ring(&worker->ring.uring, &reg, 0);
 	if (r) {
 		free(mem);
-		return err_sys(err, r, "the kernel takes no receive buffers (Linux 6.1 or later is "
-				       "needed)");
+		return err_sys(err, r,
+			       "the kernel takes no receive buffers (Linux 6.1 or later is "
+			       "needed)");
 	}
 	worker->staging_ring = mem;
 	io_uring_buf_ring_init(worker->staging_ring);
@@ -165,10 +166,13 @@ static void accepted(struct ring_op *op, int res)
 	if (res >= 0)
 		nbd_conn_start(worker, res);
 	else if (!accept_error_passes(res)) {
-		/* Out of descriptors or memory: the tick tries again, the queue holds the clients. */
-		log_warn(&worker->log, "cannot accept connections: %s", strerror(-res));
+		/* Out of descriptors or memory: the tick tries again, clients queue up. */
+		if (!a->fault_said)
+			log_warn(&worker->log, "cannot accept connections: %s", strerror(-res));
+		a->fault_said = true;
 		return;
 	}
+	a->fault_said = false;
 	acceptor_arm(a);
 }
 
@@ -247,10 +251,10 @@ static void ticked(struct ring_op *op, int res)
 	(void)res;
 	worker->ticking = false;
 	nbd_now_ns(worker);
-	list_for_each_safe(node, next, &worker->conns)
+	list_for_each_safe (node, next, &worker->conns)
 		nbd_conn_tick(list_entry(node, struct nbd_conn, node), pressure);
 	if (!worker->stopping)
-		list_for_each(node, &worker->acceptors) {
+		list_for_each (node, &worker->acceptors) {
 			struct nbd_acceptor *a = list_entry(node, struct nbd_acceptor, node);
 
 			if (!a->armed)
@@ -281,7 +285,7 @@ static bool acceptors_idle(struct nbd_worker *worker)
 {
 	struct list *node;
 
-	list_for_each(node, &worker->acceptors) {
+	list_for_each (node, &worker->acceptors) {
 		struct nbd_acceptor *a = list_entry(node, struct nbd_acceptor, node);
 
 		if (a->armed || a->cancelling)
@@ -311,9 +315,9 @@ static void worker_begin_quiesce(struct nbd_worker *worker, struct nbd_mail *mai
 
 	worker->stopping = true;
 	worker->quiesce = container_of(mail, struct nbd_call, mail);
-	list_for_each(node, &worker->acceptors)
+	list_for_each (node, &worker->acceptors)
 		acceptor_cancel(list_entry(node, struct nbd_acceptor, node));
-	list_for_each_safe(node, next, &worker->conns) {
+	list_for_each_safe (node, next, &worker->conns) {
 		struct nbd_conn *conn = list_entry(node, struct nbd_conn, node);
 
 		nbd_conn_close(conn);

@@ -2,9 +2,9 @@
  * One thread of the server: one ring, its buffers, its exports, its connections.
  *
  * Everything in here belongs to the worker's own thread, the mailbox excepted: other threads put a
- * `struct nbd_mail` there and poke the ring; the worker runs it between two rounds. Whoever needs an
- * answer wraps the mail into a `struct nbd_call` and sleeps until the worker has given one, at once
- * or after any number of rounds.
+ * `struct nbd_mail` there and poke the ring; the worker runs it between two rounds. Whoever needs
+ * an answer wraps the mail into a `struct nbd_call` and sleeps until the worker has given one, at
+ * once or after any number of rounds.
  */
 #ifndef NBD_WORKER_H
 #define NBD_WORKER_H
@@ -42,28 +42,30 @@ struct nbd_worker;
  * option it sends and the answer to it (64 KiB at most, LIST excepted).
  *
  * What keeps this free of deadlock: a slot is held only while the export or the socket owes us
- * something. Staging waits for the export; an export's batches wait for the disk; a request waits for
- * the export or a read buffer; a read buffer waits for the disk, then for its client to read: one
- * connection may hold half of them, and a client that stops reading while others wait for a buffer
- * is hung up on after a while (nbd_server_config.stall_timeout_ms). No slot is ever held while a client owes us payload.
+ * something. Staging waits for the export; an export's batches wait for the disk; a request waits
+ * for the export or a read buffer; a read buffer waits for the disk, then for its client to read:
+ * one connection may hold half of them, and a client that stops reading while others wait for a
+ * buffer is hung up on after a while (nbd_server_config.stall_timeout_ms). No slot is ever held
+ * while a client owes us payload.
  */
-#define NBD_BATCH_SIZE	   (2U << 20)
-#define NBD_BOUNCE_SIZE	   ((2U << 20) + 4096)
-#define NBD_BOUNCES	   4
-#define NBD_STAGING_SIZE   (128U << 10)
-#define NBD_STAGING	   16
-#define NBD_SEGMENT	   (256U << 10) /* of READ data */
-#define NBD_READ_HEAD	   4096U	/* in front of it: bookkeeping, wire header at its end */
-#define NBD_READ_TAIL	   4096U	/* behind it: the reply's last chunk */
-#define NBD_READ_SIZE	   (NBD_READ_HEAD + NBD_SEGMENT + NBD_READ_TAIL)
-#define NBD_READS	   24
-#define NBD_REQUEST_SLOT   8192U
-#define NBD_REQUESTS	   512
-#define NBD_RING_ENTRIES   512
+#define NBD_BATCH_SIZE	 (2U << 20)
+#define NBD_BOUNCE_SIZE	 ((2U << 20) + 4096)
+#define NBD_BOUNCES	 4
+#define NBD_STAGING_SIZE (128U << 10)
+#define NBD_STAGING	 16
+#define NBD_SEGMENT	 (256U << 10) /* of READ data */
+#define NBD_READ_HEAD	 4096U	      /* in front of it: bookkeeping, wire header at its end */
+#define NBD_READ_TAIL	 4096U	      /* behind it: the reply's last chunk */
+#define NBD_READ_SIZE	 (NBD_READ_HEAD + NBD_SEGMENT + NBD_READ_TAIL)
+#define NBD_READS	 24
+#define NBD_REQUEST_SLOT 8192U
+#define NBD_REQUESTS	 512
+#define NBD_RING_ENTRIES 512
 
 struct nbd_mail {
 	struct list node; /* worker->mail */
-	void (*open)(struct nbd_worker *worker, struct nbd_mail *mail); /* on the worker's thread */
+	/* On the worker's thread; the mail is its sender's. */
+	void (*open)(struct nbd_worker *worker, struct nbd_mail *mail);
 };
 
 struct nbd_call {
@@ -80,6 +82,7 @@ struct nbd_acceptor {
 	struct ring_op op, cancel;
 	int fd; /* the server's */
 	bool armed, cancelling;
+	bool fault_said; /* why it cannot accept is in the log */
 };
 
 struct nbd_worker {
@@ -96,8 +99,8 @@ struct nbd_worker {
 	unsigned staging_held; /* by connections; the others are the kernel's */
 	struct list starved;   /* connections that found no staging buffer */
 
-	struct list conns;     /* struct nbd_conn.node */
-	struct list exports;   /* struct nbd_export.owned */
+	struct list conns;   /* struct nbd_conn.node */
+	struct list exports; /* struct nbd_export.owned */
 	struct list acceptors;
 	int64_t now_ns; /* CLOCK_MONOTONIC_COARSE, once a tick and once a receive */
 
@@ -105,8 +108,8 @@ struct nbd_worker {
 	struct __kernel_timespec tick_period;
 	bool ticking, tick_cancelling;
 
-	bool stopping; /* no new connections */
-	bool leaving;  /* and out as soon as nothing is pending */
+	bool stopping;		  /* no new connections */
+	bool leaving;		  /* and out as soon as nothing is pending */
 	struct nbd_call *quiesce; /* answered when the last connection is gone */
 
 	pthread_mutex_t mail_lock;

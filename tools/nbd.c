@@ -2,8 +2,8 @@
  * sendense-nbd: serves one image on one socket, without hub or catalog: for tests, measurements and
  * rescue. Options, start, signals, stop, in that order; in the foreground, one process.
  *
- * One line on stdout tells that it serves, and where. SIGTERM, SIGINT and SIGHUP take the export away
- * (what was acknowledged is flushed), finalize the image and exit 0.
+ * One line on stdout tells that it serves, and where. SIGTERM, SIGINT and SIGHUP take the export
+ * away (what was acknowledged is flushed), finalize the image and exit 0.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -233,7 +233,8 @@ static int parse_options(struct settings *s, int argc, char **argv)
 			return 3;
 		}
 		if (!take_option(s, c)) {
-			snprintf(what, sizeof(what), "--%s takes no such value", options[index].name);
+			snprintf(what, sizeof(what), "--%s takes no such value",
+				 options[index].name);
 			return usage_fault(what, optarg) + 1;
 		}
 	}
@@ -347,9 +348,8 @@ static int server_listen(struct nbd_server *server, const struct settings *s, ch
 }
 
 /* From the open image to the finalized one. Takes @img over. */
-static int serve_image(struct nbd_server *server, const struct settings *s,
-		       struct qcow2_image *img, const char *bound, const sigset_t *signals,
-		       struct err *err)
+static int serve_image(struct nbd_server *server, const struct settings *s, struct qcow2_image *img,
+		       const char *bound, const sigset_t *signals, struct err *err)
 {
 	_cleanup_(qcow2_closep) struct qcow2_image *owned = img;
 	struct nbd_export *export;

@@ -8,7 +8,8 @@
 #include "base/cleanup.h"
 #include "nbd/export_null.h"
 
-/* --- many connections, both workers ------------------------------------------------------------ */
+/* --- many connections, both workers ------------------------------------------------------------
+ */
 
 static void twenty_connections_share_one_export(void **state)
 {
@@ -321,7 +322,8 @@ static void an_export_that_cannot_be_attached_is_not_there(void **state)
 	uint32_t error;
 	int fd;
 
-	assert_int_equal(nbd_export_add(rig->server, &config, &ops, "disk", &export, &err), -ENODEV);
+	assert_int_equal(nbd_export_add(rig->server, &config, &ops, "disk", &export, &err),
+			 -ENODEV);
 	assert_string_equal(err.text, "'disk' is not there");
 	fd = peer_connect(rig->address);
 	peer_greet(fd, NBD_FLAG_FIXED_NEWSTYLE);
@@ -392,8 +394,13 @@ static void every_export_is_reached_on_every_listener(void **state)
 
 static void addresses_that_are_none_are_refused(void **state)
 {
-	static const char *const wrong[] = {"",	      "127.0.0.1", ":10809", "127.0.0.1:",
-					    "[::1:5", "unix:",	   "127.0.0.1:no-port",
+	static const char *const wrong[] = {"",
+					    "127.0.0.1",
+					    ":10809",
+					    "127.0.0.1:",
+					    "[::1:5",
+					    "unix:",
+					    "127.0.0.1:no-port",
 					    "no.such.host.invalid:1"};
 	struct rig *rig = *state;
 	char taken[128];

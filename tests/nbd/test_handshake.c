@@ -112,7 +112,8 @@ static void export_name_of_an_unknown_export_ends_the_session(void **state)
 	peer_close(fd);
 }
 
-/* --- LIST, ABORT, what is not there ------------------------------------------------------------ */
+/* --- LIST, ABORT, what is not there ------------------------------------------------------------
+ */
 
 static void list_names_every_export_once(void **state)
 {
@@ -242,8 +243,8 @@ static void info_answers_what_was_asked(void **state)
 		assert_int_equal(load_be32(rep.data + 6), 65536);
 		assert_int_equal(load_be32(rep.data + 10), NBD_MAX_PAYLOAD);
 	}
-	assert_int_equal(seen, 1U << NBD_INFO_EXPORT | 1U << NBD_INFO_NAME |
-				       1U << NBD_INFO_BLOCK_SIZE);
+	assert_int_equal(seen,
+			 1U << NBD_INFO_EXPORT | 1U << NBD_INFO_NAME | 1U << NBD_INFO_BLOCK_SIZE);
 	assert_can_go(fd);
 }
 
@@ -322,12 +323,12 @@ static void an_alias_opens_the_same_export(void **state)
 	peer_close(fd);
 	config.name = "short";
 	config.alias = NULL;
-	assert_int_equal(
-		nbd_export_add(rig->server, &config, &memexport_ops, &mem, &other, &err), -EEXIST);
+	assert_int_equal(nbd_export_add(rig->server, &config, &memexport_ops, &mem, &other, &err),
+			 -EEXIST);
 	config.name = "third";
 	config.alias = "long-name";
-	assert_int_equal(
-		nbd_export_add(rig->server, &config, &memexport_ops, &mem, &other, &err), -EEXIST);
+	assert_int_equal(nbd_export_add(rig->server, &config, &memexport_ops, &mem, &other, &err),
+			 -EEXIST);
 	nbd_export_remove(export, false);
 	memexport_deinit(&mem);
 }
@@ -563,8 +564,8 @@ static void an_export_with_enough_connections_refuses_in_words(void **state)
 
 static void too_many_connections_are_closed_at_once(void **state)
 {
-	struct rig *rig = rig_start((struct nbd_server_config){
-		.workers = 1, .batch_count = 2, .max_connections = 2});
+	struct rig *rig = rig_start(
+		(struct nbd_server_config){.workers = 1, .batch_count = 2, .max_connections = 2});
 	int a = greeted(rig), b = greeted(rig), c = peer_connect(rig->address);
 
 	(void)state;

@@ -70,7 +70,7 @@ static void sixty_clients_in_the_middle_of_a_choked_write_stop_only_writes(void 
 	}
 	rig_await(atomic_load(&rig->mem.eagains) >= 16);
 	memexport_init(&mem, 1 << 20);
-	other = rig_add(rig, &mem, "a"); /* the other worker's ... */
+	other = rig_add(rig, &mem, "a");	     /* the other worker's ... */
 	reader = peer_enter(rig->address, RIG_NAME); /* ... and this one still reads */
 	peer_request(reader, 0, NBD_CMD_READ, 1, 0, 512);
 	assert_int_equal(peer_simple_to(reader, 1), 0);
@@ -198,7 +198,8 @@ int main(void)
 		T(sixty_clients_that_announce_much_and_send_one_byte_cost_nothing),
 		T(sixty_clients_in_the_middle_of_a_choked_write_stop_only_writes),
 		T(clients_that_read_no_replies_are_throttled_not_served_from_memory),
-		cmocka_unit_test(clients_that_hold_all_read_buffers_are_hung_up_on_when_others_wait),
+		cmocka_unit_test(
+			clients_that_hold_all_read_buffers_are_hung_up_on_when_others_wait),
 		cmocka_unit_test(a_client_that_rests_in_the_middle_of_a_reply_is_left_alone),
 		cmocka_unit_test(a_thousand_idle_connections_cost_little),
 	};

@@ -26,9 +26,18 @@ static const struct {
 	uint64_t off;
 	uint32_t len;
 } ranges[] = {
-	{0, 1},	       {4095, 2},	  {511, 4096},		{0, 262144},
-	{1, 262144},   {4000, 262240},	  {0, 262145},		{RIG_SIZE - 1, 1},
-	{123, 999999}, {4096, 8 << 20}, {777, NBD_MAX_PAYLOAD}, {RIG_SIZE - 5000, 5000},
+	{0, 1},
+	{4095, 2},
+	{511, 4096},
+	{0, 262144},
+	{1, 262144},
+	{4000, 262240},
+	{0, 262145},
+	{RIG_SIZE - 1, 1},
+	{123, 999999},
+	{4096, 8 << 20},
+	{777, NBD_MAX_PAYLOAD},
+	{RIG_SIZE - 5000, 5000},
 };
 
 static void simple_reads_return_the_bytes_of_the_export(void **state)
@@ -58,9 +67,9 @@ static void structured_reads(struct rig *rig, uint16_t flags, bool one_chunk)
 		unsigned char *back = buffer(ranges[i].len);
 
 		peer_request(fd, flags, NBD_CMD_READ, i, ranges[i].off, ranges[i].len);
-		assert_int_equal(peer_read_structured(fd, i, ranges[i].off, ranges[i].len, back,
-						      &chunks),
-				 0);
+		assert_int_equal(
+			peer_read_structured(fd, i, ranges[i].off, ranges[i].len, back, &chunks),
+			0);
 		assert_memory_equal(back, rig->mem.data + ranges[i].off, ranges[i].len);
 		if (one_chunk)
 			assert_int_equal(chunks, 1);

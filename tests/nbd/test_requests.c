@@ -112,8 +112,8 @@ static void a_refused_write_is_drained_whatever_its_length(void **state)
 
 static void requests_of_no_length_succeed_up_to_the_end(void **state)
 {
-	static const uint16_t types[] = {NBD_CMD_READ,	NBD_CMD_WRITE, NBD_CMD_TRIM,
-					 NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES};
+	static const uint16_t types[] = {NBD_CMD_READ, NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_CACHE,
+					 NBD_CMD_WRITE_ZEROES};
 	struct rig *rig = *state;
 	int fd = peer_enter(rig->address, RIG_NAME);
 	unsigned i;
@@ -295,8 +295,8 @@ static void requests_byte_by_byte_are_understood(void **state)
 /* Odd lengths from tiny to 32 MiB in one stream, so that every boundary of every buffer is met. */
 static void writes_of_any_length_straddle_every_buffer(void **state)
 {
-	static const uint32_t lengths[] = {1,	  27,	  511,	   16355,  16356,  16357,
-					   131071, 131072, 131073, 131100, 262143, 1048577,
+	static const uint32_t lengths[] = {1,	   27,	   511,	   16355,   16356,  16357,
+					   131071, 131072, 131073, 131100,  262143, 1048577,
 					   147455, 147456, 147457, 33554432};
 	struct rig *rig = *state;
 	int fd = peer_enter(rig->address, RIG_NAME);
@@ -451,8 +451,8 @@ static void a_client_that_leaves_with_work_in_flight_leaves_no_slot_behind(void 
 		atomic_store(&rig->mem.hold, true);
 		fd = peer_enter(rig->address, RIG_NAME);
 		for (i = 0; i < 64; i++)
-			peer_request(fd, 0,
-				     i % 3 ? NBD_CMD_FLUSH : NBD_CMD_READ, i, 0, i % 3 ? 0 : 9999);
+			peer_request(fd, 0, i % 3 ? NBD_CMD_FLUSH : NBD_CMD_READ, i, 0,
+				     i % 3 ? 0 : 9999);
 		rig_await(atomic_load(&rig->mem.flushes) >= (round + 1) * 42);
 		peer_close(fd);
 		atomic_store(&rig->mem.hold, false);

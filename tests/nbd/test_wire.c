@@ -61,9 +61,8 @@ static void replies_have_the_bytes_of_the_specification(void **state)
 	static const unsigned char error[] = {0x66, 0x8e, 0x33, 0xef, 0, 1, 0x80, 0x01, 9,
 					      8,    7,	  6,	5,    4, 3, 2,	  0,	0,
 					      0,    6,	  0,	0,    0, 5, 0,	  0};
-	static const unsigned char data[] = {0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1, 9, 8,
-					     7,	   6,	 5,    4,    3, 2, 0, 0, 2, 8,
-					     0,	   0,	 0,    0,    0, 1, 0, 0};
+	static const unsigned char data[] = {0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1, 9, 8, 7, 6, 5, 4,
+					     3,	   2,	 0,    0,    2, 8, 0, 0, 0, 0, 0, 1, 0, 0};
 	static const unsigned char cookie_bytes[8] = {9, 8, 7, 6, 5, 4, 3, 2};
 	unsigned char b[64];
 	uint64_t cookie;
@@ -85,11 +84,14 @@ static void every_errno_has_one_of_the_eight_errors(void **state)
 		int res;
 		enum nbd_error wire;
 	} rows[] = {
-		{0, NBD_SUCCESS},	  {-EPERM, NBD_EPERM},	    {-EROFS, NBD_EPERM},
-		{-EIO, NBD_EIO},	  {-ENOMEM, NBD_ENOMEM},    {-EINVAL, NBD_EINVAL},
-		{-ENOSPC, NBD_ENOSPC},	  {-EDQUOT, NBD_ENOSPC},    {-EFBIG, NBD_ENOSPC},
-		{-EOVERFLOW, NBD_EOVERFLOW}, {-ENOTSUP, NBD_ENOTSUP}, {-ESHUTDOWN, NBD_ESHUTDOWN},
-		{-ENOENT, NBD_EIO},	  {-EBADMSG, NBD_EIO},	    {-ESTALE, NBD_EIO},
+		{0, NBD_SUCCESS},	 {-EPERM, NBD_EPERM},
+		{-EROFS, NBD_EPERM},	 {-EIO, NBD_EIO},
+		{-ENOMEM, NBD_ENOMEM},	 {-EINVAL, NBD_EINVAL},
+		{-ENOSPC, NBD_ENOSPC},	 {-EDQUOT, NBD_ENOSPC},
+		{-EFBIG, NBD_ENOSPC},	 {-EOVERFLOW, NBD_EOVERFLOW},
+		{-ENOTSUP, NBD_ENOTSUP}, {-ESHUTDOWN, NBD_ESHUTDOWN},
+		{-ENOENT, NBD_EIO},	 {-EBADMSG, NBD_EIO},
+		{-ESTALE, NBD_EIO},
 	};
 	unsigned i;
 

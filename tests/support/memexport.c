@@ -18,7 +18,8 @@ struct mem_op {
 	int res;
 };
 
-/* --- waiting, by asking again every round ------------------------------------------------------ */
+/* --- waiting, by asking again every round ------------------------------------------------------
+ */
 
 static void mem_room_round(struct ring_op *op, int res)
 {

@@ -78,8 +78,8 @@ struct peer_chunk {
 	uint16_t flags, type;
 	uint64_t cookie;
 	uint32_t len;
-	uint64_t off;	/* OFFSET_DATA */
-	uint32_t error; /* ERROR */
+	uint64_t off;	     /* OFFSET_DATA */
+	uint32_t error;	     /* ERROR */
 	unsigned char *data; /* OFFSET_DATA without the offset, or the payload; owned */
 	uint32_t data_len;
 };
