@@ -89,20 +89,13 @@ static int write_table(struct qcow2_image *img, const struct reflayout *l, unsig
 static int write_clean_header(struct qcow2_image *img, const struct reflayout *l)
 {
 	struct qcow2_layer *layer = img->layer;
-	unsigned char head[QCOW2_H_V3_LENGTH];
-	ssize_t n = file_pread(layer->file, head, sizeof(head), 0);
-	int r;
 
-	if (n != sizeof(head))
-		return n < 0 ? n : -EIO;
 	layer->header.reftable_off = l->table_off;
 	layer->header.reftable_clusters = l->table_clusters;
 	layer->header.refcount_order = 4;
 	layer->header.incompatible &= ~QCOW2_INCOMPAT_DIRTY;
 	layer->header.compatible &= ~QCOW2_COMPAT_LAZY_REFCOUNTS;
-	qcow2_header_patch(&layer->header, head);
-	r = file_pwrite(layer->file, head, sizeof(head), 0);
-	return r ? r : file_datasync(layer->file);
+	return qcow2_layer_write_header(layer);
 }
 
 static int write_refcounts(struct qcow2_image *img, const struct reflayout *l)

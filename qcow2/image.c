@@ -72,19 +72,12 @@ static int check_writable(const struct qcow2_image *img, struct err *err)
 /* From here on a crash leaves an image that says it needs repair. */
 static int mark_dirty(struct qcow2_layer *layer, struct err *err)
 {
-	unsigned char head[QCOW2_H_V3_LENGTH];
-	ssize_t n = file_pread(layer->file, head, sizeof(head), 0);
-	int r = n == sizeof(head) ? 0 : n < 0 ? (int)n : -EIO;
+	int r;
 
 	layer->header.incompatible |= QCOW2_INCOMPAT_DIRTY;
 	layer->header.compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
 	layer->header.autoclear = 0; /* we keep none of those promises */
-	if (!r) {
-		qcow2_header_patch(&layer->header, head);
-		r = file_pwrite(layer->file, head, sizeof(head), 0);
-	}
-	if (!r)
-		r = file_datasync(layer->file);
+	r = qcow2_layer_write_header(layer);
 	return r ? err_sys(err, r, "cannot mark '%s' as being written", layer->path) : 0;
 }
 
@@ -104,7 +97,6 @@ static int prepare_writing(struct qcow2_image *img, struct err *err)
 {
 	struct qcow2_layer *layer = img->layer;
 	struct qcow2_alloc *a = &img->alloc;
-	uint64_t cs = layer->geom.cluster_size;
 	int r;
 
 	r = qcow2_rebuild_refs(layer, &a->refs, &a->tail, err);
@@ -115,6 +107,7 @@ static int prepare_writing(struct qcow2_image *img, struct err *err)
 		if (qcow2_refs_add(&a->refs, 1, 1) || qcow2_refs_add(&a->refs, 2, 1))
 			return err_set(err, -ENOMEM, "no memory for the references of '%s'",
 				       img->path);
+		a->tail = MAX(a->tail, img->refblock0 + layer->geom.cluster_size);
 		qcow2_refs_compact(&a->refs, a->tail >> layer->geom.cluster_bits);
 	} else {
 		img->refblock0 = 0;
@@ -122,7 +115,9 @@ static int prepare_writing(struct qcow2_image *img, struct err *err)
 	r = mark_dirty(layer, err);
 	if (r)
 		return r;
-	a->tail = align_up(a->tail, cs);
+	r = qcow2_void_refcounts(img);
+	if (r)
+		return err_sys(err, r, "cannot reset the refcounts of '%s'", img->path);
 	r = file_truncate(layer->file, a->tail);
 	if (r)
 		return err_sys(err, r, "cannot cut '%s' to what it uses", img->path);

@@ -79,6 +79,19 @@ void qcow2_layer_free(struct qcow2_layer *layer)
 	free(layer);
 }
 
+int qcow2_layer_write_header(struct qcow2_layer *layer)
+{
+	unsigned char head[QCOW2_H_V3_LENGTH];
+	ssize_t n = file_pread(layer->file, head, sizeof(head), 0);
+	int r;
+
+	if (n != sizeof(head))
+		return n < 0 ? n : -EIO;
+	qcow2_header_patch(&layer->header, head);
+	r = file_pwrite(layer->file, head, sizeof(head), 0);
+	return r ? r : file_datasync(layer->file);
+}
+
 int qcow2_layer_l2_table(const struct qcow2_layer *layer, uint64_t l1_index, uint64_t *off)
 {
 	uint64_t entry = l1_index < layer->header.l1_entries ? layer->l1[l1_index] : 0;

@@ -27,6 +27,10 @@ void qcow2_layer_free(struct qcow2_layer *layer); /* accepts NULL */
 
 DEFINE_CLEANUP(struct qcow2_layer *, qcow2_layer_free)
 
+/* Puts the fields of layer->header that change while an image is written (qcow2_header_patch()) into
+ * the file and syncs it. Blocking. 0 or -errno. */
+int qcow2_layer_write_header(struct qcow2_layer *layer);
+
 /* Where the entry at @l1_index points: 0 for no table, or the table's host offset in *@off.
  * QCOW2_E_CORRUPT: reserved bits, misaligned, or outside the file. */
 int qcow2_layer_l2_table(const struct qcow2_layer *layer, uint64_t l1_index, uint64_t *off);

@@ -1,7 +1,10 @@
 /*
  * Refcounts from the tree: what an image that was not closed cleanly really uses. The refcount
- * structures on disk are not even looked at.
+ * structures on disk are not even looked at; while the image is being written they say nothing.
  */
+#include <string.h>
+
+#include "base/cleanup.h"
 #include "qcow2/image.h"
 
 struct rebuild {
@@ -113,4 +116,53 @@ int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
 	qcow2_refs_compact(refs, rb.end);
 	*end_of_use = rb.end << layer->geom.cluster_bits;
 	return 0;
+}
+
+/* --- the refcounts on disk --------------------------------------------------------------------- */
+
+/* May the table stay, below the end of use and apart from everything that is used? */
+static bool table_stays(const struct qcow2_image *img)
+{
+	const struct qcow2_header *h = &img->layer->header;
+	uint64_t first = h->reftable_off >> h->cluster_bits, i;
+
+	if (img->refblock0)
+		return true;
+	for (i = 0; i < h->reftable_clusters; i++)
+		if (first + i >= img->alloc.tail >> h->cluster_bits ||
+		    qcow2_refs_get(&img->alloc.refs, first + i))
+			return false;
+	return h->reftable_clusters;
+}
+
+/* A table of one cluster at the tail; finalize puts a real one elsewhere, so it counts as free. */
+static int table_moves(struct qcow2_image *img)
+{
+	struct qcow2_header *h = &img->layer->header;
+
+	h->reftable_off = qcow2_alloc(img, 1);
+	h->reftable_clusters = 1;
+	return qcow2_refs_add(&img->alloc.refs, h->reftable_off >> h->cluster_bits, -1);
+}
+
+int qcow2_void_refcounts(struct qcow2_image *img)
+{
+	struct qcow2_header *h = &img->layer->header;
+	struct file *file = img->layer->file;
+	bool stays = table_stays(img);
+	int r = stays ? 0 : table_moves(img);
+	size_t bytes = (size_t)h->reftable_clusters << h->cluster_bits;
+	_cleanup_(freep) unsigned char *old = malloc(bytes), *void_table = calloc(1, bytes);
+
+	if (r || !old || !void_table)
+		return r ? r : -ENOMEM;
+	if (img->refblock0)
+		store_be64(void_table, img->refblock0);
+	if (stays && file_pread(file, old, bytes, h->reftable_off) == (ssize_t)bytes &&
+	    !memcmp(old, void_table, bytes))
+		return 0;
+	r = file_pwrite(file, void_table, bytes, h->reftable_off);
+	if (!r)
+		r = file_datasync(file);
+	return r || stays ? r : qcow2_layer_write_header(img->layer);
 }

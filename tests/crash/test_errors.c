@@ -15,15 +15,6 @@ static const struct shape overlay = {
 	.name = "over a parent", .size = 4 * MIB + 1536, .cluster = 65536, .parent = true,
 	.steps = 40, .max = 200000, .delay = 2};
 
-static void workload_begin(struct workload *w, const struct shape *shape)
-{
-	*w = (struct workload){.shape = shape, .loop = &loop, .rng = seed | 1};
-	model_init(&w->model, shape->size);
-	if (shape->parent)
-		make_parent(w, "parent.qcow2");
-	make_image(shape, "start.qcow2", shape->parent ? "parent.qcow2" : NULL);
-}
-
 /* Opens the start image behind a faultfile. */
 static struct faultfile *open_behind(const struct faultfile_opts *opts)
 {
@@ -37,8 +28,9 @@ static struct faultfile *open_behind(const struct faultfile_opts *opts)
 
 /* --- one failing operation, at every place ----------------------------------------------------------- */
 
-static uint64_t fail_at(const struct shape *shape, uint64_t k, int error)
+static uint64_t fail_at(const struct workload *start, uint64_t k, int error)
 {
+	const struct shape *shape = start->shape;
 	struct faultfile_opts opts = {
 		.seed = seed, .fail_at = k, .fail_error = error, .delay = shape->delay};
 	struct faultfile *ff = faultfile_new(&opts);
@@ -47,7 +39,7 @@ static uint64_t fail_at(const struct shape *shape, uint64_t k, int error)
 	int r;
 
 	story_begin(shape->name, seed, k);
-	workload_begin(&w, shape);
+	workload_begin(&w, start);
 	r = workload_run(&w, "start.qcow2", ff);
 	if (r && r != error)
 		story_fail("failed with %s instead of %s", strerror(-r), strerror(-error));
@@ -57,7 +49,7 @@ static uint64_t fail_at(const struct shape *shape, uint64_t k, int error)
 	faultfile_free(ff);
 	judge_check("left.qcow2", !r);
 	judge_reopened(&w, "left.qcow2");
-	model_deinit(&w.model);
+	workload_deinit(&w);
 	alarm(0);
 	return ops;
 }
@@ -65,15 +57,14 @@ static uint64_t fail_at(const struct shape *shape, uint64_t k, int error)
 static void fail_everywhere(const struct shape *shape, int error)
 {
 	const char *env = getenv("K");
+	struct workload start;
 	uint64_t ops, k;
 
-	if (env) {
-		fail_at(shape, strtoull(env, NULL, 0), error);
-		return;
-	}
-	ops = fail_at(shape, 0, error);
-	for (k = 1; k <= MIN(ops, 60U); k++)
-		fail_at(shape, k, error);
+	workload_init(&start, shape, &loop, seed);
+	ops = fail_at(&start, env ? strtoull(env, NULL, 0) : 0, error);
+	for (k = 1; !env && k <= MIN(ops, 100U); k++)
+		fail_at(&start, k, error);
+	workload_deinit(&start);
 }
 
 static void an_io_error_anywhere_costs_nothing_that_was_flushed(void **state)
@@ -93,9 +84,14 @@ static void a_full_disk_anywhere_costs_nothing_that_was_flushed(void **state)
 
 static void a_failing_read_fails_its_request_and_hangs_nobody(void **state)
 {
+	/* tables and data that have to be read back */
+	struct shape shape = overlay;
+	struct workload start;
 	uint64_t k, reads = 0;
 
 	(void)state;
+	shape.continued = true;
+	workload_init(&start, &shape, &loop, seed);
 	for (k = 0; k <= reads; k++) {
 		struct faultfile_opts opts = {.seed = seed, .fail_read_at = k, .delay = 2};
 		struct faultfile *ff;
@@ -103,23 +99,22 @@ static void a_failing_read_fails_its_request_and_hangs_nobody(void **state)
 		int r;
 
 		story_begin("failing reads", seed, k);
-		workload_begin(&w, &overlay);
-		/* tables and data that have to be read back */
-		assert_int_equal(workload_run(&w, "start.qcow2", NULL), 0);
+		workload_begin(&w, &start);
 		ff = faultfile_new(&opts);
 		r = workload_run(&w, "start.qcow2", ff);
 		if (r && r != -EIO)
 			story_fail("failed with %s", strerror(-r));
 		if (k == 0)
-			reads = MIN(faultfile_reads(ff), 60U);
+			reads = MIN(faultfile_reads(ff), 100U);
 		faultfile_cut(ff);
 		assert_int_equal(faultfile_dump(ff, "left.qcow2"), 0);
 		faultfile_free(ff);
 		judge_check("left.qcow2", !r);
 		judge_reopened(&w, "left.qcow2");
-		model_deinit(&w.model);
+		workload_deinit(&w);
 		alarm(0);
 	}
+	workload_deinit(&start);
 }
 
 /* --- the latch ---------------------------------------------------------------------------------------------- */

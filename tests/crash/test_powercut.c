@@ -1,27 +1,31 @@
 /*
  * The crash promise of qcow2/qcow2.h: the power is cut at every operation of a workload, and what is
- * left is opened again. The seed is printed; SEED=n repeats a run, K=n one cut of it.
+ * left is opened again. The seed is printed; SEED=n repeats a run, K=n one cut of every shape.
  */
 #include "tests/crash/workload.h"
 
 static struct imgloop loop;
 static uint64_t seed;
 
-/* Cuts tried per shape; a longer workload is sampled. */
-#define CUTS_MAX 60
+/* Cuts tried per shape; a longer workload is sampled. CUTS=n tries more. */
+#define CUTS_DEFAULT 30
 
 static const struct shape shapes[] = {
 	{.name = "small clusters", .size = 3 * MIB + 512, .cluster = 4096, .steps = 40, .max = 70000,
 	 .delay = 2},
-	{.name = "ordinary clusters", .size = 6 * MIB, .cluster = 65536, .steps = 40, .max = 300000,
+	{.name = "ordinary clusters", .size = 5 * MIB, .cluster = 65536, .steps = 40, .max = 300000,
 	 .delay = 3},
-	{.name = "large requests", .size = 24 * MIB, .cluster = 65536, .steps = 14, .max = 7 * MIB,
+	{.name = "large requests", .size = 10 * MIB, .cluster = 65536, .steps = 12, .max = 5 * MIB,
 	 .delay = 3},
 	{.name = "over a parent", .size = 4 * MIB + 1536, .cluster = 65536, .parent = true,
 	 .steps = 40, .max = 200000, .delay = 2},
 	{.name = "over a parent, small clusters, suppressed", .size = 3 * MIB, .cluster = 4096,
 	 .parent = true, .suppress = true, .steps = 40, .max = 60000, .delay = 2},
-	{.name = "large clusters", .size = 12 * MIB, .cluster = 2 * MIB, .steps = 25, .max = 3 * MIB,
+	{.name = "continued, several refcount blocks", .size = 11 * MIB, .cluster = 4096,
+	 .continued = true, .steps = 25, .max = 500000, .delay = 2},
+	{.name = "compressed", .size = 5 * MIB, .cluster = 65536, .zstd = true, .steps = 40,
+	 .max = 300000, .delay = 2},
+	{.name = "large clusters", .size = 8 * MIB, .cluster = 2 * MIB, .steps = 25, .max = 3 * MIB,
 	 .delay = 3},
 };
 
@@ -31,18 +35,10 @@ static const struct shape wide = {
 	.steps = 12, .max = 2200 * 4096, .delay = 1,
 };
 
-static void workload_begin(struct workload *w, const struct shape *shape)
-{
-	*w = (struct workload){.shape = shape, .loop = &loop, .rng = seed | 1};
-	model_init(&w->model, shape->size);
-	if (shape->parent)
-		make_parent(w, "parent.qcow2");
-	make_image(shape, "start.qcow2", shape->parent ? "parent.qcow2" : NULL);
-}
-
 /* One story: the power fails at operation @k (0: never). Returns the operations carried out. */
-static uint64_t cut_at(const struct shape *shape, uint64_t k, bool ask_qemu)
+static uint64_t cut_at(const struct workload *start, uint64_t k, bool ask_qemu)
 {
+	const struct shape *shape = start->shape;
 	struct faultfile_opts opts = {.seed = seed, .cut_at = k, .delay = shape->delay};
 	struct faultfile *ff = faultfile_new(&opts);
 	struct workload w;
@@ -50,7 +46,7 @@ static uint64_t cut_at(const struct shape *shape, uint64_t k, bool ask_qemu)
 	int r;
 
 	story_begin(shape->name, seed, k);
-	workload_begin(&w, shape);
+	workload_begin(&w, start);
 	r = workload_run(&w, "start.qcow2", ff);
 	if (!r && faultfile_is_cut(ff))
 		story_fail("nobody noticed the power cut");
@@ -65,7 +61,7 @@ static uint64_t cut_at(const struct shape *shape, uint64_t k, bool ask_qemu)
 	if (ask_qemu)
 		judge_qemu_repair(&w, "cut.qcow2");
 	judge_reopened(&w, "cut.qcow2");
-	model_deinit(&w.model);
+	workload_deinit(&w);
 	alarm(0);
 	return ops;
 }
@@ -75,33 +71,33 @@ static void cut_everywhere(const struct shape *shape, unsigned cuts)
 {
 	const char *env = getenv("K");
 	uint64_t ops, k, rng = seed | 1;
+	struct workload start;
 	unsigned i;
 
-	if (env) {
-		cut_at(shape, strtoull(env, NULL, 0), true);
-		return;
-	}
-	ops = cut_at(shape, 0, true);
+	workload_init(&start, shape, &loop, seed);
+	ops = cut_at(&start, env ? strtoull(env, NULL, 0) : 0, true);
 	print_message("%s: %llu operations\n", shape->name, (unsigned long long)ops);
-	for (i = 0; i < MIN(ops, cuts); i++) {
+	for (i = 0; !env && i < MIN(ops, cuts); i++) {
 		k = ops <= cuts ? i + 1 : 1 + rnd_next(&rng) % ops;
-		cut_at(shape, k, i % 5 == 0);
+		cut_at(&start, k, i % 8 == 0);
 	}
+	workload_deinit(&start);
 }
 
 static void nothing_flushed_is_lost_and_nothing_foreign_appears(void **state)
 {
+	const char *env = getenv("CUTS");
 	unsigned i;
 
 	(void)state;
 	for (i = 0; i < ARRAY_SIZE(shapes); i++)
-		cut_everywhere(&shapes[i], CUTS_MAX);
+		cut_everywhere(&shapes[i], env ? strtoul(env, NULL, 0) : CUTS_DEFAULT);
 }
 
 static void a_disk_with_more_tables_than_memory_survives_too(void **state)
 {
 	(void)state;
-	cut_everywhere(&wide, 12);
+	cut_everywhere(&wide, 6);
 }
 
 /* The power fails, and fails again while the interrupted image is being continued. */
@@ -109,17 +105,19 @@ static void a_second_cut_while_continuing_is_survived(void **state)
 {
 	const struct shape *shape = &shapes[3];
 	uint64_t rng = seed | 1;
+	struct workload start;
 	unsigned i;
 
 	(void)state;
-	for (i = 0; i < 40; i++) {
+	workload_init(&start, shape, &loop, seed);
+	for (i = 0; i < 20; i++) {
 		struct faultfile_opts opts = {.seed = seed + i, .delay = 2};
 		struct faultfile *ff;
 		struct workload w;
 
 		opts.cut_at = 1 + rnd_next(&rng) % 120;
 		story_begin("cut twice", seed, i);
-		workload_begin(&w, shape);
+		workload_begin(&w, &start);
 		ff = faultfile_new(&opts);
 		workload_run(&w, "start.qcow2", ff);
 		faultfile_cut(ff);
@@ -140,9 +138,10 @@ static void a_second_cut_while_continuing_is_survived(void **state)
 		faultfile_free(ff);
 		judge_check("twice.qcow2", false);
 		judge_reopened(&w, "twice.qcow2");
-		model_deinit(&w.model);
+		workload_deinit(&w);
 		alarm(0);
 	}
+	workload_deinit(&start);
 }
 
 static int setup(void **state)
