@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -25,7 +26,7 @@
 #define DEFAULT_REQUEST_SIZE (1 * MIB)
 
 struct options {
-	const char *listen, *state_dir;
+	const char *listen, *state_dir, *scratch_dir;
 	struct agent_job_config job;
 };
 
@@ -34,6 +35,7 @@ enum option_code {
 	OPT_LISTEN,
 	OPT_HUB_URL,
 	OPT_STATE_DIR,
+	OPT_SCRATCH_DIR,
 	OPT_THREADS,
 	OPT_REQUEST_SIZE,
 	OPT_PARALLEL_DISKS,
@@ -46,6 +48,7 @@ static const struct option long_options[] = {
 	{"listen", required_argument, NULL, OPT_LISTEN},
 	{"hub-url", required_argument, NULL, OPT_HUB_URL},
 	{"state-dir", required_argument, NULL, OPT_STATE_DIR},
+	{"scratch-dir", required_argument, NULL, OPT_SCRATCH_DIR},
 	{"threads", required_argument, NULL, OPT_THREADS},
 	{"request-size", required_argument, NULL, OPT_REQUEST_SIZE},
 	{"parallel-disks", required_argument, NULL, OPT_PARALLEL_DISKS},
@@ -66,6 +69,8 @@ static const char usage_text[] =
 	"                         port 0 takes a free one\n"
 	"  --hub-url URL          where this agent calls the hub (" DEFAULT_HUB_URL ")\n"
 	"  --state-dir DIR        what was copied when (" DEFAULT_STATE_DIR ")\n"
+	"  --scratch-dir DIR      what running VMs overwrite during their backup; their QEMU\n"
+	"                         must be able to write there (.scratch in the state folder)\n"
 	"  --threads N            NBD connections a disk, 1 to 16 (2)\n"
 	"  --request-size SIZE    bytes a request, 64K to 32M in steps of 64K (1M)\n"
 	"  --parallel-disks N     disks of one VM copied at a time, 1 to 16 (1)\n"
@@ -143,6 +148,9 @@ static int option_apply(struct options *o, int code, const char *arg, struct err
 		return 0;
 	case OPT_STATE_DIR:
 		o->state_dir = arg;
+		return 0;
+	case OPT_SCRATCH_DIR:
+		o->scratch_dir = arg;
 		return 0;
 	case OPT_THREADS:
 		return parse_count("--threads", arg, 1, AGENT_SINK_CONNECTIONS_MAX,
@@ -250,6 +258,21 @@ static int open_state_dir(const char *path, int *out, struct err *err)
 	return 0;
 }
 
+/* QEMU works in a folder of its own: it gets the whole path. */
+static int open_scratch_dir(const struct options *o, char **out, struct err *err)
+{
+	char path[PATH_MAX];
+
+	if (o->scratch_dir)
+		snprintf(path, sizeof(path), "%s", o->scratch_dir);
+	else
+		snprintf(path, sizeof(path), "%s/.scratch", o->state_dir);
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_sys(err, -errno, "scratch folder %s cannot be made", path);
+	*out = realpath(path, NULL);
+	return *out ? 0 : err_sys(err, -errno, "scratch folder %s", path);
+}
+
 static int check_inventory(const char *file, struct err *err)
 {
 	_cleanup_(agent_inventory_freep) struct agent_inventory *inv = NULL;
@@ -267,6 +290,8 @@ static int serve(const struct options *o, struct err *err)
 	int rc = agent_jobs_new(&jobs, &o->job, err);
 
 	if (!rc)
+		rc = agent_jobs_recover(jobs, err);
+	if (!rc)
 		rc = agent_api_start(&api, o->listen, o->job.inventory, jobs, err);
 	if (rc)
 		return rc;
@@ -281,14 +306,18 @@ static int serve(const struct options *o, struct err *err)
 static int run(struct options *o, struct err *err)
 {
 	_cleanup_(closep) int state_fd = -1;
+	_cleanup_(freep) char *scratch = NULL;
 	int rc = catch_signals(err);
 
 	if (!rc)
 		rc = check_inventory(o->job.inventory, err);
 	if (!rc)
 		rc = open_state_dir(o->state_dir, &state_fd, err);
+	if (!rc)
+		rc = open_scratch_dir(o, &scratch, err);
 	if (rc)
 		return rc;
+	o->job.scratch = scratch;
 	o->job.state_fd = state_fd;
 	return serve(o, err);
 }

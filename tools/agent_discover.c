@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "tools/agent_json.h"
+#include "tools/agent_live.h"
 #include "tools/agent_source.h"
 
 static const struct log_scope discover_log = {"discover"};
@@ -15,8 +16,8 @@ static json_t *datastore(const struct agent_disk *disk)
 {
 	const char *slash = strrchr(disk->source, '/');
 
-	if (disk->format == AGENT_FORMAT_NBD)
-		return json_string("nbd");
+	if (disk->format == AGENT_FORMAT_NBD || disk->format == AGENT_FORMAT_LIVE)
+		return json_string(disk->format == AGENT_FORMAT_NBD ? "nbd" : "qemu");
 	return json_stringn(disk->source,
 			    slash > disk->source ? (size_t)(slash - disk->source) : 1);
 }
@@ -36,16 +37,46 @@ static json_t *disk_json(const struct agent_disk *disk, size_t nr, uint64_t size
 			 (json_int_t)disk->unit_number);
 }
 
-static int disks_json(const struct agent_vm *vm, const struct agent_stop *stop, json_t *list,
+/* While its VM is off, a disk of QEMU's has the size the inventory gives it. */
+static int live_sizes(const struct agent_vm *vm, const struct agent_stop *stop, uint64_t *sizes,
 		      struct err *err)
 {
+	int rc = agent_live_sizes(vm, stop, sizes, err);
+
+	if (!rc)
+		return 0;
 	for (size_t i = 0; i < vm->disk_count; i++) {
-		uint64_t size;
-		int rc = agent_source_probe(&vm->disks[i], stop, &size, err);
+		sizes[i] = (uint64_t)vm->disks[i].capacity_bytes;
+		if (!sizes[i])
+			return rc;
+	}
+	return 0;
+}
+
+static int disk_sizes(const struct agent_vm *vm, const struct agent_stop *stop, uint64_t *sizes,
+		      struct err *err)
+{
+	if (vm->qmp)
+		return live_sizes(vm, stop, sizes, err);
+	for (size_t i = 0; i < vm->disk_count; i++) {
+		int rc = agent_source_probe(&vm->disks[i], stop, &sizes[i], err);
 
 		if (rc)
 			return err_prefix(err, rc, "disk %lld", (long long)vm->disks[i].key);
-		if (json_array_append_new(list, disk_json(&vm->disks[i], i, size)))
+	}
+	return 0;
+}
+
+static int disks_json(const struct agent_vm *vm, const struct agent_stop *stop, json_t *list,
+		      struct err *err)
+{
+	uint64_t sizes[AGENT_DISKS_MAX];
+	int rc = disk_sizes(vm, stop, sizes, err);
+
+	if (rc)
+		return rc;
+	for (size_t i = 0; i < vm->disk_count; i++) {
+		if (json_array_append_new(list, disk_json(&vm->disks[i], i, sizes[i])))
 			return err_sys(err, -ENOMEM, "disk %lld", (long long)vm->disks[i].key);
 	}
 	return 0;

@@ -46,6 +46,7 @@ static const struct field vm_fields[] = {
 	{"power_state", FIELD_TEXT, false, VM(power_state), 0, AGENT_NAME_MAX, "unknown"},
 	{"folder_path", FIELD_TEXT, false, VM(folder_path), 0, 500, ""},
 	{"annotation", FIELD_TEXT, false, VM(annotation), 0, 4096, ""},
+	{"qmp", FIELD_TEXT, false, VM(qmp), 1, 107, NULL},
 	{"memory_mb", FIELD_INT, false, VM(memory_mb), 0, INT32_MAX, NULL},
 	{"num_cpu", FIELD_INT, false, VM(num_cpu), 0, 65536, NULL},
 	{"disks", FIELD_OTHER, true, 0, 0, 0, NULL},
@@ -161,8 +162,8 @@ static int disk_nbd_source(const struct agent_disk *disk, const json_t *format, 
 	if (strncmp(disk->source, "nbd://", 6) != 0 &&
 	    strncmp(disk->source, "nbd+unix://", 11) != 0)
 		return err_set(err, -EINVAL,
-			       "%s: field \"source\" must be an absolute path, nbd:// or "
-			       "nbd+unix://",
+			       "%s: field \"source\" must be an absolute path, nbd://, "
+			       "nbd+unix:// or qemu:NODE",
 			       where);
 	if (format)
 		return err_set(err, -EINVAL,
@@ -178,8 +179,8 @@ static int disk_file_source(struct agent_disk *disk, const json_t *format, const
 
 	if (disk->source[0] != '/')
 		return err_set(err, -EINVAL,
-			       "%s: field \"source\" must be an absolute path, nbd:// or "
-			       "nbd+unix://",
+			       "%s: field \"source\" must be an absolute path, nbd://, "
+			       "nbd+unix:// or qemu:NODE",
 			       where);
 	/* Never probed: a guest could write a qcow2 header into its raw disk. */
 	if (!s || (strcmp(s, "raw") != 0 && strcmp(s, "qcow2") != 0))
@@ -195,6 +196,26 @@ static int disk_file_source(struct agent_disk *disk, const json_t *format, const
 			       "%s: field \"capacity_bytes\" belongs to NBD sources: a file has "
 			       "its own size",
 			       where);
+	return 0;
+}
+
+/* A node the operator has named: names QEMU makes up ("#block123") are others at every start. */
+static int disk_live_source(struct agent_disk *disk, const json_t *format, const char *where,
+			    struct err *err)
+{
+	static const char plain[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	const char *node = disk->source + strlen(AGENT_QEMU_PREFIX);
+
+	disk->format = AGENT_FORMAT_LIVE;
+	if (!node[0] || strlen(node) > 31 || node[strspn(node, plain)])
+		return err_set(err, -EINVAL,
+			       "%s: field \"source\": a node's name has 1 to 31 of A-Z a-z 0-9 . "
+			       "_ -",
+			       where);
+	if (format || disk->bitmap)
+		return err_set(err, -EINVAL, "%s: field \"%s\" is not for a node of a running QEMU",
+			       where, format ? "format" : "bitmap");
 	return 0;
 }
 
@@ -218,6 +239,8 @@ static int disk_parse(struct agent_disk *disk, json_t *obj, const char *vm, size
 		return err_set(err, -EINVAL,
 			       "%s: field \"capacity_bytes\" must be a multiple of %u", where,
 			       AGENT_SECTOR);
+	if (strncmp(disk->source, AGENT_QEMU_PREFIX, strlen(AGENT_QEMU_PREFIX)) == 0)
+		return disk_live_source(disk, format, where, err);
 	if (!source_is_uri(disk->source) || disk->source[0] == '/')
 		return disk_file_source(disk, format, where, err);
 	disk->format = AGENT_FORMAT_NBD;
@@ -232,6 +255,26 @@ static int disks_unique(const struct agent_vm *vm, const char *where, struct err
 				return err_set(err, -EINVAL,
 					       "%s, disk %lld: field \"key\" is used twice", where,
 					       (long long)vm->disks[i].key);
+	return 0;
+}
+
+/* One snapshot is for all disks of a VM: they are all QEMU's, or none is. */
+static int disks_agree(const struct agent_vm *vm, const char *where, struct err *err)
+{
+	for (size_t i = 0; i < vm->disk_count; i++) {
+		bool live = vm->disks[i].format == AGENT_FORMAT_LIVE;
+
+		if (live && !vm->qmp)
+			return err_set(err, -EINVAL,
+				       "%s, disk %lld: field \"source\" is qemu:NODE, which needs "
+				       "the VM's field \"qmp\"",
+				       where, (long long)vm->disks[i].key);
+		if (!live && vm->qmp)
+			return err_set(err, -EINVAL,
+				       "%s, disk %lld: field \"source\" must be qemu:NODE, as the "
+				       "VM has a field \"qmp\"",
+				       where, (long long)vm->disks[i].key);
+	}
 	return 0;
 }
 
@@ -252,7 +295,7 @@ static int disks_parse(struct agent_vm *vm, json_t *list, const char *where, str
 		if (rc)
 			return rc;
 	}
-	return disks_unique(vm, where, err);
+	return disks_agree(vm, where, err) ? -EINVAL : disks_unique(vm, where, err);
 }
 
 /* --- VMs -------------------------------------------------------------------------------------- */
@@ -264,6 +307,8 @@ static int vm_path(struct agent_vm *vm, const char *where, struct err *err)
 
 	if (strchr(vm->name, '/'))
 		return err_set(err, -EINVAL, "%s: field \"name\" must not contain \"/\"", where);
+	if (vm->qmp && vm->qmp[0] != '/')
+		return err_set(err, -EINVAL, "%s: field \"qmp\" must be an absolute path", where);
 	if (!vm->path) {
 		snprintf(vm->default_path, sizeof(vm->default_path), "/%s/vm/%s",
 			 vm->datacenter[0] ? vm->datacenter : "local", vm->name);

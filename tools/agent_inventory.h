@@ -15,15 +15,17 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 
-#define AGENT_NAME_MAX	 255
-#define AGENT_DISKS_MAX	 256
-#define AGENT_SECTOR	 512u /* a disk's size is a multiple of it, as its guest sees it */
-#define AGENT_DISK_BYTES (1ULL << 60)
+#define AGENT_NAME_MAX	  255
+#define AGENT_DISKS_MAX	  256
+#define AGENT_QEMU_PREFIX "qemu:"
+#define AGENT_SECTOR	  512u /* a disk's size is a multiple of it, as its guest sees it */
+#define AGENT_DISK_BYTES  (1ULL << 60)
 
 enum agent_format {
 	AGENT_FORMAT_RAW,   /* file or block device, read directly */
 	AGENT_FORMAT_QCOW2, /* file, read through a qemu-nbd child */
 	AGENT_FORMAT_NBD,   /* source is a nbd:// or nbd+unix:// URI */
+	AGENT_FORMAT_LIVE,  /* source is a block node of a running QEMU, the VM's `qmp` */
 };
 
 struct agent_disk {
@@ -32,7 +34,7 @@ struct agent_disk {
 	const char *source; /* absolute path, or URI */
 	const char *bitmap; /* dirty bitmap exported with the source; NULL: hash index */
 	int64_t unit_number;
-	int64_t capacity_bytes; /* size to report while an NBD source is not there; 0: not given */
+	int64_t capacity_bytes; /* size to report while the source is not there; 0: not given */
 	enum agent_format format;
 };
 
@@ -40,6 +42,7 @@ struct agent_vm {
 	const char *name, *id;
 	const char *path; /* ends in "/<name>"; "/<datacenter>/vm/<name>" when not given */
 	const char *guest_os, *datacenter, *power_state, *folder_path, *annotation;
+	const char *qmp; /* monitor socket of the QEMU that runs it; NULL: none */
 	int64_t memory_mb, num_cpu;
 	struct agent_disk *disks; /* in hardware order: as listed */
 	size_t disk_count;

@@ -15,8 +15,6 @@ static void job_free(struct agent_job *job)
 {
 	if (!job)
 		return;
-	for (size_t i = 0; i < job->disk_count; i++)
-		agent_source_close(job->disks[i].source);
 	free(job->disks);
 	agent_inventory_free(job->inventory);
 	agent_stop_deinit(&job->stop);
@@ -77,8 +75,14 @@ static int job_disks(struct agent_job *job, const struct agent_target *targets, 
 				       "discovery again, the hub does not know that disk",
 				       (long long)disk->key, job->vm->name);
 		*d = (struct agent_job_disk){
-			.job = job, .disk = disk, .target = *t, .key = disk->key};
-		d->phase = "waiting";
+			.job = job,
+			.disk = disk,
+			.number = i,
+			.target = *t,
+			.key = disk->key,
+			.track = AGENT_TRACK_INIT,
+			.phase = "waiting",
+		};
 		if (disk->label[0])
 			snprintf(d->label, sizeof(d->label), "%s", disk->label);
 		else
@@ -138,28 +142,6 @@ static void job_phase(struct agent_job *job, const char *phase)
 	pthread_mutex_lock(&job->lock);
 	job->phase = phase;
 	pthread_mutex_unlock(&job->lock);
-}
-
-static int job_open_sources(struct agent_job *job, struct err *err)
-{
-	struct agent_source_config config = {
-		.connections = job->jobs->config.connections,
-		.stop = &job->stop,
-	};
-
-	job_phase(job, "opening");
-	for (size_t i = 0; i < job->disk_count; i++) {
-		struct agent_job_disk *d = &job->disks[i];
-		int rc = agent_source_open(&d->source, d->disk, &config, err);
-
-		if (rc)
-			return err_prefix(err, rc, "disk %d (key %lld)", d->target.disk_index,
-					  (long long)d->key);
-		pthread_mutex_lock(&job->lock);
-		d->size = d->source->size;
-		pthread_mutex_unlock(&job->lock);
-	}
-	return 0;
 }
 
 /* The next disk nobody has taken, or NULL: none, or one has failed. */
@@ -238,11 +220,9 @@ static void job_end(struct agent_job *job)
 /* What only a running job needs goes with it; /progress needs none of it. */
 static void job_release(struct agent_job *job)
 {
-	for (size_t i = 0; i < job->disk_count; i++) {
-		agent_source_close(job->disks[i].source);
-		job->disks[i].source = NULL;
+	agent_job_dismantle(job);
+	for (size_t i = 0; i < job->disk_count; i++)
 		job->disks[i].disk = NULL;
-	}
 	job->vm = NULL;
 	agent_inventory_free(job->inventory);
 	job->inventory = NULL;
@@ -257,7 +237,7 @@ static void *job_thread(void *arg)
 
 	log_info(&job->log, "VM \"%s\": %s backup of %zu disks", job->vm_name,
 		 job->full ? "full" : "incremental", job->disk_count);
-	if (job_open_sources(job, &err) == 0) {
+	if (agent_job_prepare(job, &err) == 0) {
 		job_copy_disks(job);
 	} else {
 		log_error(&job->log, "%s", err.text);
@@ -353,6 +333,29 @@ int agent_jobs_new(struct agent_jobs **out, const struct agent_job_config *confi
 	}
 	*out = jobs;
 	return 0;
+}
+
+int agent_jobs_recover(struct agent_jobs *jobs, struct err *err)
+{
+	static const struct log_scope log = {"recover"};
+	_cleanup_(agent_inventory_freep) struct agent_inventory *inv = NULL;
+	int rc = agent_inventory_load(&inv, jobs->config.inventory, err);
+
+	for (size_t i = 0; !rc && i < agent_inventory_count(inv); i++) {
+		const struct agent_vm *vm = agent_inventory_vm(inv, i);
+		struct err why = ERR_INIT;
+
+		if (!vm->qmp || !agent_live_left(vm, jobs->config.scratch))
+			continue;
+		if (agent_live_clear(vm, jobs->config.scratch, &why))
+			log_warn(&log, "VM \"%s\": its snapshot stays until its next backup: %s",
+				 vm->name, why.text);
+		else
+			log_info(&log,
+				 "VM \"%s\": cleared the snapshot of a backup that did not end",
+				 vm->name);
+	}
+	return rc;
 }
 
 static int start_locked(struct agent_jobs *jobs, struct agent_job *job, struct err *err)

@@ -1,12 +1,14 @@
 /*
  * Jobs: one is the backup of one VM, all disks, as a hub started it.
  *
- *   start -> open every source -> disk after disk: ask, copy, seal, complete -> completed
+ *   start -> ask the hub since when, every disk -> open every source -> decide, every disk
+ *         -> disk after disk: copy, seal, complete -> completed
  *                   any failure: the other disks stop too -> failed, with the reason
  *
  * A job has a thread of its own (more with --parallel-disks) and one that measures and posts
  * telemetry. Sources are all opened before the first is read, so that the disks belong together:
- * files stay locked against a VM starting on some of them.
+ * files stay locked against a VM starting on some of them, and of a running QEMU all disks are
+ * snapshot at one instant.
  *
  * A job is on the registry's list from start until it is pushed out by newer finished ones. Fields
  * of a job under `lock` may be read by any thread holding it; counters by any thread at all; the
@@ -23,7 +25,9 @@
 #include "tools/agent_copy.h"
 #include "tools/agent_hub.h"
 #include "tools/agent_inventory.h"
+#include "tools/agent_live.h"
 #include "tools/agent_targets.h"
+#include "tools/agent_track.h"
 
 #define AGENT_JOB_ID_MAX 64
 
@@ -36,6 +40,7 @@ enum agent_job_cond {
 struct agent_job_config {
 	const char *inventory; /* file */
 	const char *hub_url;
+	const char *scratch;  /* absolute folder, for snapshots of running VMs */
 	int state_fd;	      /* the state folder, locked by this process */
 	unsigned connections; /* to a hub's export, if it is coherent over several */
 	uint32_t request_size;
@@ -50,9 +55,13 @@ struct agent_job;
 struct agent_job_disk {
 	struct agent_job *job;
 	const struct agent_disk *disk; /* of the job's inventory; gone when the job has ended */
+	size_t number;		       /* in the inventory's order */
 	struct agent_target target;
 	char label[64];
 	int64_t key;
+	char hub_change_id[AGENT_HUB_CHANGE_MAX];
+	bool hub_answered;
+	struct agent_track track;
 	struct agent_source *source;
 	struct agent_counters counters;
 	/* under job->lock */
@@ -83,6 +92,7 @@ struct agent_job {
 	const struct agent_vm *vm;
 	struct agent_job_disk *disks; /* by the hub's disk index, rising */
 	size_t disk_count;
+	struct agent_live *live; /* of a VM under QEMU */
 	struct agent_stop stop;
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -112,6 +122,10 @@ struct agent_start {
 
 int agent_jobs_new(struct agent_jobs **out, const struct agent_job_config *config, struct err *err);
 
+/* Clears away, in the QEMUs of running VMs, what an agent left there that was killed. Before the
+ * first start. */
+int agent_jobs_recover(struct agent_jobs *jobs, struct err *err);
+
 /* Returns once the job runs. AGENT_JOB_E_*, -errno. */
 int agent_jobs_start(struct agent_jobs *jobs, const struct agent_start *start, struct err *err);
 
@@ -124,9 +138,18 @@ void agent_jobs_free(struct agent_jobs *jobs);
 
 /* --- between the files of this module --------------------------------------------------------- */
 
-/* One disk, from the question to the commit. 0 or a failure with its sentence. (agent_disk.c) */
+/* All disks, from the questions to the decisions: sources are open and tracks begun. The sentence
+ * names the disk. (agent_prepare.c) */
+int agent_job_prepare(struct agent_job *job, struct err *err);
+/* Ends what prepare began; the sentences are logged. */
+void agent_job_dismantle(struct agent_job *job);
+
+/* One prepared disk, from the copy to the commit. 0 or a failure with its sentence. (agent_disk.c)
+ */
 int agent_disk_backup(struct agent_job_disk *d, struct err *err);
 void agent_disk_phase(struct agent_job_disk *d, const char *phase);
+/* "disk 0 (key 2000, /img/a.raw): " in front of the sentence; returns @rc. */
+int agent_disk_error(const struct agent_job_disk *d, int rc, struct err *err);
 
 /* Measures and posts until the job has ended, then posts the end. (agent_progress.c) */
 void *agent_progress_thread(void *job);

@@ -245,7 +245,7 @@ static struct track_file *choose_base(struct agent_track *t, struct track_dir *d
 	if (f->id.kind != wanted_kind(want) || memcmp(&f->id.bitmap, &bitmap, sizeof(bitmap)) != 0)
 		return no_base(t, "the disk's source or way of change tracking has changed");
 	if (want->bitmap && !want->bitmap_served)
-		return no_base(t, "the source does not export the dirty bitmap");
+		return no_base(t, "no dirty bitmap has recorded since that point");
 	return f;
 }
 
@@ -331,7 +331,7 @@ int agent_track_begin(struct agent_track *t, const struct agent_track_want *want
 	struct track_file *base;
 	int rc;
 
-	*t = (struct agent_track){.base = AGENT_INDEX_INIT, .next = AGENT_INDEX_INIT};
+	*t = AGENT_TRACK_INIT;
 	t->dir_fd = open_disk_dir(want);
 	rc = t->dir_fd < 0 ? t->dir_fd : dir_scan(&dir, t->dir_fd);
 	if (rc) {
@@ -428,6 +428,20 @@ void agent_track_refused(struct agent_track *t)
 	if (t->sealed)
 		unlinkat(t->dir_fd, t->pending_name, 0);
 	t->sealed = false;
+}
+
+bool agent_track_has(const struct agent_track *t, const char *point)
+{
+	static const char *const suffixes[] = {".idx", ".pending"};
+	char name[AGENT_TRACK_NAME];
+	struct stat st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+		snprintf(name, sizeof(name), "%.70s%s", point, suffixes[i]);
+		if (!strchr(point, '/') && fstatat(t->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			return true;
+	}
+	return false;
 }
 
 void agent_track_end(struct agent_track *t)

@@ -61,7 +61,13 @@ int agent_track_commit(struct agent_track *t, unsigned keep, struct err *err);
 /* The hub has refused the point: its pending index goes. */
 void agent_track_refused(struct agent_track *t);
 
+/* Whether the disk has an index, kept or pending, of the point "UUID-sequence". */
+bool agent_track_has(const struct agent_track *t, const char *point);
+
 void agent_track_end(struct agent_track *t);
+
+#define AGENT_TRACK_INIT                                                                           \
+	((struct agent_track){.base = AGENT_INDEX_INIT, .next = AGENT_INDEX_INIT, .dir_fd = -1})
 
 /* Parses "UUID/sequence". -EINVAL for anything else. */
 int agent_change_id_parse(const char *text, uint8_t uuid[16], uint64_t *sequence);

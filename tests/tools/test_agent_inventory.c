@@ -47,6 +47,22 @@ static void all_fields_are_taken(void **state)
 	agent_inventory_free(inv);
 }
 
+static void a_running_qemu_is_named_by_its_monitor(void **state)
+{
+	struct agent_inventory *inv = NULL;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(parse(&inv,
+			       "{\"vms\":[{\"name\":\"a\",\"id\":\"1\",\"qmp\":\"/run/a.qmp\","
+			       "\"disks\":[{\"key\":1,\"source\":\"qemu:drive-0\"}]}]}",
+			       &err),
+			 0);
+	assert_string_equal(agent_inventory_vm(inv, 0)->qmp, "/run/a.qmp");
+	assert_int_equal(agent_inventory_vm(inv, 0)->disks[0].format, AGENT_FORMAT_LIVE);
+	agent_inventory_free(inv);
+}
+
 static void a_path_is_made_of_datacenter_and_name(void **state)
 {
 	struct agent_inventory *inv = NULL;
@@ -124,6 +140,13 @@ static const struct {
 	 "\"nbd://h/x\"}]}]}",
 	 "field \"name\" must not contain \"/\""},
 	{"{\"vms\":[],\"vms\":[]}", "inv.json: line"},
+	{DISK_WITH(",\"source\":\"qemu:d0\""),
+	 "disk 2000: field \"source\" is qemu:NODE, which needs"},
+	{DISK_WITH(",\"source\":\"qemu:#block1\""), "disk 2000: field \"source\": a node's name"},
+	{DISK_WITH(",\"source\":\"qemu:d0\",\"bitmap\":\"b\""),
+	 "field \"bitmap\" is not for a node"},
+	{VM_WITH(",\"qmp\":\"/run/q\""), "disk 2000: field \"source\" must be qemu:NODE"},
+	{VM_WITH(",\"qmp\":\"run/q\""), "field \"qmp\" must be an absolute path"},
 };
 
 static void a_bad_inventory_is_refused_naming_vm_and_field(void **state)
@@ -186,6 +209,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_fields_are_taken),
+		cmocka_unit_test(a_running_qemu_is_named_by_its_monitor),
 		cmocka_unit_test(a_path_is_made_of_datacenter_and_name),
 		cmocka_unit_test(a_bad_inventory_is_refused_naming_vm_and_field),
 		cmocka_unit_test(a_torn_inventory_does_no_harm),

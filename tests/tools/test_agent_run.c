@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "tests/tools/agent_kit.h"
+#include "tools/agent_qmp.h"
 
 #define DISKS	   2
 #define CHANGE_MAX 128
@@ -138,8 +139,8 @@ static enum MHD_Result hub_on_request(void *cls, struct MHD_Connection *conn, co
 	body = json_loadb(b->text, b->len, 0, NULL);
 	pthread_mutex_lock(&hub.lock);
 	rc = hub_route(conn, method, url, body);
-	pthread_mutex_unlock(&hub.lock);
 	json_decref(body);
+	pthread_mutex_unlock(&hub.lock);
 	return rc;
 }
 
@@ -179,6 +180,18 @@ static bool hub_heard_status(const char *status)
 	heard = hub.last_telemetry &&
 		strcmp(json_string_value(json_object_get(hub.last_telemetry, "status")), status) ==
 			0;
+	pthread_mutex_unlock(&hub.lock);
+	return heard;
+}
+
+static bool hub_heard_phase(const char *phase)
+{
+	bool heard;
+
+	pthread_mutex_lock(&hub.lock);
+	heard = hub.last_telemetry &&
+		strcmp(json_string_value(json_object_get(hub.last_telemetry, "current_phase")),
+		       phase) == 0;
 	pthread_mutex_unlock(&hub.lock);
 	return heard;
 }
@@ -495,6 +508,26 @@ static void assert_targets_equal_sources(void)
 	kit_assert_equal_files("b.raw", "targets/backup-disk1");
 }
 
+/* The job must fail; the sentence must contain @says, here and in telemetry. */
+static void assert_job_fails(const char *job, const char *says)
+{
+	_cleanup_(answer_free) struct answer a = job_end(job);
+	const char *message = text_at(json_object_get(a.json, "error"), "message");
+
+	if (strcmp(text_at(a.json, "status"), "failed") != 0 || !strstr(message, says))
+		fail_msg("job %s does not say \"%s\": %s", job, says, a.text);
+	kit_wait_until(hub_heard_status("failed"));
+	assert_string_equal(text_at(json_object_get(hub.last_telemetry, "error"), "message"),
+			    message);
+}
+
+static json_t *discovered(struct answer *a, const char *body)
+{
+	*a = call("/api/v1/discover", body);
+	assert_int_equal(a->status, 200);
+	return json_object_get(a->json, "vms");
+}
+
 static uint64_t sequence_of(const char *change)
 {
 	return strtoull(strchr(change, '/') + 1, NULL, 10);
@@ -662,20 +695,213 @@ static void qcow2_files_and_bitmaps_are_backed_up(void **state)
 	assert_int_equal(hub.sent[1], 65536);
 }
 
-/* --- failures --------------------------------------------------------------------------------- */
+/* --- a running VM ----------------------------------------------------------------------------- */
 
-/* The job must fail; the sentence must contain @says, here and in telemetry. */
-static void assert_job_fails(const char *job, const char *says)
+/*
+ * The VM is a qemu-storage-daemon: the block layer, jobs and monitor of QEMU without a CPU. Its
+ * guest writes through FUSE. What the guest writes goes to the raw files here too, as the truth.
+ */
+static pid_t qemu_pid;
+
+static void qemu_start(void)
 {
-	_cleanup_(answer_free) struct answer a = job_end(job);
-	const char *message = text_at(json_object_get(a.json, "error"), "message");
+	char *argv[] = {"qemu-storage-daemon",
+			"--blockdev",
+			"driver=file,node-name=file0,filename=vm0.qcow2",
+			"--blockdev",
+			"driver=qcow2,node-name=disk0,file=file0,discard=unmap",
+			"--blockdev",
+			"driver=file,node-name=disk1,filename=vm1.raw",
+			"--chardev",
+			"socket,id=qmp,path=qmp.sock,server=on,wait=off",
+			"--monitor",
+			"qmp",
+			"--export",
+			"fuse,id=g0,node-name=disk0,mountpoint=guest0,writable=on,growable=off",
+			"--export",
+			"fuse,id=g1,node-name=disk1,mountpoint=guest1,writable=on,growable=off",
+			NULL};
+	struct stat st;
 
-	if (strcmp(text_at(a.json, "status"), "failed") != 0 || !strstr(message, says))
-		fail_msg("job %s does not say \"%s\": %s", job, says, a.text);
-	kit_wait_until(hub_heard_status("failed"));
-	assert_string_equal(text_at(json_object_get(hub.last_telemetry, "error"), "message"),
-			    message);
+	kit_make("guest0", 0);
+	kit_make("guest1", 0);
+	unlink("qmp.sock");
+	qemu_pid = kit_spawn(argv, -1);
+	kit_wait_until(stat("guest1", &st) == 0 && st.st_size > 0 && access("qmp.sock", F_OK) == 0);
 }
+
+static void qemu_stop(int sig)
+{
+	if (qemu_pid)
+		kit_kill(qemu_pid, sig);
+	qemu_pid = 0;
+	assert_int_equal(scratch_run("umount -l guest0 guest1 2>/dev/null; true"), 0);
+}
+
+static int live_setup(void **state)
+{
+	world_setup(state);
+	assert_int_equal(scratch_run("qemu-img convert -f raw -O qcow2 a.raw vm0.qcow2 && "
+				     "cp --sparse=always b.raw vm1.raw"),
+			 0);
+	write_text("inventory.json", "");
+	write_inventory("{\"key\":2000,\"label\":\"root\",\"source\":\"qemu:disk0\"},"
+			"{\"key\":2016,\"label\":\"data\",\"source\":\"qemu:disk1\"}");
+	assert_int_equal(scratch_run("sed -i 's|\"id\":\"uuid-1\"|&,\"qmp\":\"'$PWD'/qmp.sock\"|' "
+				     "inventory.json"),
+			 0);
+	return 0;
+}
+
+static int live_teardown(void **state)
+{
+	qemu_stop(SIGKILL);
+	return world_teardown(state);
+}
+
+/* FUSE needs privileges not every machine gives a test. */
+#define NEEDS_FUSE()                                                                               \
+	do {                                                                                       \
+		if (access("/dev/fuse", R_OK | W_OK) < 0 || geteuid() != 0 ||                      \
+		    system("command -v qemu-storage-daemon >/dev/null") != 0)                      \
+			skip();                                                                    \
+		qemu_start();                                                                      \
+	} while (0)
+
+/* Nothing of the agent's is in QEMU or in the scratch folder, but bitmaps. */
+static void assert_nothing_left(void)
+{
+	static const char *const queries[] = {"query-jobs", "query-block-exports",
+					      "query-named-block-nodes"};
+	_cleanup_(freep) char *files = scratch_output("ls state/.scratch");
+	struct agent_qmp *q = NULL;
+	struct err err = ERR_INIT;
+
+	assert_string_equal(files, "");
+	if (agent_qmp_open(&q, "qmp.sock", NULL, &err))
+		fail_msg("%s", err.text);
+	for (size_t i = 0; i < ARRAY_SIZE(queries); i++) {
+		_cleanup_(freep) char *text = NULL;
+		json_t *answer = NULL, *entry;
+		size_t k;
+
+		assert_int_equal(agent_qmp_call(q, queries[i], NULL, &answer, NULL), 0);
+		json_array_foreach(answer, k, entry)
+		{
+			json_object_del(entry, "dirty-bitmaps");
+			json_object_del(entry, "image");
+		}
+		text = json_dumps(answer, 0);
+		json_decref(answer);
+		if (strstr(text, "sendense-"))
+			fail_msg("%s: %s", queries[i], text);
+	}
+	agent_qmp_close(q);
+}
+
+static void a_running_vm_is_backed_up_as_of_one_instant(void **state)
+{
+	_cleanup_(answer_free) struct answer a = {0};
+
+	(void)state;
+	NEEDS_FUSE();
+	targets_stop();
+	targets_start_paused();
+	hub.full = true;
+	assert_started("backup-1", "full");
+	kit_wait_until(hub_heard_phase("transferring"));
+	/* From here on nothing the guest does belongs to the point. */
+	kit_random("guest0", 2 * MIB, 128 * KIB, 80);
+	kit_random("guest1", 3 * MIB, 512, 81);
+	kit_random("guest0", 15 * MIB, 4096, 82);
+	targets_tell('r');
+	a = job_end("backup-1");
+	assert_string_equal(text_at(a.json, "status"), "completed");
+	assert_targets_equal_sources();
+	assert_nothing_left();
+
+	kit_random("a.raw", 2 * MIB, 128 * KIB, 80);
+	kit_random("b.raw", 3 * MIB, 512, 81);
+	kit_random("a.raw", 15 * MIB, 4096, 82);
+	backup("backup-2", "incremental");
+	assert_targets_equal_sources();
+	assert_int_equal(hub.sent[0], 3 * 65536);
+	assert_int_equal(hub.sent[1], 65536);
+	backup("backup-3", "incremental");
+	assert_targets_equal_sources();
+	assert_int_equal(hub.sent[0] + hub.sent[1], 0);
+	assert_nothing_left();
+}
+
+static void guest_writes(uint64_t off, uint64_t seed)
+{
+	kit_random("guest0", off, 4096, seed);
+	kit_random("a.raw", off, 4096, seed);
+}
+
+static void a_failed_live_backup_costs_the_next_nothing(void **state)
+{
+	(void)state;
+	NEEDS_FUSE();
+	backup("backup-1", "full");
+	guest_writes(10 * MIB, 90);
+	hub.mood = HUB_SAYS_NO;
+	hub.full = false;
+	assert_started("backup-2", "incremental");
+	assert_job_fails("backup-2", "409");
+	assert_nothing_left();
+	hub.mood = HUB_SAYS_YES;
+	guest_writes(12 * MIB, 91);
+	/* What the failed one wrote into its overlay is thrown away with it. */
+	kit_zeroes("targets/backup-disk0", 10 * MIB, 65536);
+	backup("backup-3", "incremental");
+	assert_targets_equal_sources();
+	assert_int_equal(hub.sent[0], 2 * 65536);
+}
+
+static void a_killed_agent_clears_the_vm_at_its_next_start(void **state)
+{
+	(void)state;
+	NEEDS_FUSE();
+	backup("backup-1", "full");
+	guest_writes(10 * MIB, 90);
+	agent_killed_by_hub("backup-2", HUB_COMMITS_AND_KILLS);
+	assert_nothing_left();
+	guest_writes(12 * MIB, 91);
+	backup("backup-3", "incremental");
+	assert_targets_equal_sources();
+	assert_int_equal(hub.sent[0], 65536); /* backup-2 has the first */
+}
+
+static void bitmaps_of_qcow2_disks_survive_the_vms_stop(void **state)
+{
+	(void)state;
+	NEEDS_FUSE();
+	backup("backup-1", "full");
+	guest_writes(10 * MIB, 90);
+	qemu_stop(SIGTERM);
+	qemu_start();
+	guest_writes(12 * MIB, 91);
+	/* The raw disk's bitmap is gone with the process: that disk is copied in full. */
+	backup_kinds("backup-2", "incremental", "incremental", "full");
+	assert_targets_equal_sources();
+	assert_int_equal(hub.sent[0], 2 * 65536);
+	backup("backup-3", "incremental");
+}
+
+static void a_vm_that_is_off_is_said(void **state)
+{
+	_cleanup_(answer_free) struct answer a = {0};
+
+	(void)state;
+	hub.full = true;
+	assert_started("backup-1", "full");
+	assert_job_fails("backup-1", "is the VM running?");
+	assert_int_equal(json_array_size(discovered(&a, "{}")), 0);
+	assert_non_null(strstr(a.text, "qmp.sock"));
+}
+
+/* --- failures --------------------------------------------------------------------------------- */
 
 static void a_refused_complete_fails_the_job_and_spares_the_other_disk(void **state)
 {
@@ -684,7 +910,7 @@ static void a_refused_complete_fails_the_job_and_spares_the_other_disk(void **st
 	hub.full = true;
 	assert_started("backup-1", "full");
 	assert_job_fails("backup-1", "disk 0 (key 2000");
-	assert_int_equal(hub.asked[1], 0);
+	assert_int_equal(hub.completed[1], 0);
 	hub.mood = HUB_SAYS_YES;
 	backup("backup-2", "full");
 	assert_targets_equal_sources();
@@ -847,13 +1073,6 @@ static void every_call_has_its_polite_answer(void **state)
 	assert_int_equal(b.status, 413);
 }
 
-static json_t *discovered(struct answer *a, const char *body)
-{
-	*a = call("/api/v1/discover", body);
-	assert_int_equal(a->status, 200);
-	return json_object_get(a->json, "vms");
-}
-
 static void discovery_tells_real_sizes_and_sees_new_disks(void **state)
 {
 	static const char ask[] = "{\"vcenter\":\"vc\",\"username\":\"u\",\"password\":\"hunter2\","
@@ -1006,6 +1225,7 @@ static int group_teardown(void **state)
 	return scratch_teardown(state);
 }
 
+#define live_test(f)  cmocka_unit_test_setup_teardown(f, live_setup, live_teardown)
 #define world_test(f) cmocka_unit_test_setup_teardown(f, world_setup, world_teardown)
 
 int main(void)
@@ -1018,6 +1238,11 @@ int main(void)
 		world_test(a_copy_over_an_unknown_point_covers_all_of_it),
 		world_test(an_answer_with_a_number_means_a_full_copy),
 		world_test(qcow2_files_and_bitmaps_are_backed_up),
+		live_test(a_running_vm_is_backed_up_as_of_one_instant),
+		live_test(a_failed_live_backup_costs_the_next_nothing),
+		live_test(a_killed_agent_clears_the_vm_at_its_next_start),
+		live_test(bitmaps_of_qcow2_disks_survive_the_vms_stop),
+		live_test(a_vm_that_is_off_is_said),
 		world_test(a_refused_complete_fails_the_job_and_spares_the_other_disk),
 		world_test(a_failing_target_fails_the_job_with_the_reason),
 		world_test(a_hub_that_goes_away_mid_copy_fails_the_job),

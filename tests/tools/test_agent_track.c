@@ -447,7 +447,7 @@ static void a_bitmap_lineage_is_bound_to_bitmap_and_source(void **state)
 	assert_false(backup(w, "", COMMIT, id));
 	assert_true(backup(w, id, COMMIT, id));
 	w->want.bitmap_served = false;
-	assert_full_because(w, id, "does not export");
+	assert_full_because(w, id, "no dirty bitmap");
 	w->want.bitmap_served = true;
 	w->want.bitmap = "b1";
 	assert_full_because(w, id, "way of change tracking");
