@@ -17,7 +17,8 @@ export PATH LC_ALL
 NEEDED_GIB=8
 ROOT_MIB=1408	   # the partitioned disk
 FS_KIB=1306624	   # its ext4: 1.25 GiB
-FILL_MIB=1040	   # of files in it
+FILL_MIB=1040	   # of files in it,
+FILL_FILES=60000   # and no more than it has room for
 DATA_BYTES=$(((300 << 20) + 1536)) # the other disk: no multiple of 64 KiB
 FS_OFFSET=1048576  # where the partition begins, bytes
 
@@ -105,15 +106,18 @@ check_space() {
 }
 
 # The machine's own files, the largest first (few and large fill a file system fastest), up to
-# FILL_MIB.
+# FILL_MIB and FILL_FILES. What cannot be read, or goes away meanwhile, is left out.
 collect_files() { # folder
 	mkdir "$1"
 	{ find /usr -xdev -type f -readable -size -24M -printf '%s %P\0' 2>/dev/null || true; } |
-		sort -z -rn | awk -v room=$((FILL_MIB << 20)) 'BEGIN {RS = ORS = "\0"} {
-			size = $1
-			sub(/^[0-9]+ /, "")
-			if (sum + size <= room) { sum += size; print }
-		}' | tar -C /usr --null --files-from=- -cf - | tar -C "$1" -xf -
+		sort -z -rn | awk -v room=$((FILL_MIB << 20)) -v files=$FILL_FILES '
+			BEGIN {RS = ORS = "\0"}
+			{
+				size = $1
+				sub(/^[0-9]+ /, "")
+				if (n < files && sum + size <= room) { n++; sum += size; print }
+			}' >"$WORK/list"
+	{ tar -C /usr --null --files-from="$WORK/list" -cf - 2>/dev/null || true; } | tar -C "$1" -xf -
 }
 
 make_root_disk() { # file
