@@ -13,7 +13,7 @@ ctl vm add pgtest1
 
 change() { # point number: what a guest might have done since the last
 	case $1 in
-	1) change_disk "$ROOT" 4 && change_disk "$DATA" 4 ;;
+	1) change_disk "$ROOT" 2 && change_disk "$DATA" 2 ;; # 4 % of their data: half of each is empty
 	2) put_zeroes "$ROOT" $((8 << 20)) $((4 << 20)) ;; # data becomes zeroes; the other disk rests
 	3) # the end of each disk, and single sectors
 		put_random "$ROOT" $(((256 << 20) - 512)) 512
