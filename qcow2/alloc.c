@@ -11,6 +11,8 @@
 
 #define STEP_MIN (16 * MIB)
 #define STEP_MAX (1 * GIB)
+/* Extents remembered until the next flush; what is freed beyond stays allocated, unused, in the file. */
+#define FREED_MAX 65536U
 
 uint64_t qcow2_alloc(struct qcow2_image *img, uint64_t n)
 {
@@ -22,13 +24,19 @@ uint64_t qcow2_alloc(struct qcow2_image *img, uint64_t n)
 
 static void grow_start(struct qcow2_image *img, uint64_t to);
 
+/* The disk, the quota or the file is full: less may still fit. */
+static bool no_space(int res)
+{
+	return res == -ENOSPC || res == -EDQUOT || res == -EFBIG;
+}
+
 static void grow_done(struct file_op *op, int res)
 {
 	struct qcow2_image *img = container_of(op, struct qcow2_image, alloc.grow);
 	struct qcow2_alloc *a = &img->alloc;
 
 	/* Generous steps are a convenience; near the end of the disk ask for the bare need. */
-	if (res == -ENOSPC && a->grow_to > a->must) {
+	if (no_space(res) && a->grow_to > a->must) {
 		a->tight = true;
 		if (a->must > a->reserved) {
 			grow_start(img, a->must);
@@ -89,17 +97,19 @@ int qcow2_reserve(struct qcow2_image *img, uint64_t end, struct pool_waiter *wai
 
 static void freed_add(struct qcow2_alloc *a, uint64_t off, uint64_t len)
 {
-	struct qcow2_extent_host *last = &a->freed[a->freed_count - 1];
+	struct qcow2_extent_host *last =
+		a->freed_count > a->freed_sealed ? &a->freed[a->freed_count - 1] : NULL;
 
-	if (a->freed_count > a->freed_sealed && last->off + last->len == off) {
+	if (last && last->off + last->len == off) {
 		last->len += len;
 		return;
 	}
 	if (a->freed_count == a->freed_max) {
 		unsigned max = a->freed_max ? a->freed_max * 2 : 64;
-		struct qcow2_extent_host *grown = realloc(a->freed, max * sizeof(*grown));
+		struct qcow2_extent_host *grown =
+			max <= FREED_MAX ? realloc(a->freed, max * sizeof(*grown)) : NULL;
 
-		if (!grown) /* the space comes back at the next repair instead */
+		if (!grown)
 			return;
 		a->freed = grown;
 		a->freed_max = max;

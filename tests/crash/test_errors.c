@@ -152,17 +152,17 @@ static void a_latched_error_fails_everything_that_follows(void **state)
 /* --- space ---------------------------------------------------------------------------------------------------- */
 
 /* The steps in which space is reserved are larger than what is left: all of it can be used still. */
-static void a_nearly_full_disk_is_used_to_its_end(void **state)
+static void use_to_the_end(int error)
 {
-	struct faultfile_opts opts = {.seed = seed, .space = 5 * MIB, .delay = 1};
+	struct faultfile_opts opts = {
+		.seed = seed, .space = 5 * MIB, .space_error = error, .delay = 1};
 	unsigned char *data = malloc(4 * MIB);
 	struct workload w;
 	struct faultfile *ff;
 	int r = 0;
 	unsigned i;
 
-	(void)state;
-	story_begin("nearly full", seed, 0);
+	story_begin("nearly full", seed, -error);
 	assert_non_null(data);
 	content(1, 0, data, 4 * MIB);
 	make_image(&overlay, "start.qcow2", NULL);
@@ -177,7 +177,7 @@ static void a_nearly_full_disk_is_used_to_its_end(void **state)
 		if (!r)
 			r = imgloop_flush(&loop);
 	}
-	assert_int_equal(r, -ENOSPC);
+	assert_int_equal(r, error);
 	assert_int_equal(i, 12); /* the 80 clusters that fit, less 69, and the one that did not */
 	imgloop_drop(&loop);
 	faultfile_cut(ff);
@@ -193,6 +193,14 @@ static void a_nearly_full_disk_is_used_to_its_end(void **state)
 	model_deinit(&w.model);
 	free(data);
 	alarm(0);
+}
+
+static void a_nearly_full_disk_is_used_to_its_end(void **state)
+{
+	(void)state;
+	use_to_the_end(-ENOSPC);
+	use_to_the_end(-EDQUOT);
+	use_to_the_end(-EFBIG);
 }
 
 /* --- nothing is under way when an operation says it is done ------------------------------------------------- */

@@ -436,7 +436,8 @@ static inline void workload_begin(struct workload *w, const struct workload *sta
 	assert_true(m->flushed && m->now && m->request);
 	memcpy(m->flushed, start->model.flushed, m->size);
 	memcpy(m->now, start->model.now, m->size);
-	memcpy(m->request, start->model.request, m->count * sizeof(*m->request));
+	if (m->count)
+		memcpy(m->request, start->model.request, m->count * sizeof(*m->request));
 }
 
 /* --- judging what is left --------------------------------------------------------------------------- */

@@ -223,14 +223,17 @@ static int count_op(struct faultfile *ff)
 
 static int check_space(const struct faultfile *ff, uint64_t end)
 {
-	return end > CAPACITY || (ff->opts.space && end > ff->opts.space) ? -ENOSPC : 0;
+	assert(end <= CAPACITY);
+	if (!ff->opts.space || end <= ff->opts.space)
+		return 0;
+	return ff->opts.space_error ? ff->opts.space_error : -ENOSPC;
 }
 
 /* The bytes before the error that ends it. */
 static void write_part(struct faultfile *ff, uint64_t off, const void *buf, uint64_t len)
 {
 	len = align_down(rnd(ff) % len, SECTOR);
-	if (len && off + len <= CAPACITY) {
+	if (len) {
 		change_add(ff, CHANGE_WRITE, off, len, buf)->seen = true;
 		state_write(&ff->now, off, buf, len);
 	}

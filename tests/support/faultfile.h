@@ -28,7 +28,8 @@ struct faultfile_opts {
 	uint64_t fail_at, fail_count;
 	int fail_error;
 	uint64_t fail_read_at; /* this read fails with -EIO, counted apart, from 1; 0: none */
-	uint64_t space;	       /* bytes the file may grow to before -ENOSPC; 0: any */
+	uint64_t space;	       /* bytes the file may grow to before space_error; 0: any */
+	int space_error;       /* -errno; -ENOSPC when 0 */
 	unsigned delay;	       /* an operation takes up to this many rounds longer */
 	unsigned slow[FAULTFILE_KINDS]; /* further rounds for operations of one kind */
 };
