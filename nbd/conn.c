@@ -56,16 +56,16 @@ static void conn_woken(struct pool_waiter *waiter)
 static void conn_wake_done(struct ring_op *op, int res)
 {
 	struct nbd_conn *conn = container_of(op, struct nbd_conn, wake_op);
+	struct nbd_worker *worker = conn->worker;
 
 	(void)res;
 	conn->wake_posted = false;
-	if (conn->dead) {
-		/* It may have been woken for a slot that another connection waits for. */
-		pool_pass(&conn->worker->requests);
+	if (conn->dead)
 		nbd_conn_settle(conn);
-		return;
-	}
-	nbd_conn_run(conn);
+	else
+		nbd_conn_run(conn);
+	/* It may have been woken for a request slot and had no use for it. */
+	pool_pass(&worker->requests);
 }
 
 /* --- the pump --------------------------------------------------------------------------------- */

@@ -95,14 +95,18 @@ static void staging_lend(struct nbd_worker *worker, unsigned index)
 	io_uring_buf_ring_advance(worker->staging_ring, 1);
 }
 
+/* All of the starved try again: one that has nothing to receive now must not keep the others from
+ * the buffer. */
 void nbd_staging_put(struct nbd_worker *worker, unsigned index)
 {
-	struct list *node = list_pop(&worker->starved);
+	struct list starved, *node;
 
 	assert(worker->staging_held > 0);
 	worker->staging_held--;
 	staging_lend(worker, index);
-	if (node)
+	list_init(&starved);
+	list_splice(&starved, &worker->starved);
+	while ((node = list_pop(&starved)))
 		nbd_conn_unstarve(list_entry(node, struct nbd_conn, starved));
 }
 
