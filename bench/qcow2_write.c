@@ -9,21 +9,9 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
-#include "base/pool.h"
-#include "base/ring.h"
-#include "qcow2/qcow2.h"
-
-struct bench {
-	struct ring ring;
-	struct pool batches, bounces;
-	struct qcow2_image *img;
-	struct pool_waiter room;
-	struct qcow2_op op;
-	bool woken;
-};
+#include "qcow2/session.h"
 
 static double seconds(clockid_t clock)
 {
@@ -33,101 +21,60 @@ static double seconds(clockid_t clock)
 	return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-static void room_woken(struct pool_waiter *waiter)
+static int stream(struct qcow2_session *s, uint64_t size, const unsigned char *src, size_t chunk,
+		  struct err *err)
 {
-	container_of(waiter, struct bench, room)->woken = true;
-}
+	uint64_t off;
 
-static void op_done(struct qcow2_op *op, int res)
-{
-	container_of(op, struct bench, op)->woken = true;
-	if (res)
-		fprintf(stderr, "flush: %s\n", strerror(-res));
-}
+	for (off = 0; off < size; off += chunk) {
+		int r = qcow2_session_write(s, off, src, MIN(chunk, size - off));
 
-static int wait_woken(struct bench *b)
-{
-	int r = 0;
-
-	while (!b->woken && !r)
-		r = ring_round(&b->ring);
-	b->woken = false;
-	return r;
-}
-
-static int stream(struct bench *b, uint64_t size, const unsigned char *src, size_t chunk)
-{
-	uint64_t off = 0;
-
-	while (off < size) {
-		size_t in = off % chunk;
-		ssize_t n = qcow2_write(b->img, off, src + in, MIN(chunk - in, size - off));
-
-		if (n > 0) {
-			off += n;
-			continue;
-		}
-		if (n != -EAGAIN)
-			return n;
-		qcow2_wait_room(b->img, &b->room);
-		if (wait_woken(b))
-			return -EIO;
+		if (r)
+			return err_sys(err, r, "writing at %llu", (unsigned long long)off);
 	}
-	b->op.kind = QCOW2_OP_FLUSH;
-	b->op.done = op_done;
-	qcow2_submit(b->img, &b->op);
-	return wait_woken(b);
+	return qcow2_session_close(s, err);
 }
 
-static int run(struct bench *b, const char *path, uint64_t size, const unsigned char *src,
-	       size_t chunk, uint32_t cluster, bool sums, struct err *err)
+static int run(const char *path, uint64_t size, const unsigned char *src, size_t chunk,
+	       uint32_t cluster, bool sums, struct err *err)
 {
 	struct qcow2_create_opts create = {.size = size, .cluster_size = cluster};
 	struct qcow2_open_opts open = {.writable = true, .sums = sums};
-	struct qcow2_io io = {&b->ring, &b->batches, &b->bounces};
-	int r;
+	struct qcow2_session s;
+	int r = qcow2_create(path, &create, err);
 
-	list_init(&b->room.node);
-	b->room.wake = room_woken;
-	if ((r = qcow2_create(path, &create, err)) || (r = qcow2_open(&b->img, path, &open, err)) ||
-	    (r = qcow2_attach(b->img, &io, err)))
-		return r;
-	r = stream(b, size, src, chunk);
 	if (r)
-		return err_sys(err, r, "cannot write '%s'", path);
-	qcow2_detach(b->img);
-	r = qcow2_finalize(b->img, err);
-	qcow2_close(b->img);
+		return r;
+	r = qcow2_session_init(&s, 20, err);
+	if (r)
+		return r;
+	r = qcow2_session_open(&s, path, &open, err);
+	if (!r)
+		r = stream(&s, size, src, chunk, err);
+	qcow2_session_drop(&s);
+	qcow2_session_deinit(&s);
 	return r;
 }
 
 int main(int argc, char **argv)
 {
-	size_t chunk = argc > 3 ? strtoul(argv[3], NULL, 0) : 128 * KIB;
+	size_t i, chunk = argc > 3 ? strtoul(argv[3], NULL, 0) : 128 * KIB;
 	uint32_t cluster = argc > 4 ? strtoul(argv[4], NULL, 0) : 0;
+	bool zero = argc > 5 && !strcmp(argv[5], "zero"), sums = argc > 6;
 	unsigned char *src = aligned_alloc(4096, align_up(chunk, 4096));
-	struct bench *b = calloc(1, sizeof(*b));
-	double wall, cpu, gib;
+	double gib = argc > 2 ? atof(argv[2]) : 0, wall, cpu;
 	struct rusage usage;
 	struct err err;
-	size_t i;
 
-	if (argc < 3 || !src || !b || !chunk) {
+	if (gib <= 0 || !chunk || !src) {
 		fprintf(stderr, "usage: %s FILE GIB [CHUNK [CLUSTER [random|zero [sums]]]]\n", argv[0]);
 		return 2;
 	}
 	for (i = 0; i < chunk; i++)
-		src[i] = argc > 5 && !strcmp(argv[5], "zero") ? 0 : random() | 1;
-	gib = atof(argv[2]);
-	if (ring_init(&b->ring, 256, &err) || pool_init(&b->batches, 20, QCOW2_BATCH_SIZE, &err) ||
-	    pool_init(&b->bounces, 4, QCOW2_BOUNCE_SIZE, &err)) {
-		fprintf(stderr, "%s\n", err.text);
-		return 1;
-	}
+		src[i] = zero ? 0 : random() | 1;
 	wall = seconds(CLOCK_MONOTONIC);
 	cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
-	if (run(b, argv[1], gib * GIB, src, chunk, cluster, argc > 6 && !strcmp(argv[6], "sums"),
-		&err)) {
+	if (run(argv[1], gib * GIB, src, chunk, cluster, sums, &err)) {
 		fprintf(stderr, "%s\n", err.text);
 		return 1;
 	}
@@ -136,5 +83,6 @@ int main(int argc, char **argv)
 	getrusage(RUSAGE_SELF, &usage);
 	printf("%.2f GiB/s, %.3f CPU s/GiB, %ld MiB RSS\n", gib / wall, cpu / gib,
 	       usage.ru_maxrss / 1024);
+	free(src);
 	return 0;
 }
