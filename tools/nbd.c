@@ -302,7 +302,12 @@ static int image_open(const struct settings *s, struct qcow2_image **out, struct
 	};
 	int r = s->create ? image_create(s, err) : 0;
 
-	return r ? r : qcow2_open(out, s->image, &opts, err);
+	if (r)
+		return r;
+	r = qcow2_open(out, s->image, &opts, err);
+	if (r && s->create)
+		unlink(s->image); /* made a moment ago, by us */
+	return r;
 }
 
 /* --- serving ---------------------------------------------------------------------------------- */
