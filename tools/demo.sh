@@ -105,26 +105,41 @@ check_space() {
 			"set TMPDIR to a folder with more space"
 }
 
-# The machine's own files, the largest first (few and large fill a file system fastest), up to
-# FILL_MIB and FILL_FILES. What cannot be read, or goes away meanwhile, is left out.
-collect_files() { # folder
-	mkdir "$1"
-	{ find /usr -xdev -type f -readable -size -24M -printf '%s %P\0' 2>/dev/null || true; } |
-		sort -z -rn | awk -v room=$((FILL_MIB << 20)) -v files=$FILL_FILES '
+# The machine's own files, the largest first: few and large fill a file system fastest. What cannot
+# be read, or goes away meanwhile, is left out. Prints how many bytes it took.
+collect_files() { # folder, bytes and number at most
+	mkdir -p "$1"
+	{ find /usr -xdev -type f -readable -size -64M -printf '%s %P\0' 2>/dev/null || true; } |
+		sort -z -rn | awk -v room="$2" -v files="$3" '
 			BEGIN {RS = ORS = "\0"}
 			{
 				size = $1
 				sub(/^[0-9]+ /, "")
 				if (n < files && sum + size <= room) { n++; sum += size; print }
-			}' >"$WORK/list"
+			}
+			END {print sum + 0 >"/dev/stderr"}' 2>"$WORK/sum" >"$WORK/list"
 	{ tar -C /usr --null --files-from="$WORK/list" -cf - 2>/dev/null || true; } | tar -C "$1" -xf -
+	tr -d '\0' <"$WORK/sum"
+}
+
+# A small machine's files do not fill the disk: then once more, into another folder.
+fill_folder() { # folder
+	local room=$((FILL_MIB << 20)) pass took
+
+	for pass in 1 2 3 4; do
+		took=$(collect_files "$1/usr.$pass" $room $((FILL_FILES / 4)))
+		room=$((room - took))
+		if [ "$took" = 0 ] || [ $room -lt $((FILL_MIB << 16)) ]; then
+			break
+		fi
+	done
 }
 
 make_root_disk() { # file
 	truncate -s "${ROOT_MIB}M" "$1"
 	printf 'label: gpt\nstart=%d, size=%d, type=linux, name=root\n' \
 		$((FS_OFFSET / 512)) $((FS_KIB * 2)) | sfdisk -q "$1"
-	collect_files "$WORK/files"
+	fill_folder "$WORK/files"
 	mke2fs -q -F -t ext4 -L demo -E "offset=$FS_OFFSET" -d "$WORK/files" "$1" "${FS_KIB}k"
 	rm -rf "$WORK/files"
 }
@@ -157,10 +172,11 @@ change_root_disk() { # file
 			head -c 4M /dev/urandom >"$WORK/new$i"
 			echo "write $WORK/new$i new$i"
 		done
-		debugfs -R 'ls -p /bin' "$1?offset=$FS_OFFSET" 2>/dev/null |
-			awk -F/ '$3 ~ /^100/ && n++ < 5 {print "rm /bin/" $6}'
+		debugfs -R 'ls -p /usr.1/bin' "$1?offset=$FS_OFFSET" 2>/dev/null |
+			awk -F/ '$3 ~ /^100/ && n++ < 5 {print "rm /usr.1/bin/" $6}'
 	} >"$WORK/commands"
 	debug_fs "$1" "$WORK/commands"
+	REMOVED=$(grep -c '^rm ' "$WORK/commands" || true)
 	rm -f "$WORK"/new*
 }
 
@@ -300,7 +316,7 @@ back_up full "$WORK/full.json"
 step "A day in the life of the VM: about 3 % of its files change"
 change_root_disk "$ROOT"
 change_data_disk "$DATA"
-say "32 MiB of new files, 5 old ones removed; a few sectors of the data disk, its last among them"
+say "32 MiB of new files, $REMOVED old ones removed; a few sectors of the data disk, its last among them"
 
 step "The incremental backup"
 back_up incremental "$WORK/incr.json"
