@@ -44,20 +44,28 @@ static int file_fd_for(const struct file_posix *f, const void *buf, size_t len, 
 
 /* --- asynchronous -------------------------------------------------------------------------- */
 
-static void file_posix_prep(struct file_posix *f, struct file_op *op)
+/* What is left of a transfer. */
+static void file_prep_transfer(struct file_posix *f, struct file_op *op, struct io_uring_sqe *sqe)
 {
-	struct io_uring_sqe *sqe = ring_get_sqe(f->file.ring);
 	unsigned char *buf = (unsigned char *)op->buf + op->moved;
 	size_t len = op->len - op->moved;
 	uint64_t off = op->off + op->moved;
+	int fd = op->cached ? f->fd : file_fd_for(f, buf, len, off);
+
+	if (op->kind == FILE_OP_READ)
+		io_uring_prep_read(sqe, fd, buf, len, off);
+	else
+		io_uring_prep_write(sqe, fd, buf, len, off);
+}
+
+static void file_posix_prep(struct file_posix *f, struct file_op *op)
+{
+	struct io_uring_sqe *sqe = ring_get_sqe(f->file.ring);
 
 	switch (op->kind) {
 	case FILE_OP_READ:
-		io_uring_prep_read(sqe, op->cached ? f->fd : file_fd_for(f, buf, len, off), buf, len,
-				   off);
-		break;
 	case FILE_OP_WRITE:
-		io_uring_prep_write(sqe, file_fd_for(f, buf, len, off), buf, len, off);
+		file_prep_transfer(f, op, sqe);
 		break;
 	case FILE_OP_DATASYNC:
 		io_uring_prep_fsync(sqe, f->fd, IORING_FSYNC_DATASYNC);
