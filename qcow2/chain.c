@@ -515,6 +515,11 @@ static void window_find(const struct window *w, uint64_t off, uint64_t max, stru
 		.host = u->kind == QCOW2_KIND_DATA ? u->host + in_unit : u->host,
 		.len = MIN(len, max),
 	};
+	if (u->kind == QCOW2_KIND_PACKED) { /* two clusters may claim one stream: never both at once */
+		uint64_t cs = run->layer->geom.cluster_size;
+
+		run->len = MIN(run->len, cs - (off & (cs - 1)));
+	}
 	if (off >= limit)
 		run->kind = QCOW2_KIND_ZERO;
 	else

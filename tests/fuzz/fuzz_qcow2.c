@@ -1,0 +1,116 @@
+/*
+ * Any bytes as an image file: describe, check, map, read, then write and close. Whatever they are,
+ * the engine answers with an error or with data; it never crashes, hangs, or asks for memory the file
+ * does not justify.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "qcow2/convert.h"
+#include "qcow2/session.h"
+
+#define READ_MAX (4 * MIB)
+#define EXTENTS	 256
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static char folder[64], image[96];
+static struct qcow2_session session;
+static unsigned char *buffer;
+
+static void remove_folder(void)
+{
+	unlink(image);
+	rmdir(folder);
+}
+
+static void set_up(void)
+{
+	struct err err;
+
+	if (folder[0])
+		return;
+	snprintf(folder, sizeof(folder), "%s/sendense-fuzz-XXXXXX",
+		 access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
+	buffer = aligned_alloc(FILE_ALIGN, READ_MAX);
+	if (!mkdtemp(folder) || !buffer || qcow2_session_init(&session, QCOW2_BATCHES_MIN, &err))
+		abort();
+	snprintf(image, sizeof(image), "%s/a.qcow2", folder);
+	atexit(remove_folder);
+}
+
+static void store(const uint8_t *data, size_t size)
+{
+	_cleanup_(fclosep) FILE *f = fopen(image, "wb");
+
+	if (!f || fwrite(data, 1, size, f) != size)
+		abort();
+}
+
+static void look(void)
+{
+	struct qcow2_check_result result;
+	struct qcow2_file_info *files;
+	unsigned count;
+
+	if (!qcow2_describe(image, NULL, &files, &count, NULL))
+		qcow2_describe_free(files, count);
+	qcow2_check(image, false, &result, NULL);
+}
+
+/* Both ends of the disk; a fuzzer makes it 64 TiB at once. */
+static void read_all(void)
+{
+	struct qcow2_open_opts opts = {.writable = false};
+	struct qcow2_extent extents[EXTENTS];
+	struct qcow2_info info;
+	unsigned count;
+
+	if (qcow2_session_open(&session, image, &opts, NULL))
+		return;
+	qcow2_get_info(session.img, &info);
+	if (info.size) {
+		uint64_t len = MIN(info.size, READ_MAX);
+
+		qcow2_session_extents(&session, 0, info.size, extents, EXTENTS, &count);
+		qcow2_session_read(&session, 0, buffer, len);
+		qcow2_session_read(&session, info.size - len, buffer, len);
+	}
+	qcow2_session_drop(&session);
+}
+
+static void write_some(void)
+{
+	struct qcow2_open_opts opts = {.writable = true};
+	struct qcow2_check_result result;
+	struct qcow2_info info;
+
+	if (qcow2_session_open(&session, image, &opts, NULL))
+		return;
+	qcow2_get_info(session.img, &info);
+	memset(buffer, 0xa5, 8192);
+	if (info.size) {
+		qcow2_session_write(&session, 0, buffer, MIN(info.size, 8192));
+		qcow2_session_zero(&session, info.size / 2, info.size - info.size / 2);
+	}
+	/* What the engine agrees to write and closes cleanly is an image without faults. */
+	if (!qcow2_session_close(&session, NULL) &&
+	    (qcow2_check(image, false, &result, NULL) || result.corruptions || result.leaks ||
+	     result.refcount_errors || result.dirty))
+		abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	set_up();
+	store(data, size);
+	look();
+	read_all();
+	write_some();
+	return 0;
+}
