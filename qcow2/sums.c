@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "base/bytes.h"
@@ -232,6 +233,8 @@ int qcow2_verify(const char *path, const char *repository, const struct qcow2_ve
 	int r;
 
 	*differing = 0;
+	if (access(path, R_OK)) /* before its sidecar is missed */
+		return err_sys(err, -errno, "cannot open '%s'", path);
 	if (!qcow2_sums_path(path, name, sizeof(name)))
 		return err_set(err, -ENAMETOOLONG, "the path '%s' is too long", path);
 	r = qcow2_sums_open(&v.sums, name, err);

@@ -21,7 +21,7 @@ enum {
 	CTL_FAILED = 1,	       /* the hub refused or failed, or the backup waited for failed */
 	CTL_USAGE = 2,	       /* the command line makes no sense */
 	CTL_UNREACHABLE = 3,   /* no answer from the hub */
-	CTL_NOT_FOUND = 4,     /* no such VM, repository or backup */
+	CTL_NOT_FOUND = 4,     /* no such VM, repository, backup or file */
 	CTL_CONFLICT = 5,      /* exists already, or a backup of the VM is running */
 	CTL_DAMAGED = 6,       /* an image has lost data */
 	CTL_REPAIRABLE = 7,    /* an image needs repair, nothing is lost */

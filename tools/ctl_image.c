@@ -22,6 +22,12 @@ static const char *repository_of(const struct ctl_args *args)
 	return ctl_option(args, "repository");
 }
 
+/* A file that is not there is the caller's to tell from one that cannot be read. */
+static int status_of(int r)
+{
+	return r == -ENOENT ? CTL_NOT_FOUND : CTL_FAILED;
+}
+
 /* --- info ------------------------------------------------------------------------------------- */
 
 static json_t *file_json(const struct qcow2_file_info *f)
@@ -64,7 +70,7 @@ static int image_info(struct ctl *ctl, const struct ctl_args *args, struct err *
 	int r = qcow2_describe(args->argv[0], repository_of(args), &files, &count, err);
 
 	if (r)
-		return CTL_FAILED;
+		return status_of(r);
 	if (ctl->json) {
 		json_t *chain = json_array();
 
@@ -160,7 +166,7 @@ static int map_run(struct map *m, const struct ctl_args *args, struct err *err)
 		err_sys(err, r, "cannot read the map of '%s'", args->argv[0]);
 	qcow2_session_drop(&session);
 	qcow2_session_deinit(&session);
-	return r ? CTL_FAILED : CTL_OK;
+	return r ? status_of(r) : CTL_OK;
 }
 
 static int image_map(struct ctl *ctl, const struct ctl_args *args, struct err *err)
@@ -225,9 +231,10 @@ static int image_check(struct ctl *ctl, const struct ctl_args *args, struct err 
 	bool repair = ctl_option(args, "repair");
 	struct qcow2_check_result c;
 	uint64_t left;
+	int r = qcow2_check(args->argv[0], repair, &c, err);
 
-	if (qcow2_check(args->argv[0], repair, &c, err))
-		return CTL_FAILED;
+	if (r)
+		return r == QCOW2_E_CORRUPT ? CTL_DAMAGED : status_of(r);
 	if (ctl->json)
 		check_print_json(&c);
 	else
@@ -283,7 +290,7 @@ static int image_verify(struct ctl *ctl, const struct ctl_args *args, struct err
 	}
 	json_decref(v.ranges);
 	if (r)
-		return r == -ENOENT ? CTL_NOT_FOUND : CTL_FAILED;
+		return status_of(r);
 	if (differing)
 		return err_set(err, CTL_DAMAGED, "%llu clusters of '%s' are not what was stored",
 			       (unsigned long long)differing, args->argv[0]);
@@ -321,7 +328,7 @@ static int image_convert(struct ctl *ctl, const struct ctl_args *args, struct er
 	r = qcow2_convert(args->argv[0], repository_of(args), args->argv[1], &opts, err);
 	if (tty)
 		fputc('\n', stderr);
-	return r == -EEXIST ? CTL_CONFLICT : r ? CTL_FAILED : CTL_OK;
+	return r == -EEXIST ? CTL_CONFLICT : r ? status_of(r) : CTL_OK;
 }
 
 #define REPOSITORY_OPTION                                                                          \
