@@ -122,12 +122,19 @@ collect_files() { # folder, bytes and number at most
 	tr -d '\0' <"$WORK/sum"
 }
 
+# A few of the files just collected, for the guest to remove later; of plain names, as debugfs reads
+# them.
+pick_doomed() {
+	tr '\0' '\n' <"$WORK/list" | grep -E '^[A-Za-z0-9./_+-]+$' | tail -n 5 >"$WORK/doomed"
+}
+
 # A small machine's files do not fill the disk: then once more, into another folder.
 fill_folder() { # folder
 	local room=$((FILL_MIB << 20)) pass took
 
 	for pass in 1 2 3 4; do
 		took=$(collect_files "$1/usr.$pass" $room $((FILL_FILES / 4)))
+		[ $pass != 1 ] || pick_doomed
 		room=$((room - took))
 		if [ "$took" = 0 ] || [ $room -lt $((FILL_MIB << 16)) ]; then
 			break
@@ -172,8 +179,7 @@ change_root_disk() { # file
 			head -c 4M /dev/urandom >"$WORK/new$i"
 			echo "write $WORK/new$i new$i"
 		done
-		debugfs -R 'ls -p /usr.1/bin' "$1?offset=$FS_OFFSET" 2>/dev/null |
-			awk -F/ '$3 ~ /^100/ && n++ < 5 {print "rm /usr.1/bin/" $6}'
+		sed 's|^|rm /usr.1/|' "$WORK/doomed"
 	} >"$WORK/commands"
 	debug_fs "$1" "$WORK/commands"
 	REMOVED=$(grep -c '^rm ' "$WORK/commands" || true)
