@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A second start for a VM that is being backed up is refused with 409 and the running backup's id;
-# another VM may start meanwhile, and the first goes on undisturbed.
+# A second start for a VM that is being backed up is refused with 409 and the running id; another VM
+# may start meanwhile, and the first goes on undisturbed, also when whoever waited is interrupted.
 . "$(dirname "$0")/lib.sh"
 
 make_disk "$T/a.raw" $((64 << 20))
@@ -31,6 +31,15 @@ backup idle full
 assert_point "$(point 0)" "$T/b.raw"
 show_job "$ID"
 assert_eq running "$(job .status)" "status of the first backup"
+
+step "who stops waiting does not stop the backup"
+spawn waiting "$BIN/sendense-ctl" --hub "$HUB_URL" backup wait "$ID"
+wait_until 10 "it tells progress" grep -q running "$T/waiting.err"
+end INT "$SPAWNED"
+assert_eq 130 "$ENDED" "exit status of an interrupted wait"
+assert_contains "$(tail -n 1 "$T/waiting.err")" "backup wait $ID" "what it says"
+show_job "$ID"
+assert_eq running "$(job .status)" "status of the backup nobody waits for"
 
 step "the first completes"
 set_rate slow 100G
