@@ -32,12 +32,12 @@ struct nbd_worker;
  *   bounces   parent data under partial writes,
  *             compressed clusters                          4 x 2052       8 208
  *   staging   payload on its way from a socket into the
- *             export; small enough to stay in cache       16 x 128        2 048
+ *             export; small enough to stay in cache       16 x 256        4 096
  *   reads     READ and BLOCK_STATUS replies between disk
  *             and socket: headers, data, trailer          24 x 264        6 336
  *   requests  everything that runs longer than its
  *             header takes to decode                     512 x 8          4 096
- *                                                                        ~60 MiB
+ *                                                                        ~62 MiB
  * Outside of that sum, on the control plane: 24 KiB for a connection, and while it negotiates the
  * option it sends and the answer to it (64 KiB at most, LIST excepted).
  *
@@ -51,7 +51,7 @@ struct nbd_worker;
 #define NBD_BATCH_SIZE	 (2U << 20)
 #define NBD_BOUNCE_SIZE	 ((2U << 20) + 4096)
 #define NBD_BOUNCES	 4
-#define NBD_STAGING_SIZE (128U << 10)
+#define NBD_STAGING_SIZE (256U << 10)
 #define NBD_STAGING	 16
 #define NBD_SEGMENT	 (256U << 10) /* of READ data */
 #define NBD_READ_HEAD	 4096U	      /* in front of it: bookkeeping, wire header at its end */

@@ -295,9 +295,9 @@ static void requests_byte_by_byte_are_understood(void **state)
 /* Odd lengths from tiny to 32 MiB in one stream, so that every boundary of every buffer is met. */
 static void writes_of_any_length_straddle_every_buffer(void **state)
 {
-	static const uint32_t lengths[] = {1,	   27,	   511,	   16355,   16356,  16357,
-					   131071, 131072, 131073, 131100,  262143, 1048577,
-					   147455, 147456, 147457, 33554432};
+	static const uint32_t lengths[] = {1,	   27,	    511,    16355,  16356,  16357,
+					   131071, 131072,  131073, 131100, 262143, 262144,
+					   262145, 1048577, 147455, 147456, 147457, 33554432};
 	struct rig *rig = *state;
 	int fd = peer_enter(rig->address, RIG_NAME);
 	uint64_t off = 13;
