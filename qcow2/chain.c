@@ -12,6 +12,7 @@
 #define WINDOW_BUCKETS	128
 /* 512 entries of 16 bytes are the most a window reads from one layer at once. */
 #define WINDOW_READ_MAX (QCOW2_WINDOW_UNITS * 16)
+#define WINDOW_PIECES	8 /* read at once, from layers that follow each other */
 
 struct unit {
 	uint64_t host;
@@ -20,6 +21,17 @@ struct unit {
 };
 
 enum window_state { WINDOW_EMPTY, WINDOW_LOADING, WINDOW_READY };
+
+/* A stretch of a window as one layer has it. */
+struct piece {
+	struct window *window;
+	struct file_op read;
+	uint64_t from, to; /* guest bytes */
+	unsigned layer;
+	enum qcow2_kind kind; /* of all of it; NONE: as the entries in @buf say */
+	int res;	      /* of the read: bytes or -errno */
+	unsigned char *buf;   /* WINDOW_READ_MAX */
+};
 
 struct window {
 	struct qcow2_chain *chain;
@@ -30,10 +42,12 @@ struct window {
 	struct list waiters;
 	struct unit unit[QCOW2_WINDOW_UNITS];
 	/* while loading */
-	unsigned layer, open; /* layer being read; units not found yet */
-	uint64_t scan, piece_end; /* guest bytes: next to look at; end of the piece being read */
-	struct file_op read;
-	unsigned char *buf; /* WINDOW_READ_MAX */
+	unsigned open;	/* units not found yet */
+	unsigned layer; /* with @scan, guest bytes: where the next piece begins */
+	uint64_t scan;
+	unsigned width; /* pieces of the next round */
+	unsigned pieces, pending; /* of the round under way; reads not back yet */
+	struct piece piece[WINDOW_PIECES];
 };
 
 struct qcow2_chain {
@@ -96,12 +110,9 @@ static int open_layer(struct qcow2_layer **out, int root_fd, const char *path, s
 	return qcow2_layer_open(out, file, path, err);
 }
 
-static bool same_file(struct qcow2_layer *a, struct qcow2_layer *b)
+static bool same_file(const struct qcow2_layer *a, const struct qcow2_layer *b)
 {
-	uint64_t dev[2], ino[2];
-
-	return !file_identity(a->file, &dev[0], &ino[0]) &&
-	       !file_identity(b->file, &dev[1], &ino[1]) && dev[0] == dev[1] && ino[0] == ino[1];
+	return a->ino && a->dev == b->dev && a->ino == b->ino;
 }
 
 /* Takes @layer over, also on failure. */
@@ -224,7 +235,7 @@ int qcow2_chain_open_backing(struct qcow2_chain **out, int root_fd,
 	if ((r = chain_follow(chain, root_fd, overlay, err)) || (r = chain_measure(chain, err)))
 		return r;
 	for (i = 0; i < chain->depth; i++)
-		if (same_file(chain->layer[i], (struct qcow2_layer *)overlay))
+		if (same_file(chain->layer[i], overlay))
 			return err_set(err, QCOW2_E_CHAIN, "'%s' is its own backing file",
 				       overlay->path);
 	*out = steal(&chain);
@@ -257,13 +268,13 @@ const struct qcow2_layer *qcow2_chain_layer(const struct qcow2_chain *chain, uns
 
 int qcow2_chain_attach(struct qcow2_chain *chain, struct ring *ring, struct err *err)
 {
-	unsigned i;
+	unsigned i, k;
 
 	list_init(&chain->lru);
 	list_init(&chain->stalled);
 	memset(chain->bucket, 0, sizeof(chain->bucket));
 	chain->windows = calloc(CHAIN_WINDOWS, sizeof(*chain->windows));
-	chain->bufs = aligned_alloc(4096, CHAIN_WINDOWS * WINDOW_READ_MAX);
+	chain->bufs = aligned_alloc(4096, CHAIN_WINDOWS * WINDOW_PIECES * WINDOW_READ_MAX);
 	if (!chain->windows || !chain->bufs) {
 		qcow2_chain_detach(chain);
 		return err_set(err, -ENOMEM, "no memory for the chain's map");
@@ -272,7 +283,11 @@ int qcow2_chain_attach(struct qcow2_chain *chain, struct ring *ring, struct err 
 		struct window *w = &chain->windows[i];
 
 		w->chain = chain;
-		w->buf = chain->bufs + (size_t)i * WINDOW_READ_MAX;
+		for (k = 0; k < WINDOW_PIECES; k++) {
+			w->piece[k].window = w;
+			w->piece[k].buf = chain->bufs +
+					  ((size_t)i * WINDOW_PIECES + k) * WINDOW_READ_MAX;
+		}
 		list_init(&w->waiters);
 		list_init(&w->lru);
 		list_add_tail(&chain->lru, &w->lru);
@@ -355,57 +370,79 @@ static void wake_all(struct list *waiters)
 	}
 }
 
-/* --- loading a window ------------------------------------------------------------------------ */
+/* --- loading a window ------------------------------------------------------------------------
+ *
+ * Rounds of: plan the next pieces, top down; read them all at once; apply them in order. The first
+ * round is one piece, since the top often has everything; each further one is twice as wide, so that
+ * a deep chain costs few turns of the disk.
+ */
 
 static void window_step(struct window *w);
 
-static void window_set(struct window *w, uint64_t off, enum qcow2_kind kind, uint64_t host)
+/* What the entries in @p->buf say about the unit at @off. */
+static enum qcow2_kind piece_entry(const struct piece *p, uint64_t off, uint64_t *host)
 {
-	struct unit *u = &w->unit[(off - w->start) >> w->chain->unit_bits];
-
-	if (u->kind != QCOW2_KIND_NONE || kind == QCOW2_KIND_NONE)
-		return;
-	*u = (struct unit){.host = host, .layer = w->layer, .kind = kind};
-	w->open--;
-}
-
-static void window_set_range(struct window *w, uint64_t from, uint64_t to, enum qcow2_kind kind)
-{
-	for (; from < to; from += 1ULL << w->chain->unit_bits)
-		window_set(w, from, kind, 0);
-}
-
-/* Applies the entries in w->buf to the units of [scan, piece_end). */
-static void window_apply(struct window *w, size_t bytes)
-{
-	const struct qcow2_layer *layer = w->chain->layer[w->layer];
+	const struct qcow2_layer *layer = p->window->chain->layer[p->layer];
 	const struct qcow2_geom *g = &layer->geom;
-	uint64_t first = w->scan >> g->cluster_bits, off;
+	uint64_t index = (off >> g->cluster_bits) - (p->from >> g->cluster_bits);
+	uint64_t in_cluster = off & (g->cluster_size - 1), bitmap = 0;
+	const unsigned char *entry = p->buf + index * g->entry_size;
+	enum qcow2_kind kind;
+	unsigned sub = 0;
 
-	for (off = w->scan; off < w->piece_end; off += 1ULL << w->chain->unit_bits) {
-		size_t at = ((off >> g->cluster_bits) - first) * g->entry_size;
-		uint64_t in_cluster = off & (g->cluster_size - 1), host = 0;
-		enum qcow2_kind kind = QCOW2_KIND_BAD;
-
-		if (at + g->entry_size <= bytes) {
-			uint64_t bitmap = g->entry_size == 16 ? load_be64(w->buf + at + 8) : 0;
-			unsigned sub = g->entry_size == 16 ? in_cluster >> g->unit_bits : 0;
-
-			kind = qcow2_layer_entry(layer, load_be64(w->buf + at), bitmap, sub, &host);
-		}
-		window_set(w, off, kind, kind == QCOW2_KIND_DATA ? host + in_cluster : host);
+	if (p->res < 0 || (index + 1) * g->entry_size > (uint64_t)p->res)
+		return QCOW2_KIND_BAD;
+	if (g->entry_size == 16) {
+		bitmap = load_be64(entry + 8);
+		sub = in_cluster >> g->unit_bits;
 	}
+	kind = qcow2_layer_entry(layer, load_be64(entry), bitmap, sub, host);
+	if (kind == QCOW2_KIND_DATA)
+		*host += in_cluster;
+	return kind;
+}
+
+/* Fills the units that no layer above has. */
+static void piece_apply(struct piece *p)
+{
+	struct window *w = p->window;
+	unsigned bits = w->chain->unit_bits;
+	struct unit *u = &w->unit[(p->from - w->start) >> bits];
+	uint64_t off;
+
+	for (off = p->from; off < p->to; off += 1ULL << bits, u++) {
+		uint64_t host = 0;
+		enum qcow2_kind kind = p->kind;
+
+		if (u->kind != QCOW2_KIND_NONE)
+			continue;
+		if (kind == QCOW2_KIND_NONE)
+			kind = piece_entry(p, off, &host);
+		if (kind == QCOW2_KIND_NONE)
+			continue;
+		*u = (struct unit){.host = host, .layer = p->layer, .kind = kind};
+		w->open--;
+	}
+}
+
+static void window_apply(struct window *w)
+{
+	unsigned i;
+
+	for (i = 0; i < w->pieces; i++)
+		piece_apply(&w->piece[i]);
+	w->pieces = 0;
 }
 
 static void window_read_done(struct file_op *op, int res)
 {
-	struct window *w = container_of(op, struct window, read);
+	struct piece *p = container_of(op, struct piece, read);
+	struct window *w = p->window;
 
-	if (res < 0)
-		window_set_range(w, w->scan, w->piece_end, QCOW2_KIND_BAD);
-	else
-		window_apply(w, res);
-	w->scan = w->piece_end;
+	p->res = res;
+	if (--w->pending)
+		return;
+	window_apply(w);
 	window_step(w);
 	/* Only here, never while somebody asks: a woken reader may reuse windows. */
 	if (w->state == WINDOW_READY) {
@@ -414,53 +451,79 @@ static void window_read_done(struct file_op *op, int res)
 	}
 }
 
-/* Reads the entries for the piece at w->scan; false when there is nothing to wait for. */
-static bool window_read_piece(struct window *w)
+static struct piece *window_add(struct window *w, uint64_t to, enum qcow2_kind kind)
 {
-	const struct qcow2_layer *layer = w->chain->layer[w->layer];
-	const struct qcow2_geom *g = &layer->geom;
-	uint64_t l1_index = qcow2_l1_index(g, w->scan), table, first, last;
+	struct piece *p = &w->piece[w->pieces++];
 
-	w->piece_end = MIN(MIN(w->end, align_up(g->size, 1ULL << w->chain->unit_bits)),
-			   (l1_index + 1) << (g->cluster_bits + g->l2_bits));
-	if (qcow2_layer_l2_table(layer, l1_index, &table)) {
-		window_set_range(w, w->scan, w->piece_end, QCOW2_KIND_BAD);
-		table = 0;
-	}
-	if (!table) {
-		w->scan = w->piece_end;
-		return false;
-	}
-	first = qcow2_l2_index(g, w->scan);
-	last = qcow2_l2_index(g, w->piece_end - 1);
-	w->read = (struct file_op){
-		.kind = FILE_OP_READ,
-		.cached = true,
-		.buf = w->buf,
-		.off = table + first * g->entry_size,
-		.len = (last - first + 1) * g->entry_size,
-		.done = window_read_done,
-	};
-	file_submit(layer->file, &w->read);
-	return true;
+	p->layer = w->layer;
+	p->from = w->scan;
+	p->to = to;
+	p->kind = kind;
+	return p;
 }
 
-/* Goes on until a read is under way or the window is complete. */
-static void window_step(struct window *w)
+/* Plans the piece at w->scan: up to where one L2 table ends, or the layer, or the window. */
+static void window_plan_table(struct window *w, const struct qcow2_layer *layer)
 {
-	while (w->layer < w->chain->depth && w->open) {
+	const struct qcow2_geom *g = &layer->geom;
+	uint64_t l1_index = qcow2_l1_index(g, w->scan), table, first, last;
+	uint64_t to = MIN(MIN(w->end, align_up(g->size, 1ULL << w->chain->unit_bits)),
+			  (l1_index + 1) << (g->cluster_bits + g->l2_bits));
+
+	if (qcow2_layer_l2_table(layer, l1_index, &table)) {
+		window_add(w, to, QCOW2_KIND_BAD);
+	} else if (table) {
+		struct piece *p = window_add(w, to, QCOW2_KIND_NONE);
+
+		first = qcow2_l2_index(g, w->scan);
+		last = qcow2_l2_index(g, to - 1);
+		p->read = (struct file_op){
+			.kind = FILE_OP_READ,
+			.cached = true,
+			.buf = p->buf,
+			.off = table + first * g->entry_size,
+			.len = (last - first + 1) * g->entry_size,
+			.done = window_read_done,
+		};
+		w->pending++;
+	}
+	w->scan = to;
+}
+
+static void window_plan(struct window *w)
+{
+	while (w->pieces < w->width && w->layer < w->chain->depth) {
 		const struct qcow2_layer *layer = w->chain->layer[w->layer];
 
 		if (w->scan < w->end && w->scan < layer->geom.size) {
-			if (window_read_piece(w))
-				return;
+			window_plan_table(w, layer);
 			continue;
 		}
 		/* This layer ends here, and with it all below: zeroes from its end on. */
 		if (w->scan < w->end)
-			window_set_range(w, w->scan, w->end, QCOW2_KIND_ZERO);
+			window_add(w, w->end, QCOW2_KIND_ZERO);
 		w->layer++;
 		w->scan = w->start;
+	}
+	w->width = MIN(w->width * 2, WINDOW_PIECES);
+}
+
+/* Goes on until reads are under way or the window is complete. */
+static void window_step(struct window *w)
+{
+	unsigned i;
+
+	while (w->layer < w->chain->depth && w->open) {
+		window_plan(w);
+		for (i = 0; i < w->pieces; i++) {
+			struct piece *p = &w->piece[i];
+
+			if (p->kind == QCOW2_KIND_NONE)
+				file_submit(w->chain->layer[p->layer]->file, &p->read);
+		}
+		if (w->pending)
+			return;
+		window_apply(w);
 	}
 	w->state = WINDOW_READY;
 }
@@ -476,6 +539,7 @@ static struct window *window_load(struct qcow2_chain *chain, uint64_t start)
 	w->state = WINDOW_LOADING;
 	w->layer = 0;
 	w->scan = start;
+	w->width = 1;
 	w->open = (w->end - w->start) >> chain->unit_bits;
 	memset(w->unit, 0, sizeof(w->unit));
 	bucket = window_bucket(chain, start);

@@ -61,6 +61,9 @@ int qcow2_layer_open(struct qcow2_layer **out, struct file *file, const char *pa
 	if (!layer->path || size < 0)
 		return err_sys(err, size < 0 ? (int)size : -ENOMEM, "cannot open '%s'", path);
 	layer->file_size = size;
+	r = file_identity(file, &layer->dev, &layer->ino);
+	if (r && r != -EOPNOTSUPP)
+		return err_sys(err, r, "cannot open '%s'", path);
 	if ((r = layer_read_header(layer, err)) || (r = layer_read_l1(layer, err)))
 		return err_prefix(err, r, "'%s'", path);
 	qcow2_geom_init(&layer->geom, layer->header.size, layer->header.cluster_bits,

@@ -17,6 +17,7 @@ struct qcow2_layer {
 	struct qcow2_header header;
 	struct qcow2_geom geom;
 	uint64_t file_size;
+	uint64_t dev, ino; /* which file it is, whatever its name; 0, 0: not a plain file */
 	uint64_t *l1; /* owned; header.l1_entries values in host byte order */
 };
 
