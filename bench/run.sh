@@ -122,6 +122,54 @@ measure_disk() {
 	rm -f "$img"
 }
 
+# --- reading a chain: the engine alone, and over NBD with nbdcopy, beside qemu-nbd
+
+build_chains() {
+	local depth
+
+	for depth in 1 10 100; do
+		mkdir -p "$work/chain$depth"
+		chain[$depth]=$("$BUILD/bench/chain_read" build "$work/chain$depth" 2048 "$depth")
+	done
+}
+
+start_reader() { # sendense|qemu, image
+	if [ "$1" = sendense ]; then
+		"$BUILD/bin/sendense-nbd" --socket "$sock" --image "$2" --read-only >/dev/null 2>"$work/log" &
+	else
+		qemu-nbd -f qcow2 -r -t -e 16 --cache=none --aio=io_uring -k "$sock" "$2" 2>"$work/log" &
+	fi
+	server=$!
+}
+
+measure_chain() { # depth
+	local depth=$1 who name t0 t1 cpu rss gib
+
+	gib=$("$BUILD/bench/chain_read" scan "${chain[$depth]}" | awk '{ print $2 }')
+	jq -cn --arg load "read, depth $depth" --argjson gib "$gib" \
+		'{load: $load, name: "engine alone", gib_s: $gib, wall_s: 0, cpu_s_gib: 0, rss_mib: 0}' \
+		>>"$work/rows"
+	for who in sendense qemu; do
+		name="sendense 64 KiB"
+		[ "$who" = sendense ] || name="qemu-nbd tuned 64 KiB"
+		start_reader "$who" "${chain[$depth]}"
+		wait_socket
+		t0=$(date +%s.%N)
+		nbdcopy "nbd+unix:///?socket=$sock" null:
+		t1=$(date +%s.%N)
+		rss=$(awk '/VmHWM/ { print $2 }' "/proc/$server/status")
+		cpu=$(cpu_of "$server")
+		stop_server
+		jq -cn --arg load "read, depth $depth" --arg name "$name" \
+			--argjson wall "$(echo "$t1 - $t0" | bc)" --argjson cpu "$cpu" --argjson rss "$rss" \
+			'{load: $load, name: $name, gib_s: (2 / $wall), wall_s: $wall,
+			  cpu_s_gib: ($cpu / 2), rss_mib: ($rss / 1024)}' >>"$work/rows"
+	done
+}
+
+declare -a chain=()
+[ "$mode" != full ] || build_chains
+
 seq1m=(--rw=write --bs=1M --iodepth=16)
 seq64k=(--rw=write --bs=64k --iodepth=16)
 agent=(--rw=write --bs=32M --iodepth=1)
@@ -137,6 +185,7 @@ for round in $(seq "$rounds"); do
 	measure "32 MiB depth 1" "sendense 64 KiB" start_sendense -- "${agent[@]}"
 	measure "32 MiB depth 1" "qemu-nbd tuned 2 MiB" start_qemu 2M -- "${agent[@]}"
 	[ "$mode" = full ] || continue
+	for depth in 1 10 100; do measure_chain "$depth"; done
 	measure "1 MiB depth 16" "qemu-nbd default" start_qemu default -- "${seq1m[@]}"
 	measure "1 MiB depth 16" "nbdkit file" start_nbdkit_file -- "${seq1m[@]}"
 	measure "64 KiB depth 16" "sendense 64 KiB" start_sendense -- "${seq64k[@]}"
