@@ -199,9 +199,11 @@ int nbd_server_start(struct nbd_server **out, const struct nbd_server_config *co
 			return r;
 		}
 	}
-	log_debug(&server->log, "%u workers, at most %u connections, %u an export",
-		  server->config.workers, server->config.max_connections,
-		  server->config.max_connections_per_export);
+	log_info(&server->log,
+		 "workers: %u; write buffers: %u x 2 MiB a worker; connections: %u, "
+		 "%u an export",
+		 server->config.workers, server->config.batch_count, server->config.max_connections,
+		 server->config.max_connections_per_export);
 	*out = server;
 	return 0;
 }
