@@ -329,6 +329,10 @@ static void flush_idle(struct qcow2_image *img, int error)
 
 void qcow2_flush_submit(struct qcow2_op *op)
 {
+	if (!op->img->writable) { /* nothing can be waiting to be stored */
+		qcow2_op_finish(op, 0);
+		return;
+	}
 	if (!op->img->writable) {
 		qcow2_op_finish(op, 0);
 		return;

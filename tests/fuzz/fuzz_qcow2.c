@@ -1,5 +1,6 @@
 /*
- * Any bytes as an image file: describe, check, map, read, then write and close. Whatever they are,
+ * Any bytes as an image file, and as the parent of one: describe, check, map, read, then write and
+ * close. Whatever they are,
  * the engine answers with an error or with data; it never crashes, hangs, or asks for memory the file
  * does not justify.
  */
@@ -19,18 +20,21 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char folder[64], image[96];
+static char folder[64], image[96], child[96]; /* child: a sound overlay of whatever image is */
 static struct qcow2_session session;
 static unsigned char *buffer;
 
 static void remove_folder(void)
 {
 	unlink(image);
+	unlink(child);
 	rmdir(folder);
 }
 
 static void set_up(void)
 {
+	struct qcow2_create_opts overlay = {
+		.size = MIB, .cluster_size = 4096, .backing = "a.qcow2"};
 	struct err err;
 
 	if (folder[0])
@@ -41,6 +45,9 @@ static void set_up(void)
 	if (!mkdtemp(folder) || !buffer || qcow2_session_init(&session, QCOW2_BATCHES_MIN, &err))
 		abort();
 	snprintf(image, sizeof(image), "%s/a.qcow2", folder);
+	snprintf(child, sizeof(child), "%s/b.qcow2", folder);
+	if (qcow2_create(child, &overlay, &err))
+		abort();
 	atexit(remove_folder);
 }
 
@@ -64,14 +71,14 @@ static void look(void)
 }
 
 /* Both ends of the disk; a fuzzer makes it 64 TiB at once. */
-static void read_all(void)
+static void read_all(const char *path)
 {
 	struct qcow2_open_opts opts = {.writable = false};
 	struct qcow2_extent extents[EXTENTS];
 	struct qcow2_info info;
 	unsigned count;
 
-	if (qcow2_session_open(&session, image, &opts, NULL))
+	if (qcow2_session_open(&session, path, &opts, NULL))
 		return;
 	qcow2_get_info(session.img, &info);
 	if (info.size) {
@@ -110,7 +117,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	set_up();
 	store(data, size);
 	look();
-	read_all();
+	read_all(image);
+	read_all(child);
 	write_some();
 	return 0;
 }
