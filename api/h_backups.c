@@ -80,7 +80,7 @@ static json_t *shape_backup(const struct hub_backup_view *view)
 	return obj;
 }
 
-/* --- start ------------------------------------------------------------------------------------ */
+/* --- start ---------------------------------------------------------------------------------- */
 
 struct start_body {
 	char vm_name[CATALOG_NAME_SIZE];
@@ -197,7 +197,7 @@ int api_post_backup(struct api_request *req, struct err *err)
 	return rc;
 }
 
-/* --- list, get -------------------------------------------------------------------------------- */
+/* --- list, get ------------------------------------------------------------------------------ */
 
 static int take_filter(struct api_request *req, struct catalog_backup_filter *filter,
 		       enum catalog_job_status *status, enum catalog_backup_type *type,

@@ -51,8 +51,7 @@ static int take_names(const json_t *body, const char ***out, size_t *n, struct e
 	names = calloc(json_array_size(list), sizeof(*names));
 	if (!names)
 		return err_sys(err, -ENOMEM, "vm_names");
-	json_array_foreach(list, i, v)
-	{
+	json_array_foreach (list, i, v) {
 		names[i] = json_string_value(v);
 		if (names[i] && names[i][0])
 			continue;

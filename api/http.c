@@ -71,7 +71,7 @@ struct http_request {
 	bool too_large;
 };
 
-/* --- deadlines -------------------------------------------------------------------------------- */
+/* --- deadlines ------------------------------------------------------------------------------ */
 
 static int64_t http_now_ns(void)
 {
@@ -160,7 +160,7 @@ static void *http_sweeper_main(void *arg)
 	return NULL;
 }
 
-/* --- requests --------------------------------------------------------------------------------- */
+/* --- requests ------------------------------------------------------------------------------- */
 
 static void *http_on_target(void *arg, const char *target, struct MHD_Connection *mhd)
 {
@@ -302,7 +302,7 @@ static enum MHD_Result http_on_request(void *arg, struct MHD_Connection *mhd, co
 	return http_finish(arg, mhd, method, req);
 }
 
-/* --- listening -------------------------------------------------------------------------------- */
+/* --- listening ------------------------------------------------------------------------------ */
 
 static int http_parse_address(const char *text, struct sockaddr_storage *addr, socklen_t *len,
 			      struct err *err)
@@ -388,7 +388,7 @@ static int http_start_daemon(struct api *api, const struct api_config *config, i
 	return api->daemon ? 0 : err_set(err, -EIO, "the HTTP server does not start");
 }
 
-/* --- life ------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------------------------- */
 
 static struct api *api_new(struct hub *hub, const struct api_config *config)
 {

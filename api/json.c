@@ -9,7 +9,7 @@
 #include "catalog/catalog.h"
 #include "hub/hub.h"
 
-/* --- in --------------------------------------------------------------------------------------- */
+/* --- in ------------------------------------------------------------------------------------- */
 
 static int json_wrong_type(const struct api_json_member *m, const char *wanted, struct err *err)
 {
@@ -83,7 +83,7 @@ int api_json_decode(const json_t *obj, const struct api_json_member *members, si
 	return 0;
 }
 
-/* --- out -------------------------------------------------------------------------------------- */
+/* --- out ------------------------------------------------------------------------------------ */
 
 json_t *api_json_text(const char *text)
 {

@@ -44,7 +44,7 @@ static const struct api_route {
 
 static const struct log_scope api_log = {.name = "api"};
 
-/* --- matching --------------------------------------------------------------------------------- */
+/* --- matching ------------------------------------------------------------------------------- */
 
 static bool route_matches(const char *path, const struct api_uri *uri, const char **args)
 {
@@ -87,7 +87,7 @@ static const struct api_route *route_find(struct api_request *req, char *allow, 
 	return NULL;
 }
 
-/* --- answering -------------------------------------------------------------------------------- */
+/* --- answering ------------------------------------------------------------------------------ */
 
 static void answer_json(struct api_exchange *x, int status, json_t *answer)
 {
@@ -173,7 +173,7 @@ void api_dispatch(struct hub *hub, struct api_exchange *x)
 	free(req);
 }
 
-/* --- reading parameters ----------------------------------------------------------------------- */
+/* --- reading parameters --------------------------------------------------------------------- */
 
 int api_query_int(const struct api_request *req, const char *name, int64_t min, int64_t max,
 		  int64_t *out, struct err *err)

@@ -44,13 +44,13 @@ struct api_exchange {
 /* Always leaves an answer, whatever happened. */
 void api_dispatch(struct hub *hub, struct api_exchange *x);
 
-/* --- reading parameters ----------------------------------------------------------------------- */
+/* --- reading parameters --------------------------------------------------------------------- */
 
 /* An integer parameter within [min, max]; *@out keeps its value when absent. HUB_E_INVALID. */
 int api_query_int(const struct api_request *req, const char *name, int64_t min, int64_t max,
 		  int64_t *out, struct err *err);
 
-/* --- the handlers, h_<noun>.c ----------------------------------------------------------------- */
+/* --- the handlers, h_<noun>.c --------------------------------------------------------------- */
 
 api_handler api_get_health;
 api_handler api_post_add_vms, api_post_discover_vms;

@@ -10,8 +10,8 @@
  * to which object, and what to do. Callers may put context in front; nobody rewrites the sentence.
  * The hot path carries the int alone.
  *
- * `struct err` lives on the caller's stack, owns no memory, and may be NULL where a function says so.
- * Library code returns errors and never logs them; whoever handles an error logs it, once.
+ * `struct err` lives on the caller's stack, owns no memory, and may be NULL where a function says
+ * so. Library code returns errors and never logs them; whoever handles an error logs it, once.
  */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
@@ -19,7 +19,7 @@
 #include <stdarg.h>
 
 struct err {
-	int code;	/* the value the failing function returned: -errno or a positive condition */
+	int code; /* the value the failing function returned: -errno or a positive condition */
 	char text[500]; /* one sentence, no newline; empty while code is 0 */
 };
 

@@ -42,7 +42,7 @@ static int file_fd_for(const struct file_posix *f, const void *buf, size_t len, 
 	return aligned && f->fd_direct >= 0 ? f->fd_direct : f->fd;
 }
 
-/* --- asynchronous -------------------------------------------------------------------------- */
+/* --- asynchronous --------------------------------------------------------------------------- */
 
 /* What is left of a transfer. */
 static void file_prep_transfer(struct file_posix *f, struct file_op *op, struct io_uring_sqe *sqe)
@@ -131,7 +131,7 @@ static void file_posix_submit(struct file *file, struct file_op *op)
 	file_posix_prep(to_posix(file), op);
 }
 
-/* --- blocking ------------------------------------------------------------------------------ */
+/* --- blocking ------------------------------------------------------------------------------- */
 
 static ssize_t file_posix_pread(struct file *file, void *buf, size_t len, uint64_t off)
 {
@@ -217,7 +217,7 @@ static const struct file_ops file_posix_ops = {
 	.close = file_posix_close,
 };
 
-/* --- opening ------------------------------------------------------------------------------- */
+/* --- opening -------------------------------------------------------------------------------- */
 
 static int file_lock(int fd)
 {
@@ -253,8 +253,8 @@ static int file_adopt(struct file **out, int fd, const char *path, unsigned flag
 	if (!(flags & FILE_BUFFERED)) {
 		/* Reopened through /proc, so that both descriptors are surely the same file. */
 		snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
-		f->fd_direct = open(self, O_CLOEXEC | O_DIRECT |
-						  (flags & FILE_RDWR ? O_RDWR : O_RDONLY));
+		f->fd_direct =
+			open(self, O_CLOEXEC | O_DIRECT | (flags & FILE_RDWR ? O_RDWR : O_RDONLY));
 	}
 	*out = &f->file;
 	return 0;

@@ -34,7 +34,8 @@ enum file_op_kind {
 struct file_op {
 	/* set by the caller; buf stays the caller's and untouched until done */
 	enum file_op_kind kind;
-	bool cached; /* READ: through the page cache even when aligned (metadata, read again soon) */
+	bool cached; /* READ: through the page cache even when aligned (metadata, read again soon)
+		      */
 	void *buf;
 	size_t len;
 	uint64_t off;
@@ -67,8 +68,8 @@ struct file {
 enum {
 	FILE_RDONLY = 0,
 	FILE_RDWR = 1 << 0,
-	FILE_CREATE = 1 << 1,	 /* must not exist yet (O_EXCL); mode 0600 */
-	FILE_BUFFERED = 1 << 2,	 /* never past the page cache */
+	FILE_CREATE = 1 << 1,	/* must not exist yet (O_EXCL); mode 0600 */
+	FILE_BUFFERED = 1 << 2, /* never past the page cache */
 };
 
 /*
@@ -79,7 +80,8 @@ enum {
  */
 int file_open(struct file **out, const char *path, unsigned flags, struct err *err);
 
-/* As file_open(), @path below @dirfd only: no absolute path, no `..` out of it, no link out of it. */
+/* As file_open(), @path below @dirfd only: no absolute path, no `..` out of it, no link out of it.
+ */
 int file_open_beneath(struct file **out, int dirfd, const char *path, unsigned flags,
 		      struct err *err);
 

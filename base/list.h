@@ -12,10 +12,12 @@ struct list {
 	struct list *next, *prev;
 };
 
-#define LIST_INIT(l) {&(l), &(l)}
+#define LIST_INIT(l)                                                                               \
+	{                                                                                          \
+		&(l), &(l)                                                                         \
+	}
 
-#define container_of(ptr, type, member)                                                            \
-	((type *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 static inline void list_init(struct list *l)
 {
@@ -75,6 +77,7 @@ static inline void list_splice(struct list *to, struct list *from)
 #define list_for_each(pos, l) for ((pos) = (l)->next; (pos) != (l); (pos) = (pos)->next)
 
 #define list_for_each_safe(pos, tmp, l)                                                            \
-	for ((pos) = (l)->next, (tmp) = (pos)->next; (pos) != (l); (pos) = (tmp), (tmp) = (pos)->next)
+	for ((pos) = (l)->next, (tmp) = (pos)->next; (pos) != (l);                                 \
+	     (pos) = (tmp), (tmp) = (pos)->next)
 
 #endif

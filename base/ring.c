@@ -89,7 +89,7 @@ static void ring_reap(struct ring *ring)
 	struct io_uring_cqe *cqe;
 	unsigned head, n = 0;
 
-	io_uring_for_each_cqe(&ring->uring, head, cqe) {
+	io_uring_for_each_cqe (&ring->uring, head, cqe) {
 		ring_push(ring, io_uring_cqe_get_data(cqe), cqe->res, cqe->flags);
 		n++;
 	}

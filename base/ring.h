@@ -57,8 +57,8 @@ void ring_post(struct ring *ring, struct ring_op *op, int res);
  * 0 or -errno (the ring is unusable then). */
 int ring_round(struct ring *ring);
 
-/* Lets other threads wake the loop; on_poke() (may be NULL) runs once in a following round. A second
- * call only replaces on_poke. */
+/* Lets other threads wake the loop; on_poke() (may be NULL) runs once in a following round. A
+ * second call only replaces on_poke. */
 void ring_set_poke(struct ring *ring, void (*on_poke)(struct ring *ring));
 void ring_poke(struct ring *ring);
 

@@ -1,11 +1,10 @@
 /*
  * What a chain costs to read: the engine alone, front to back, no network.
  *
- *   chain_read build DIR MIB DEPTH    makes DIR/chain-0.qcow2 .. chain-{DEPTH-1}.qcow2 and prints the
- *                                     last one's name: a full disk of MIB MiB and overlays that
- *                                     change half of it between them, cluster by cluster, at random
- *   chain_read scan IMAGE...          prints "IMAGE GIB_PER_S MAP_SECONDS" for each: its data read
- *                                     whole, and its map asked for alone, both from a cold start
+ *   chain_read build DIR MIB DEPTH    makes DIR/chain-0.qcow2 .. chain-{DEPTH-1}.qcow2 and prints
+ * the last one's name: a full disk of MIB MiB and overlays that change half of it between them,
+ * cluster by cluster, at random chain_read scan IMAGE...          prints "IMAGE GIB_PER_S
+ * MAP_SECONDS" for each: its data read whole, and its map asked for alone, both from a cold start
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +35,7 @@ static int complain(const struct err *err)
 	return 1;
 }
 
-/* --- build ------------------------------------------------------------------------------------- */
+/* --- build ---------------------------------------------------------------------------------- */
 
 static void fill(unsigned char *p, size_t len)
 {
@@ -58,8 +57,8 @@ static int write_link(struct qcow2_session *s, unsigned link, unsigned depth, ui
 	int r = 0;
 
 	for (i = 0; !r && i < count; i++) {
-		uint64_t at = link ? (uint64_t)random() % (size / CLUSTER) * CLUSTER
-				   : i * sizeof(buf);
+		uint64_t at =
+			link ? (uint64_t)random() % (size / CLUSTER) * CLUSTER : i * sizeof(buf);
 		size_t len = link ? CLUSTER : sizeof(buf);
 
 		fill(buf, len);
@@ -106,7 +105,7 @@ static int build(const char *dir, uint64_t size, unsigned depth)
 	return r ? complain(&err) : 0;
 }
 
-/* --- scan -------------------------------------------------------------------------------------- */
+/* --- scan ----------------------------------------------------------------------------------- */
 
 static int take_piece(void *arg, uint64_t off, const void *data, uint64_t len, int res)
 {
@@ -188,7 +187,8 @@ int main(int argc, char **argv)
 	if (argc == 5 && !strcmp(argv[1], "build"))
 		return build(argv[2], strtoull(argv[3], NULL, 10) * MIB, atoi(argv[4]));
 	if (argc < 3 || strcmp(argv[1], "scan")) {
-		fprintf(stderr, "usage: chain_read build DIR MIB DEPTH | chain_read scan IMAGE...\n");
+		fprintf(stderr,
+			"usage: chain_read build DIR MIB DEPTH | chain_read scan IMAGE...\n");
 		return 2;
 	}
 	for (i = 2; !r && i < argc; i++)

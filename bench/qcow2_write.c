@@ -67,7 +67,8 @@ int main(int argc, char **argv)
 	struct err err;
 
 	if (gib <= 0 || !chunk || !src) {
-		fprintf(stderr, "usage: %s FILE GIB [CHUNK [CLUSTER [random|zero [sums]]]]\n", argv[0]);
+		fprintf(stderr, "usage: %s FILE GIB [CHUNK [CLUSTER [random|zero [sums]]]]\n",
+			argv[0]);
 		return 2;
 	}
 	for (i = 0; i < chunk; i++)

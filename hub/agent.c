@@ -63,7 +63,7 @@ void hub_agent_free(struct hub_agent *agent)
 	free(agent);
 }
 
-/* --- one call --------------------------------------------------------------------------------- */
+/* --- one call ------------------------------------------------------------------------------- */
 
 static void agent_call_deinit(struct agent_call *call)
 {
@@ -197,7 +197,7 @@ static int agent_parse(struct agent_call *call, json_t **out, struct err *err)
 	return 0;
 }
 
-/* --- the calls -------------------------------------------------------------------------------- */
+/* --- the calls ------------------------------------------------------------------------------ */
 
 int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, struct err *err)
 {
@@ -266,7 +266,7 @@ int hub_agent_progress(struct hub_agent *agent, const char *job_id, json_t **out
 	return call.status == 200 ? agent_parse(&call, out, err) : agent_refused(&call, err);
 }
 
-/* --- reading what it said --------------------------------------------------------------------- */
+/* --- reading what it said ------------------------------------------------------------------- */
 
 const char *hub_json_text(const json_t *obj, const char *key)
 {

@@ -46,7 +46,7 @@ int hub_agent_discover(struct hub_agent *agent, const json_t *body, json_t **out
  * word; HUB_E_AGENT, HUB_E_STOPPING. */
 int hub_agent_progress(struct hub_agent *agent, const char *job_id, json_t **out, struct err *err);
 
-/* --- reading what it said --------------------------------------------------------------------- */
+/* --- reading what it said ------------------------------------------------------------------- */
 
 /* The member's text, or "" when it is absent, null, or no text. Borrowed from @obj. */
 const char *hub_json_text(const json_t *obj, const char *key);

@@ -26,9 +26,9 @@ struct hub_start_request {
 	const char *repository_id; /* or */
 	const char *repository;	   /* by name, or by type if unique */
 	enum catalog_backup_type backup_type;
-	const char *policy_id; /* may be NULL */
+	const char *policy_id;	 /* may be NULL */
 	const char *compression; /* as qcow2_parse_compression(); NULL or empty: the repository's */
-	const char *tags;      /* JSON text; may be NULL */
+	const char *tags;	 /* JSON text; may be NULL */
 };
 
 struct hub_started {

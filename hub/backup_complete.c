@@ -18,7 +18,7 @@
 
 #include "hub/job.h"
 
-/* --- arguments -------------------------------------------------------------------------------- */
+/* --- arguments ------------------------------------------------------------------------------ */
 
 static int complete_check_change_id(const char *change_id, struct err *err)
 {
@@ -57,7 +57,7 @@ static int complete_only_disk(const char *job_id, size_t n, int first, int *disk
 	return 0;
 }
 
-/* --- a job that is over ----------------------------------------------------------------------- */
+/* --- a job that is over --------------------------------------------------------------------- */
 
 /* The catalog alone knows. Completing again what was completed is fine at any later time. */
 static int complete_from_catalog(struct hub *hub, const char *job_id, int disk_index,
@@ -100,7 +100,7 @@ static int complete_from_catalog(struct hub *hub, const char *job_id, int disk_i
 	return complete_unknown(job_id, disk_index, err);
 }
 
-/* --- a running job ---------------------------------------------------------------------------- */
+/* --- a running job -------------------------------------------------------------------------- */
 
 static struct hub_disk *complete_find_disk(struct hub_job *job, int disk_index)
 {

@@ -19,7 +19,7 @@
 #include "hub/repositories.h"
 #include "nbd/export_qcow2.h"
 
-/* --- what is asked for ------------------------------------------------------------------------ */
+/* --- what is asked for ---------------------------------------------------------------------- */
 
 static int start_find_vm(struct hub *hub, const struct hub_start_request *req,
 			 struct catalog_vm_context *vm, struct err *err)
@@ -64,7 +64,7 @@ static int start_find_repository(struct hub *hub, const struct hub_start_request
 	return 0;
 }
 
-/* --- catalog ---------------------------------------------------------------------------------- */
+/* --- catalog -------------------------------------------------------------------------------- */
 
 static void start_fill_row(struct hub_job *job, const struct hub_start_request *req,
 			   const struct catalog_repository *repository)
@@ -106,7 +106,7 @@ static int start_insert_rows(struct hub *hub, struct hub_job *job, char busy_id[
 	return hub_from_catalog(rc);
 }
 
-/* --- images and exports ----------------------------------------------------------------------- */
+/* --- images and exports --------------------------------------------------------------------- */
 
 static int start_make_image(struct hub_job *job, struct hub_disk *disk, struct err *err)
 {
@@ -192,7 +192,7 @@ static int start_disk(struct hub *hub, struct hub_job *job, struct hub_disk *dis
 	return 0;
 }
 
-/* --- the agent -------------------------------------------------------------------------------- */
+/* --- the agent ------------------------------------------------------------------------------ */
 
 static const char *start_or_local(const char *text)
 {
@@ -239,7 +239,7 @@ static int start_call_agent(struct hub *hub, struct hub_job *job, const char *ta
 	return 0;
 }
 
-/* --- all of it -------------------------------------------------------------------------------- */
+/* --- all of it ------------------------------------------------------------------------------ */
 
 /* Up to the job row: a failure here leaves nothing but a free VM. */
 static int start_prepare(struct hub *hub, struct hub_job *job, const struct hub_start_request *req,

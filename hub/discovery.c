@@ -9,7 +9,7 @@
 
 #define DISCOVERY_DISKS_MAX 1024 /* far above what a VM can have */
 
-/* --- asking ----------------------------------------------------------------------------------- */
+/* --- asking --------------------------------------------------------------------------------- */
 
 static const char *discovery_text(const char *asked, const char *configured)
 {
@@ -62,8 +62,7 @@ static void discovery_mark_known(struct hub *hub, json_t *answer, const char *vc
 	json_t *vm;
 
 	catalog_vm_contexts_list(hub->catalog, &filter, &rows, &n, NULL, NULL);
-	json_array_foreach(json_object_get(answer, "vms"), i, vm)
-	{
+	json_array_foreach (json_object_get(answer, "vms"), i, vm) {
 		const char *known = "";
 
 		for (size_t k = 0; k < n; k++)
@@ -82,7 +81,7 @@ int hub_discover(struct hub *hub, const struct hub_discovery *where, json_t **ou
 	return rc;
 }
 
-/* --- what it said of one VM ------------------------------------------------------------------- */
+/* --- what it said of one VM ----------------------------------------------------------------- */
 
 /* "disk-2000" -> 2000. The key is what the agent finds the disk by: read, never guessed. */
 static bool discovery_disk_key(const char *id, int64_t *key)
@@ -147,8 +146,7 @@ static int discovery_disks(const json_t *vm, struct catalog_vm_disk **out, size_
 	rows = calloc(MAX(count, (size_t)1), sizeof(*rows));
 	if (!rows)
 		return err_sys(err, -ENOMEM, "disks");
-	json_array_foreach(list, i, disk)
-	{
+	json_array_foreach (list, i, disk) {
 		rc = discovery_disk(disk, &rows[i], err);
 		if (rc)
 			return rc;
@@ -186,15 +184,14 @@ static int discovery_vm(const json_t *answer, const json_t *from, const struct h
 	return fits ? 0 : err_set(err, HUB_E_AGENT, "the agent gives a text that is too long");
 }
 
-/* --- adding ----------------------------------------------------------------------------------- */
+/* --- adding --------------------------------------------------------------------------------- */
 
 static const json_t *discovery_find(const json_t *answer, const char *name, struct err *err)
 {
 	const json_t *vm, *found = NULL;
 	size_t i, n = 0;
 
-	json_array_foreach(json_object_get(answer, "vms"), i, vm)
-	{
+	json_array_foreach (json_object_get(answer, "vms"), i, vm) {
 		if (!strcmp(hub_json_text(vm, "id"), name))
 			return vm;
 		if (!strcmp(hub_json_text(vm, "name"), name)) {

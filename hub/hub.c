@@ -12,7 +12,7 @@
 #include "base/bytes.h"
 #include "hub/job.h"
 
-/* --- configuration ---------------------------------------------------------------------------- */
+/* --- configuration -------------------------------------------------------------------------- */
 
 static int hub_take_config(struct hub *hub, const struct hub_config *config, struct err *err)
 {
@@ -122,7 +122,7 @@ static int hub_start_nbd(struct hub *hub, const struct hub_config *config, struc
 	return hub_listen(hub, config, err);
 }
 
-/* --- life ------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------------------------- */
 
 static struct hub *hub_new(void)
 {
@@ -233,7 +233,7 @@ void hub_stop(struct hub *hub, const char *reason)
 	hub_free(hub);
 }
 
-/* --- what it is ------------------------------------------------------------------------------- */
+/* --- what it is ----------------------------------------------------------------------------- */
 
 const char *hub_nbd_addresses(const struct hub *hub)
 {

@@ -31,7 +31,7 @@ int hub_from_catalog(int rc)
 	return (size_t)rc < ARRAY_SIZE(map) && map[rc] ? map[rc] : -EIO;
 }
 
-/* --- life ------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------------------------- */
 
 static struct hub_job *hub_job_new(const struct catalog_vm_context *vm)
 {
@@ -142,7 +142,7 @@ void hub_job_set_state(struct hub_job *job, enum hub_job_state state)
 	pthread_mutex_unlock(&job->face);
 }
 
-/* --- finding ---------------------------------------------------------------------------------- */
+/* --- finding -------------------------------------------------------------------------------- */
 
 static bool hub_job_has_id(struct hub_job *job, const char *id)
 {
@@ -221,7 +221,7 @@ struct hub_job **hub_jobs_snapshot(struct hub *hub, size_t *n)
 	return jobs;
 }
 
-/* --- disks of a job --------------------------------------------------------------------------- */
+/* --- disks of a job ------------------------------------------------------------------------- */
 
 void hub_disk_refresh(struct hub_disk *disk)
 {

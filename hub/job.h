@@ -136,7 +136,7 @@ struct hub_job {
 
 int64_t hub_now_ns(void); /* CLOCK_MONOTONIC */
 
-/* --- job.c ------------------------------------------------------------------------------------ */
+/* --- job.c ---------------------------------------------------------------------------------- */
 
 /* Makes a job for the VM and puts it on the list, STARTING, with an id, `work` held. HUB_E_BUSY:
  * one is there, its id in @busy_id; HUB_E_STOPPING. */
@@ -163,7 +163,7 @@ int hub_disk_unexport(struct hub_job *job, struct hub_disk *disk, bool abandon);
 /* Takes the image away from readers; the caller closes it. `work` held. */
 struct qcow2_image *hub_disk_take_image(struct hub_job *job, struct hub_disk *disk);
 
-/* --- names.c ---------------------------------------------------------------------------------- */
+/* --- names.c -------------------------------------------------------------------------------- */
 
 /* "YYYYMMDD-HHMMSS" of @us, UTC. */
 void hub_stamp(int64_t us, char out[HUB_STAMP_SIZE]);
@@ -179,13 +179,13 @@ char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job);
  * else the first. */
 void hub_choose_advertised(struct hub *hub, const char *const *bound, size_t n);
 
-/* --- backup_plan.c ---------------------------------------------------------------------------- */
+/* --- backup_plan.c -------------------------------------------------------------------------- */
 
 /* Decides for each of the VM's disks how it is copied, and where to; fills job->disks. */
 int hub_plan(struct hub *hub, struct hub_job *job, const struct catalog_vm_disk *vm_disks, size_t n,
 	     enum catalog_backup_type type, struct err *err);
 
-/* --- backup_fail.c ---------------------------------------------------------------------------- */
+/* --- backup_fail.c -------------------------------------------------------------------------- */
 
 /*
  * Ends a job badly: exports abandoned, images closed, what was written quarantined, catalog told,
@@ -199,19 +199,19 @@ void hub_job_fail_with(struct hub *hub, struct hub_job *job, const struct err *e
 /* Tells the catalog of a job that is FAILING, once more. `work` held. */
 void hub_job_fail_retry(struct hub *hub, struct hub_job *job);
 
-/* --- sidecar.c -------------------------------------------------------------------------------- */
+/* --- sidecar.c ------------------------------------------------------------------------------ */
 
 /* The sidecar of a point as text; the caller free()s it. NULL: no memory. */
 char *hub_sidecar_text(struct hub *hub, struct hub_job *job, const struct hub_disk *disk,
 		       const char *change_id, const struct catalog_counters *bytes,
 		       int64_t completed_at_us);
 
-/* --- recover.c -------------------------------------------------------------------------------- */
+/* --- recover.c ------------------------------------------------------------------------------ */
 
 /* Ends what a crash left running and quarantines what it left behind. Before anything starts. */
 int hub_recover(struct hub *hub, struct err *err);
 
-/* --- watchdog.c, agent_poll.c ----------------------------------------------------------------- */
+/* --- watchdog.c, agent_poll.c --------------------------------------------------------------- */
 
 int hub_watchdog_start(struct hub *hub, struct err *err);
 int hub_poller_start(struct hub *hub, struct err *err);

@@ -77,7 +77,7 @@ const char *hub_path_name(const char *vm_path)
 	return slash ? slash + 1 : vm_path;
 }
 
-/* --- what the agent connects to --------------------------------------------------------------- */
+/* --- what the agent connects to ------------------------------------------------------------- */
 
 static int hub_tcp_port(const char *address)
 {

@@ -48,7 +48,7 @@ static int64_t view_total(const struct hub_job *job, const struct hub_disk *disk
 	return announced;
 }
 
-/* --- of a running job ------------------------------------------------------------------------- */
+/* --- of a running job ----------------------------------------------------------------------- */
 
 static int64_t view_left(int64_t total, double percent)
 {
@@ -125,7 +125,7 @@ static void view_live_job(struct hub_job *job, struct hub_backup_view *view)
 	pthread_mutex_unlock(&job->face);
 }
 
-/* --- views ------------------------------------------------------------------------------------ */
+/* --- views ---------------------------------------------------------------------------------- */
 
 static void view_from_row(struct hub *hub, const struct catalog_backup *row,
 			  struct hub_backup_view *view)
@@ -234,7 +234,7 @@ int hub_backups_list(struct hub *hub, const struct catalog_backup_filter *filter
 	return 0;
 }
 
-/* --- telemetry -------------------------------------------------------------------------------- */
+/* --- telemetry ------------------------------------------------------------------------------ */
 
 int hub_backup_telemetry(struct hub *hub, const char *job_id, const struct hub_telemetry *t,
 			 struct err *err)

@@ -107,7 +107,7 @@ int hub_repositories_list(struct hub *hub, struct catalog_repository **rows, siz
 	return 0;
 }
 
-/* --- by the words of a request ---------------------------------------------------------------- */
+/* --- by the words of a request -------------------------------------------------------------- */
 
 static int repository_by_type(struct hub *hub, const char *name, struct catalog_repository *out,
 			      struct err *err)

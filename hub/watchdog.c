@@ -29,7 +29,7 @@
 #define RATE_PERIOD_S	 0.2
 #define RATE_SMOOTHING_S 3.0
 
-/* --- what is seen ----------------------------------------------------------------------------- */
+/* --- what is seen --------------------------------------------------------------------------- */
 
 struct watch {
 	int64_t now_ns;
@@ -78,7 +78,7 @@ static void watch_disk(struct hub_job *job, struct hub_disk *disk, struct watch 
 	}
 }
 
-/* --- what is concluded ------------------------------------------------------------------------ */
+/* --- what is concluded ---------------------------------------------------------------------- */
 
 static int64_t ms_between(int64_t now_ns, int64_t then_ns)
 {
@@ -121,7 +121,7 @@ static bool watch_overdue(const struct hub *hub, const struct hub_job *job, cons
 	return true;
 }
 
-/* --- what the catalog hears ------------------------------------------------------------------- */
+/* --- what the catalog hears ----------------------------------------------------------------- */
 
 /* Failures to tell are no failures of the backup; the next period tries again. */
 static void tell_disk(struct hub *hub, struct hub_job *job, struct hub_disk *disk)
@@ -167,7 +167,7 @@ static void tell_catalog(struct hub *hub, struct hub_job *job, int64_t now_ns)
 		catalog_backup_note_telemetry(hub->catalog, job->row.id, phase, NULL);
 }
 
-/* --- the round -------------------------------------------------------------------------------- */
+/* --- the round ------------------------------------------------------------------------------ */
 
 /* `work` held, job running. */
 static void watch_job(struct hub *hub, struct hub_job *job)
@@ -215,7 +215,7 @@ static void *watchdog_main(void *arg)
 	return NULL;
 }
 
-/* --- threads ---------------------------------------------------------------------------------- */
+/* --- threads -------------------------------------------------------------------------------- */
 
 bool hub_tick(struct hub *hub, unsigned ms)
 {

@@ -11,7 +11,8 @@
 
 #define STEP_MIN (16 * MIB)
 #define STEP_MAX (1 * GIB)
-/* Extents remembered until the next flush; what is freed beyond stays allocated, unused, in the file. */
+/* Extents remembered until the next flush; what is freed beyond stays allocated, unused, in the
+ * file. */
 #define FREED_MAX 65536U
 
 uint64_t qcow2_alloc(struct qcow2_image *img, uint64_t n)

@@ -31,7 +31,7 @@ static bool slot_partial(const struct qcow2_batch *b, const struct qcow2_slot *s
 	return s->ranges != 1 || s->range[0].from != 0 || s->range[0].to != cluster_size(b);
 }
 
-/* --- CLASSIFY: does the guest cluster have a host cluster of its own? ----------------------------- */
+/* --- CLASSIFY: does the guest cluster have a host cluster of its own? ----------------------- */
 
 static int slot_classify(struct qcow2_batch *b, struct qcow2_slot *s)
 {
@@ -67,7 +67,7 @@ static bool batch_classify(struct qcow2_batch *b)
 	return true;
 }
 
-/* --- FILL: copy-on-write of the bytes nobody wrote ------------------------------------------------- */
+/* --- FILL: copy-on-write of the bytes nobody wrote ------------------------------------------ */
 
 /* The part of the cluster that will be written: all of it, or for an overwrite in place the blocks
  * that hold new bytes. */
@@ -192,7 +192,7 @@ static void batch_find_zeroes(struct qcow2_batch *b)
 	}
 }
 
-/* --- SUM ------------------------------------------------------------------------------------------------ */
+/* --- SUM ------------------------------------------------------------------------------------ */
 
 static bool slot_whole_write(const struct qcow2_batch *b, const struct qcow2_slot *s)
 {
@@ -217,7 +217,7 @@ static bool batch_sum(struct qcow2_batch *b)
 	return true;
 }
 
-/* --- COMPARE: what equals the parent need not be stored -------------------------------------------- */
+/* --- COMPARE: what equals the parent need not be stored ------------------------------------- */
 
 static void compare_done(struct qcow2_op *op, int res)
 {
@@ -324,7 +324,7 @@ static void batch_drop_side(struct qcow2_batch *b)
 		pool_put(b->img->io.bounces, steal(&b->side));
 }
 
-/* --- COMPRESS ----------------------------------------------------------------------------------------- */
+/* --- COMPRESS ------------------------------------------------------------------------------- */
 
 static void compress_done(struct ring_op *op, int res)
 {
@@ -356,7 +356,7 @@ static bool batch_compress(struct qcow2_batch *b)
 	return !b->pending;
 }
 
-/* --- ALLOCATE and WRITE ------------------------------------------------------------------------------ */
+/* --- ALLOCATE and WRITE --------------------------------------------------------------------- */
 
 /* Packed clusters lie back to back, whatever their length. Moves them together in the side buffer,
  * in the order they lie there (not that of the slots: a place is given out when data comes), gives
@@ -448,8 +448,8 @@ static bool slot_follows(const struct qcow2_batch *b, const struct qcow2_slot *p
 	       s->host == prev->host + cluster_size(b);
 }
 
-/* Writes slot @i and the slots behind it that lie next to it in memory and on disk; returns how many
- * slots that took care of. */
+/* Writes slot @i and the slots behind it that lie next to it in memory and on disk; returns how
+ * many slots that took care of. */
 static unsigned batch_write_run(struct qcow2_batch *b, unsigned i)
 {
 	struct qcow2_slot *s = &b->slot[i];
@@ -517,7 +517,7 @@ static bool batch_write(struct qcow2_batch *b)
 	return !b->pending;
 }
 
-/* --- LINK: the tables learn where the data is ---------------------------------------------------------- */
+/* --- LINK: the tables learn where the data is ----------------------------------------------- */
 
 static int slot_log_sum(struct qcow2_batch *b, struct qcow2_slot *s)
 {
@@ -575,7 +575,7 @@ static bool batch_link(struct qcow2_batch *b)
 	return true;
 }
 
-/* --- the machine ----------------------------------------------------------------------------------------- */
+/* --- the machine ---------------------------------------------------------------------------- */
 
 static const struct {
 	bool (*run)(struct qcow2_batch *b);

@@ -8,8 +8,8 @@
 
 #include "qcow2/qcow2.h"
 
-#define CHAIN_WINDOWS	64 /* 64 x 32 MiB of a disk with 64 KiB clusters */
-#define WINDOW_BUCKETS	128
+#define CHAIN_WINDOWS  64 /* 64 x 32 MiB of a disk with 64 KiB clusters */
+#define WINDOW_BUCKETS 128
 /* 512 entries of 16 bytes are the most a window reads from one layer at once. */
 #define WINDOW_READ_MAX (QCOW2_WINDOW_UNITS * 16)
 #define WINDOW_PIECES	8 /* read at once, from layers that follow each other */
@@ -45,7 +45,7 @@ struct window {
 	unsigned open;	/* units not found yet */
 	unsigned layer; /* with @scan, guest bytes: where the next piece begins */
 	uint64_t scan;
-	unsigned width; /* pieces of the next round */
+	unsigned width;		  /* pieces of the next round */
 	unsigned pieces, pending; /* of the round under way; reads not back yet */
 	struct piece piece[WINDOW_PIECES];
 };
@@ -64,7 +64,7 @@ struct qcow2_chain {
 	struct list stalled; /* waiters that found every window loading */
 };
 
-/* --- opening --------------------------------------------------------------------------------- */
+/* --- opening -------------------------------------------------------------------------------- */
 
 /* QEMU takes "word:" for a protocol unless a slash comes first. */
 static bool names_a_protocol(const char *name)
@@ -285,8 +285,8 @@ int qcow2_chain_attach(struct qcow2_chain *chain, struct ring *ring, struct err 
 		w->chain = chain;
 		for (k = 0; k < WINDOW_PIECES; k++) {
 			w->piece[k].window = w;
-			w->piece[k].buf = chain->bufs +
-					  ((size_t)i * WINDOW_PIECES + k) * WINDOW_READ_MAX;
+			w->piece[k].buf =
+				chain->bufs + ((size_t)i * WINDOW_PIECES + k) * WINDOW_READ_MAX;
 		}
 		list_init(&w->waiters);
 		list_init(&w->lru);
@@ -309,7 +309,7 @@ void qcow2_chain_detach(struct qcow2_chain *chain)
 		file_bind(chain->layer[i]->file, NULL);
 }
 
-/* --- the window cache ------------------------------------------------------------------------ */
+/* --- the window cache ----------------------------------------------------------------------- */
 
 static uint64_t window_span(const struct qcow2_chain *chain)
 {
@@ -344,7 +344,7 @@ static struct window *window_evict(struct qcow2_chain *chain)
 {
 	struct list *pos;
 
-	list_for_each(pos, &chain->lru) {
+	list_for_each (pos, &chain->lru) {
 		struct window *w = list_entry(pos, struct window, lru);
 
 		if (w->state == WINDOW_LOADING)
@@ -373,8 +373,8 @@ static void wake_all(struct list *waiters)
 /* --- loading a window ------------------------------------------------------------------------
  *
  * Rounds of: plan the next pieces, top down; read them all at once; apply them in order. The first
- * round is one piece, since the top often has everything; each further one is twice as wide, so that
- * a deep chain costs few turns of the disk.
+ * round is one piece, since the top often has everything; each further one is twice as wide, so
+ * that a deep chain costs few turns of the disk.
  */
 
 static void window_step(struct window *w);
@@ -549,7 +549,7 @@ static struct window *window_load(struct qcow2_chain *chain, uint64_t start)
 	return w;
 }
 
-/* --- finding --------------------------------------------------------------------------------- */
+/* --- finding -------------------------------------------------------------------------------- */
 
 static bool unit_continues(const struct unit *a, const struct unit *b, uint64_t bytes)
 {
@@ -579,7 +579,8 @@ static void window_find(const struct window *w, uint64_t off, uint64_t max, stru
 		.host = u->kind == QCOW2_KIND_DATA ? u->host + in_unit : u->host,
 		.len = MIN(len, max),
 	};
-	if (u->kind == QCOW2_KIND_PACKED) { /* two clusters may claim one stream: never both at once */
+	if (u->kind ==
+	    QCOW2_KIND_PACKED) { /* two clusters may claim one stream: never both at once */
 		uint64_t cs = run->layer->geom.cluster_size;
 
 		run->len = MIN(run->len, cs - (off & (cs - 1)));

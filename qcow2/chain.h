@@ -1,11 +1,12 @@
 /*
  * A read-only stack of image files seen as one disk.
  *
- * Opening validates every link: a regular qcow2 file inside the repository, no cycle, bounded depth.
- * Reading goes through windows: a window covers 512 units (the smallest piece any layer maps alone)
- * of the guest disk and says for each unit which layer holds it and where. A window is built once,
- * by reading the stretch of L2 table it covers in every layer that has one, top down, until no unit
- * is open; from then on a read costs the same whatever the depth. Windows live in a bounded cache.
+ * Opening validates every link: a regular qcow2 file inside the repository, no cycle, bounded
+ * depth. Reading goes through windows: a window covers 512 units (the smallest piece any layer maps
+ * alone) of the guest disk and says for each unit which layer holds it and where. A window is built
+ * once, by reading the stretch of L2 table it covers in every layer that has one, top down, until
+ * no unit is open; from then on a read costs the same whatever the depth. Windows live in a bounded
+ * cache.
  *
  * A layer shorter than the one above ends in zeroes: what lies below it is never looked at beyond
  * that end. `limit[k]` is the smallest size among layers 0..k; a unit found in layer k reads as
@@ -24,10 +25,10 @@ struct qcow2_chain;
 
 /* A stretch of guest disk that is found in one piece. */
 struct qcow2_run {
-	enum qcow2_kind kind; /* NONE reads as zeroes: no layer has it */
+	enum qcow2_kind kind;		 /* NONE reads as zeroes: no layer has it */
 	const struct qcow2_layer *layer; /* DATA, PACKED */
-	uint64_t host;	      /* DATA: host offset; PACKED: the L2 entry */
-	uint64_t len;	      /* guest bytes */
+	uint64_t host;			 /* DATA: host offset; PACKED: the L2 entry */
+	uint64_t len;			 /* guest bytes */
 };
 
 /*
@@ -36,7 +37,8 @@ struct qcow2_run {
  */
 int qcow2_chain_open(struct qcow2_chain **out, int root_fd, const char *path, struct err *err);
 
-/* The chain behind @overlay (whose own layer stays the caller's); *@out is NULL when it has none. */
+/* The chain behind @overlay (whose own layer stays the caller's); *@out is NULL when it has none.
+ */
 int qcow2_chain_open_backing(struct qcow2_chain **out, int root_fd,
 			     const struct qcow2_layer *overlay, struct err *err);
 

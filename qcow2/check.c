@@ -54,7 +54,8 @@ static uint64_t check_disk_refcount(struct check *ck, uint64_t cluster)
 		ck->block_index = index;
 	}
 	if (order < 3)
-		return ck->block[(k << order) / 8] >> ((k << order) % 8) & ((1U << (1U << order)) - 1);
+		return ck->block[(k << order) / 8] >> ((k << order) % 8) &
+		       ((1U << (1U << order)) - 1);
 	for (p = ck->block + (k << (order - 3)); p < ck->block + ((k + 1) << (order - 3)); p++)
 		value = value << 8 | *p;
 	return value;
@@ -244,7 +245,7 @@ static int check_file(const char *path, struct qcow2_check_result *result, struc
 	return r ? err_prefix(err, r, "cannot check '%s'", path) : 0;
 }
 
-/* --- repair ---------------------------------------------------------------------------------- */
+/* --- repair --------------------------------------------------------------------------------- */
 
 /* In an image open for writing every cluster but compressed ones has one reference, so every entry
  * with an offset carries COPIED. */
@@ -338,7 +339,7 @@ int qcow2_check(const char *path, bool repair, struct qcow2_check_result *result
 		return r;
 	if ((r = check_repair(path, err)) || (r = check_file(path, &after, err)))
 		return r;
-	result->fixed = before - MIN(before, after.leaks + after.refcount_errors +
-						     after.copied_errors);
+	result->fixed =
+		before - MIN(before, after.leaks + after.refcount_errors + after.copied_errors);
 	return 0;
 }

@@ -11,7 +11,7 @@
 
 DEFINE_CLEANUP(struct qcow2_image *, qcow2_close)
 
-/* --- describe --------------------------------------------------------------------------------- */
+/* --- describe ------------------------------------------------------------------------------- */
 
 void qcow2_describe_free(struct qcow2_file_info *files, unsigned count)
 {
@@ -66,7 +66,7 @@ int qcow2_describe(const char *path, const char *repository, struct qcow2_file_i
 	return *out ? 0 : err_set(err, -ENOMEM, "no memory to describe '%s'", path);
 }
 
-/* --- convert ----------------------------------------------------------------------------------- */
+/* --- convert -------------------------------------------------------------------------------- */
 
 #define CONVERT_BATCHES 12
 

@@ -11,7 +11,7 @@
 #include "base/err.h"
 
 struct qcow2_file_info {
-	char *path; /* owned; relative to the repository */
+	char *path;    /* owned; relative to the repository */
 	char *backing; /* owned; as the header has it, NULL: none */
 	unsigned version;
 	uint64_t size;	       /* guest bytes */

@@ -24,8 +24,8 @@ uint32_t qcow2_choose_cluster_size(uint64_t size)
 static int create_header(struct qcow2_header *h, const struct qcow2_create_opts *opts,
 			 struct err *err)
 {
-	uint32_t cs = opts->cluster_size ? opts->cluster_size
-					 : qcow2_choose_cluster_size(opts->size);
+	uint32_t cs =
+		opts->cluster_size ? opts->cluster_size : qcow2_choose_cluster_size(opts->size);
 	uint64_t size = align_up(opts->size, 512);
 	struct qcow2_geom g;
 
@@ -67,7 +67,8 @@ static int create_header(struct qcow2_header *h, const struct qcow2_create_opts 
 	return 0;
 }
 
-/* Writes the metadata clusters and syncs; the header goes last, so that a torn creation is no image. */
+/* Writes the metadata clusters and syncs; the header goes last, so that a torn creation is no
+ * image. */
 static int create_write(struct file *file, const struct qcow2_header *h, struct err *err)
 {
 	uint64_t cs = 1ULL << h->cluster_bits, used, i;

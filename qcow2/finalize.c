@@ -11,12 +11,12 @@
 #include "qcow2/image.h"
 
 struct reflayout {
-	uint64_t clusters;	  /* in the finished file */
-	uint64_t blocks;	  /* refcount blocks */
+	uint64_t clusters; /* in the finished file */
+	uint64_t blocks;   /* refcount blocks */
 	uint64_t table_clusters;
-	uint64_t blocks_off;	  /* the new blocks, behind the data; block 0 may live elsewhere */
+	uint64_t blocks_off; /* the new blocks, behind the data; block 0 may live elsewhere */
 	uint64_t table_off;
-	bool keep_table;	  /* the table laid out at creation is large enough */
+	bool keep_table; /* the table laid out at creation is large enough */
 };
 
 static uint64_t counters_per_block(const struct qcow2_geom *g)
@@ -37,14 +37,12 @@ static struct reflayout plan_refcounts(const struct qcow2_image *img)
 		l.blocks = div_up(l.clusters, counters_per_block(g));
 		l.table_clusters = div_up(l.blocks * 8, g->cluster_size);
 		l.keep_table = img->refblock0 && l.table_clusters == 1;
-		extra = l.blocks - (img->refblock0 ? 1 : 0) +
-			(l.keep_table ? 0 : l.table_clusters);
+		extra = l.blocks - (img->refblock0 ? 1 : 0) + (l.keep_table ? 0 : l.table_clusters);
 	} while (extra != n);
 	l.blocks_off = used << g->cluster_bits;
-	l.table_off = l.keep_table
-			      ? g->cluster_size
-			      : l.blocks_off + ((l.blocks - (img->refblock0 ? 1 : 0))
-						<< g->cluster_bits);
+	l.table_off = l.keep_table ? g->cluster_size
+				   : l.blocks_off + ((l.blocks - (img->refblock0 ? 1 : 0))
+						     << g->cluster_bits);
 	return l;
 }
 

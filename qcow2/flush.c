@@ -3,12 +3,12 @@
  *
  *     data (batches) -> sync -> L2 slices -> sync -> L1 blocks -> sync
  *
- * so that no table on disk ever points to something that is not there yet. A pass serves all flushes
- * that were waiting when it began: it drains the batches started before, sweeps once over the
- * slices and then over L1, in rounds of at most QCOW2_WRITEBACK_BLOCKS. Each round copies its blocks
- * first, syncs, and writes the copies: what is linked meanwhile is not in them. At the end the space
- * of clusters freed before the pass is given back to the file system, and the flush is done when
- * nothing it has to do with is under way any more: then the image may be detached.
+ * so that no table on disk ever points to something that is not there yet. A pass serves all
+ * flushes that were waiting when it began: it drains the batches started before, sweeps once over
+ * the slices and then over L1, in rounds of at most QCOW2_WRITEBACK_BLOCKS. Each round copies its
+ * blocks first, syncs, and writes the copies: what is linked meanwhile is not in them. At the end
+ * the space of clusters freed before the pass is given back to the file system, and the flush is
+ * done when nothing it has to do with is under way any more: then the image may be detached.
  *
  * When the table cache has no clean slice to evict, a single round runs in between (`pressure`); a
  * batch may be waiting for just that, so it must not wait for the batches.
@@ -40,7 +40,7 @@ void qcow2_flusher_detach(struct qcow2_image *img)
 	memset(&img->flusher, 0, sizeof(img->flusher));
 }
 
-/* --- a round: copy, sync, write ---------------------------------------------------------------- */
+/* --- a round: copy, sync, write ------------------------------------------------------------- */
 
 static unsigned char *round_add(struct qcow2_image *img, struct qcow2_slice *slice, uint64_t host)
 {
@@ -95,8 +95,7 @@ static void flush_idle(struct qcow2_image *img, int error);
 
 static void round_block_done(struct file_op *op, int res)
 {
-	struct qcow2_writeback_block *block =
-		container_of(op, struct qcow2_writeback_block, io);
+	struct qcow2_writeback_block *block = container_of(op, struct qcow2_writeback_block, io);
 	struct qcow2_image *img = block->img;
 
 	if (block->slice)
@@ -131,7 +130,7 @@ static void flush_sync(struct qcow2_image *img, void (*done)(struct file_op *, i
 	file_submit(img->layer->file, &f->io);
 }
 
-/* --- the pass --------------------------------------------------------------------------------------- */
+/* --- the pass ------------------------------------------------------------------------------- */
 
 static void plain_done(struct file_op *op, int res)
 {
@@ -150,8 +149,7 @@ static bool pass_drained(struct qcow2_image *img)
 	struct qcow2_writer *w = &img->writer;
 
 	return list_empty(&w->running) ||
-	       list_entry(w->running.next, struct qcow2_batch, node)->seq >=
-		       img->flusher.until_seq;
+	       list_entry(w->running.next, struct qcow2_batch, node)->seq >= img->flusher.until_seq;
 }
 
 static void pass_begin(struct qcow2_image *img)
@@ -278,7 +276,8 @@ static bool pressure_round(struct qcow2_image *img)
 	return f->blocks;
 }
 
-/* After an image failed nothing more is written; waiting flushes learn it once nothing is pending. */
+/* After an image failed nothing more is written; waiting flushes learn it once nothing is pending.
+ */
 static void fail_step(struct qcow2_image *img, int error)
 {
 	struct qcow2_flusher *f = &img->flusher;

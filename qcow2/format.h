@@ -60,7 +60,7 @@ enum { QCOW2_COMPRESSION_ZLIB = 0, QCOW2_COMPRESSION_ZSTD = 1 };
 #define QCOW2_L1_RESERVED      0x7f000000000001ffULL
 #define QCOW2_L2_RESERVED      0x3f000000000001feULL
 
-#define QCOW2_REFTABLE_OFFSET   0xfffffffffffffe00ULL
+#define QCOW2_REFTABLE_OFFSET	0xfffffffffffffe00ULL
 #define QCOW2_REFTABLE_RESERVED 0x1ffULL
 
 /* Bounds checked before anything is allocated for a file that claims more. */

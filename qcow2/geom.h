@@ -48,8 +48,8 @@ static inline uint64_t qcow2_l2_index(const struct qcow2_geom *g, uint64_t guest
 
 /* A compressed cluster's place: @entry has QCOW2_ENTRY_COMPRESSED. *@len counts to the end of its
  * last 512-byte sector, so it may be more than the stream. */
-static inline void qcow2_packed_place(const struct qcow2_geom *g, uint64_t entry, uint64_t *host_off,
-				      uint64_t *len)
+static inline void qcow2_packed_place(const struct qcow2_geom *g, uint64_t entry,
+				      uint64_t *host_off, uint64_t *len)
 {
 	unsigned shift = 62 - (g->cluster_bits - 8);
 	uint64_t sectors = ((entry >> shift) & ((1ULL << (g->cluster_bits - 8)) - 1)) + 1;

@@ -24,7 +24,7 @@ int qcow2_header_probe(const void *buf, size_t len, unsigned *cluster_bits, stru
 	return 0;
 }
 
-/* --- decode, one concern a function ---------------------------------------------------------- */
+/* --- decode, one concern a function --------------------------------------------------------- */
 
 static int decode_features(struct qcow2_header *h, const unsigned char *b, size_t len,
 			   struct err *err)
@@ -75,8 +75,7 @@ static int check_features(const struct qcow2_header *h, const unsigned char *b, 
 	if (load_be32(b + QCOW2_H_CRYPT_METHOD))
 		return err_set(err, QCOW2_E_UNSUPPORTED, "encrypted images are not supported");
 	if ((h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) && h->cluster_bits < 14)
-		return err_set(err, QCOW2_E_FORMAT,
-			       "subclusters need clusters of at least 16 KiB");
+		return err_set(err, QCOW2_E_FORMAT, "subclusters need clusters of at least 16 KiB");
 	return 0;
 }
 
@@ -102,9 +101,11 @@ static int decode_tables(struct qcow2_header *h, const unsigned char *b, uint64_
 		return err_set(err, QCOW2_E_UNSUPPORTED, "the disk is larger than 64 TiB");
 	needed = div_up(h->size, 1ULL << covered_bits);
 	if (h->l1_entries < needed || h->l1_entries * 8ULL > QCOW2_L1_BYTES_MAX)
-		return err_set(err, QCOW2_E_FORMAT, "an L1 table of %u entries cannot map %llu bytes",
-			       h->l1_entries, (unsigned long long)h->size);
-	if (h->l1_entries && (!h->l1_off || !table_fits(h, h->l1_off, h->l1_entries * 8ULL, file_size)))
+		return err_set(err, QCOW2_E_FORMAT,
+			       "an L1 table of %u entries cannot map %llu bytes", h->l1_entries,
+			       (unsigned long long)h->size);
+	if (h->l1_entries &&
+	    (!h->l1_off || !table_fits(h, h->l1_off, h->l1_entries * 8ULL, file_size)))
 		return err_set(err, QCOW2_E_CORRUPT, "the L1 table at %llu is outside the file",
 			       (unsigned long long)h->l1_off);
 	if ((uint64_t)h->reftable_clusters << h->cluster_bits > QCOW2_REFTABLE_BYTES_MAX ||
@@ -181,19 +182,15 @@ int qcow2_header_decode(struct qcow2_header *h, const void *buf, size_t len, uin
 	return decode_backing(h, b, len, backing_off, err);
 }
 
-/* --- encode ---------------------------------------------------------------------------------- */
+/* --- encode --------------------------------------------------------------------------------- */
 
 /* Feature names let an older QEMU say what it misses instead of showing a bit number. */
 static const struct {
 	uint8_t type, bit; /* type 0: incompatible, 1: compatible */
 	const char *name;
 } feature_names[] = {
-	{0, 0, "dirty bit"},
-	{0, 1, "corrupt bit"},
-	{0, 2, "external data file"},
-	{0, 3, "compression type"},
-	{0, 4, "extended L2 entries"},
-	{1, 0, "lazy refcounts"},
+	{0, 0, "dirty bit"},	    {0, 1, "corrupt bit"},	   {0, 2, "external data file"},
+	{0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
 };
 
 static size_t put_extension(unsigned char *p, uint32_t type, const void *data, uint32_t len)

@@ -13,7 +13,7 @@
 
 DEFINE_CLEANUP(struct qcow2_image *, qcow2_close)
 
-/* --- opening --------------------------------------------------------------------------------------- */
+/* --- opening -------------------------------------------------------------------------------- */
 
 /* Opens the repository folder and says what @path is called below it. */
 static int open_repository(const char *path, const char *repository, int *root_fd, char *relative,
@@ -50,9 +50,10 @@ static int check_writable(const struct qcow2_image *img, struct err *err)
 			       "'%s' is a version 2 image; those can be read, not written",
 			       layer->path);
 	if (h->snapshots)
-		return err_set(err, QCOW2_E_UNSUPPORTED,
-			       "'%s' holds internal snapshots; such images can be read, not written",
-			       layer->path);
+		return err_set(
+			err, QCOW2_E_UNSUPPORTED,
+			"'%s' holds internal snapshots; such images can be read, not written",
+			layer->path);
 	if (h->incompatible & (QCOW2_INCOMPAT_EXTENDED_L2 | QCOW2_INCOMPAT_CORRUPT))
 		return err_set(err, QCOW2_E_UNSUPPORTED,
 			       "'%s' is marked corrupt or uses subclusters; it can be read, not "
@@ -233,7 +234,7 @@ void qcow2_close(struct qcow2_image *img)
 	free(img);
 }
 
-/* --- asking ------------------------------------------------------------------------------------------ */
+/* --- asking --------------------------------------------------------------------------------- */
 
 void qcow2_get_info(const struct qcow2_image *img, struct qcow2_info *info)
 {
@@ -278,7 +279,7 @@ void qcow2_abandon(struct qcow2_image *img)
 	qcow2_fail(img, -ECANCELED);
 }
 
-/* --- lending to a thread -------------------------------------------------------------------------------- */
+/* --- lending to a thread -------------------------------------------------------------------- */
 
 static void detach_parts(struct qcow2_image *img)
 {
@@ -315,8 +316,7 @@ int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err 
 			file_bind(img->sumlog.file, io->ring);
 		if (!(r = qcow2_compressor_attach(img, err)) &&
 		    !(r = qcow2_parent_sums_attach(img, err)) &&
-		    !(r = qcow2_tables_attach(img, err)) &&
-		    !(r = qcow2_writer_attach(img, err)))
+		    !(r = qcow2_tables_attach(img, err)) && !(r = qcow2_writer_attach(img, err)))
 			r = qcow2_flusher_attach(img, err);
 	}
 	if (r)

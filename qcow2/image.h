@@ -1,7 +1,8 @@
 /*
  * Inside of an open image: what the modules of qcow2/ share.
  *
- * How a write travels (each step is a function that runs until it has to wait, and is called again):
+ * How a write travels (each step is a function that runs until it has to wait, and is called
+ * again):
  *
  *   write.c   qcow2_write(): bytes into slots. A slot is one guest cluster on its way to the disk,
  *             with a place in a 2 MiB batch buffer. Clusters may arrive in pieces; a zero cluster
@@ -32,7 +33,7 @@
 #include "qcow2/refs.h"
 #include "qcow2/sums_file.h"
 
-/* --- table.c: cache of L2 slices of the image being written ------------------------------------ */
+/* --- table.c: cache of L2 slices of the image being written --------------------------------- */
 
 #define QCOW2_SLICE_ENTRIES 512U
 #define QCOW2_SLICE_BYTES   4096U
@@ -59,8 +60,8 @@ struct qcow2_tables {
 	unsigned count, dirty;
 	struct qcow2_slice **bucket;
 	unsigned buckets;
-	struct list lru;     /* oldest first */
-	struct list stalled; /* waiters that found no slice to evict */
+	struct list lru;	 /* oldest first */
+	struct list stalled;	 /* waiters that found no slice to evict */
 	unsigned char *l1_dirty; /* a byte per 512 L1 entries */
 	unsigned l1_blocks, l1_dirty_count;
 };
@@ -96,7 +97,7 @@ static inline void qcow2_park(struct list *list, struct pool_waiter *waiter)
 	list_add_tail(list, &waiter->node);
 }
 
-/* --- alloc.c: host clusters --------------------------------------------------------------------- */
+/* --- alloc.c: host clusters ----------------------------------------------------------------- */
 
 struct qcow2_extent_host {
 	uint64_t off, len;
@@ -106,7 +107,7 @@ struct qcow2_alloc {
 	uint64_t tail;	   /* next new cluster; everything below is used or was freed */
 	uint64_t reserved; /* the file has space up to here */
 	bool growing;
-	bool tight; /* the disk is nearly full: ask for the bare need only */
+	bool tight;		/* the disk is nearly full: ask for the bare need only */
 	uint64_t grow_to, must; /* what is being asked for; the least that helps somebody */
 	struct file_op grow;
 	struct list waiters;
@@ -129,13 +130,13 @@ int qcow2_share_cluster(struct qcow2_image *img, uint64_t host, unsigned n);
 /* Drops one reference to what an L2 entry pointed to. */
 void qcow2_free_entry(struct qcow2_image *img, uint64_t entry);
 
-/* --- write.c / batch.c: data on its way ---------------------------------------------------------- */
+/* --- write.c / batch.c: data on its way ----------------------------------------------------- */
 
-#define QCOW2_SLOT_RANGES  8
-#define QCOW2_NO_PLACE	   UINT32_MAX
-#define QCOW2_BATCHES_MAX  16  /* an image never has more under way */
-#define QCOW2_ZERO_SLOTS   64U /* room in a batch for clusters that need no place */
-#define QCOW2_FILL_OPS	   16
+#define QCOW2_SLOT_RANGES 8
+#define QCOW2_NO_PLACE	  UINT32_MAX
+#define QCOW2_BATCHES_MAX 16  /* an image never has more under way */
+#define QCOW2_ZERO_SLOTS  64U /* room in a batch for clusters that need no place */
+#define QCOW2_FILL_OPS	  16
 
 struct qcow2_range {
 	uint32_t from, to; /* bytes inside the cluster */
@@ -161,7 +162,7 @@ struct qcow2_slot {
 	bool parent;	  /* nothing of its own yet and a parent may hold it: COMPARE looks */
 	uint32_t ranges;
 	struct qcow2_range range[QCOW2_SLOT_RANGES]; /* valid bytes, ascending, apart */
-	uint32_t fill_pos; /* FILL looked up to here */
+	uint32_t fill_pos;			     /* FILL looked up to here */
 	uint32_t packed; /* bytes of its compressed form, 0: stored plain */
 	uint64_t entry;	 /* ALLOCATE: what LINK puts into the table */
 	struct qcow2_pack pack;
@@ -189,13 +190,14 @@ struct qcow2_batch {
 	enum qcow2_batch_state state;
 	struct list node; /* free, or under way in order of closing */
 	unsigned char *buf;
-	unsigned char *side; /* COMPARE: the parent's clusters; COMPRESS: packed ones, to be written */
+	unsigned char
+		*side; /* COMPARE: the parent's clusters; COMPRESS: packed ones, to be written */
 	uint64_t packed_host; /* where the packed clusters go */
 	struct file_op packed_io;
 	struct qcow2_slot *slot;
-	uint64_t seq;		  /* order of starting */
+	uint64_t seq;		/* order of starting */
 	unsigned slots, places; /* used */
-	unsigned partial;	  /* slots that are not whole yet */
+	unsigned partial;	/* slots that are not whole yet */
 	unsigned cursor, pending;
 	int error;
 	struct pool_waiter waiter;
@@ -220,14 +222,14 @@ struct qcow2_writer {
 	uint64_t next_seq;
 	struct qcow2_slot **bucket;
 	unsigned buckets;
-	unsigned live; /* slots in the hash */
-	struct list room;	     /* writers waiting */
-	struct pool_waiter buffer;   /* for a batch buffer, on behalf of @room */
-	struct pool_holder holder;   /* registered while buffers rest */
-	unsigned resting;	     /* buffers of batches that are not started */
-	struct ring_op give_back;    /* starts them: others need buffers */
-	bool giving;		     /* @give_back is queued */
-	struct qcow2_fill *fill;     /* QCOW2_FILL_OPS */
+	unsigned live;		   /* slots in the hash */
+	struct list room;	   /* writers waiting */
+	struct pool_waiter buffer; /* for a batch buffer, on behalf of @room */
+	struct pool_holder holder; /* registered while buffers rest */
+	unsigned resting;	   /* buffers of batches that are not started */
+	struct ring_op give_back;  /* starts them: others need buffers */
+	bool giving;		   /* @give_back is queued */
+	struct qcow2_fill *fill;   /* QCOW2_FILL_OPS */
 	struct list fills_free, fill_waiters;
 };
 
@@ -250,7 +252,7 @@ void qcow2_start_all_batches(struct qcow2_image *img);
 void qcow2_batch_start(struct qcow2_batch *batch);
 void qcow2_batch_release(struct qcow2_batch *batch); /* done: buffers back, waiters on */
 
-/* --- compress.c: threads that compress clusters ---------------------------------------------------- */
+/* --- compress.c: threads that compress clusters --------------------------------------------- */
 
 struct qcow2_compressor {
 	int level; /* 0: off */
@@ -268,7 +270,7 @@ void qcow2_compressor_detach(struct qcow2_image *img);
  * does not get smaller. @dst has room for a whole cluster. */
 void qcow2_compress(struct qcow2_image *img, struct qcow2_pack *pack);
 
-/* --- flush.c -------------------------------------------------------------------------------------- */
+/* --- flush.c -------------------------------------------------------------------------------- */
 
 #define QCOW2_WRITEBACK_BLOCKS 256U /* 4 KiB table blocks copied and written in one round */
 
@@ -295,8 +297,8 @@ struct qcow2_flusher {
 	bool pressure; /* the table cache needs clean slices */
 	bool busy;     /* a round, sync or punch is under way */
 	uint64_t until_seq;
-	unsigned cursor;       /* slices or L1 blocks the pass has dealt with */
-	unsigned pressure_pos; /* where the next pressure round looks first */
+	unsigned cursor;	  /* slices or L1 blocks the pass has dealt with */
+	unsigned pressure_pos;	  /* where the next pressure round looks first */
 	unsigned blocks, pending; /* of the round under way */
 	struct qcow2_writeback_block *block;
 	unsigned char *staging;
@@ -311,7 +313,7 @@ void qcow2_flush_tables(struct qcow2_image *img);
 /* A batch is done: a flush may have waited for it. */
 void qcow2_flush_step(struct qcow2_image *img);
 
-/* --- unpack.c --------------------------------------------------------------------------------------- */
+/* --- unpack.c ------------------------------------------------------------------------------- */
 
 #define QCOW2_UNPACK_BUFS 8
 
@@ -324,7 +326,7 @@ struct qcow2_unpacker {
 	struct list waiters;
 };
 
-/* --- the image -------------------------------------------------------------------------------------- */
+/* --- the image ------------------------------------------------------------------------------ */
 
 struct qcow2_counters {
 	_Atomic uint64_t received, zero, unchanged, stored, highest;
@@ -348,8 +350,8 @@ struct qcow2_image {
 	struct qcow2_sumlog sumlog;
 	struct qcow2_compressor compressor;
 	struct qcow2_parent_sums parent_sums;
-	bool found_data; /* it held clusters already when it was opened for writing */
-	char *repository; /* as qcow2_open() was told; may be NULL */
+	bool found_data;    /* it held clusters already when it was opened for writing */
+	char *repository;   /* as qcow2_open() was told; may be NULL */
 	uint64_t refblock0; /* place of the first refcount block laid out at creation; 0: none */
 };
 

@@ -44,8 +44,7 @@ static int layer_read_l1(struct qcow2_layer *layer, struct err *err)
 	return 0;
 }
 
-int qcow2_layer_open(struct qcow2_layer **out, struct file *file, const char *path,
-		     struct err *err)
+int qcow2_layer_open(struct qcow2_layer **out, struct file *file, const char *path, struct err *err)
 {
 	_cleanup_(qcow2_layer_freep) struct qcow2_layer *layer = calloc(1, sizeof(*layer));
 	int64_t size;
@@ -141,9 +140,8 @@ enum qcow2_kind qcow2_layer_entry(const struct qcow2_layer *layer, uint64_t entr
 	if (entry & QCOW2_L2_RESERVED)
 		return QCOW2_KIND_BAD;
 	if (extended)
-		return entry & QCOW2_ENTRY_ZERO
-			       ? QCOW2_KIND_BAD
-			       : layer_subcluster(layer, entry, bitmap, sub, host);
+		return entry & QCOW2_ENTRY_ZERO ? QCOW2_KIND_BAD
+						: layer_subcluster(layer, entry, bitmap, sub, host);
 	if (entry & QCOW2_ENTRY_ZERO)
 		return layer->header.version >= 3 ? QCOW2_KIND_ZERO : QCOW2_KIND_BAD;
 	if (!(entry & QCOW2_ENTRY_OFFSET))

@@ -18,7 +18,7 @@ struct qcow2_layer {
 	struct qcow2_geom geom;
 	uint64_t file_size;
 	uint64_t dev, ino; /* which file it is, whatever its name; 0, 0: not a plain file */
-	uint64_t *l1; /* owned; header.l1_entries values in host byte order */
+	uint64_t *l1;	   /* owned; header.l1_entries values in host byte order */
 };
 
 /* Takes @file over, also on failure. Blocking. 0, -errno, QCOW2_E_*. */
@@ -28,8 +28,8 @@ void qcow2_layer_free(struct qcow2_layer *layer); /* accepts NULL */
 
 DEFINE_CLEANUP(struct qcow2_layer *, qcow2_layer_free)
 
-/* Puts the fields of layer->header that change while an image is written (qcow2_header_patch()) into
- * the file and syncs it. Blocking. 0 or -errno. */
+/* Puts the fields of layer->header that change while an image is written (qcow2_header_patch())
+ * into the file and syncs it. Blocking. 0 or -errno. */
 int qcow2_layer_write_header(struct qcow2_layer *layer);
 
 /* Where the entry at @l1_index points: 0 for no table, or the table's host offset in *@off.

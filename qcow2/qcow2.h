@@ -1,9 +1,9 @@
 /*
  * Standard qcow2 images, read and written natively. The format is QEMU's docs/interop/qcow2.
  *
- * An image is opened together with its backing chain. It belongs to one thread at a time: the thread
- * that opened it may use the blocking calls; qcow2_attach() hands it to a ring's thread, which then
- * alone may call the data path; qcow2_detach() gives it back. Nothing in here locks.
+ * An image is opened together with its backing chain. It belongs to one thread at a time: the
+ * thread that opened it may use the blocking calls; qcow2_attach() hands it to a ring's thread,
+ * which then alone may call the data path; qcow2_detach() gives it back. Nothing in here locks.
  *
  *     create -> open -> attach -> write/zero/flush/read/extents ... -> flush -> detach
  *            -> finalize -> close
@@ -17,8 +17,9 @@
  *   - at most unreferenced clusters (leaks), which the repair gives back.
  * Until qcow2_finalize() the header carries the `dirty` bit: refcounts are not on disk yet.
  *
- * Write-behind. qcow2_write() returns when the bytes are in the image's bounded memory. A failure to
- * store them later is latched: every following write, zero, read, flush and finalize fails with it.
+ * Write-behind. qcow2_write() returns when the bytes are in the image's bounded memory. A failure
+ * to store them later is latched: every following write, zero, read, flush and finalize fails with
+ * it.
  */
 #ifndef QCOW2_QCOW2_H
 #define QCOW2_QCOW2_H
@@ -38,10 +39,11 @@ struct qcow2_layer;
 
 /* Named conditions (positive results). The err text says where and what. */
 enum {
-	QCOW2_E_FORMAT = 1,	  /* not a qcow2 image, or its header makes no sense */
-	QCOW2_E_UNSUPPORTED = 2,  /* a feature we refuse by name: encryption, external data file, ... */
-	QCOW2_E_CORRUPT = 3,	  /* metadata points outside the file, onto itself, or misaligned */
-	QCOW2_E_CHAIN = 4,	  /* a backing file is missing, outside the repository, or a cycle */
+	QCOW2_E_FORMAT = 1, /* not a qcow2 image, or its header makes no sense */
+	QCOW2_E_UNSUPPORTED =
+		2,	     /* a feature we refuse by name: encryption, external data file, ... */
+	QCOW2_E_CORRUPT = 3, /* metadata points outside the file, onto itself, or misaligned */
+	QCOW2_E_CHAIN = 4,   /* a backing file is missing, outside the repository, or a cycle */
 };
 
 #define QCOW2_CLUSTER_MIN     4096U
@@ -51,10 +53,10 @@ enum {
 #define QCOW2_CHAIN_MAX	      1024 /* images in a chain */
 
 struct qcow2_create_opts {
-	uint64_t size;		 /* bytes; rounded up to 512 by the format */
-	uint32_t cluster_size;	 /* bytes, a power of two; 0: chosen by size */
-	const char *backing;	 /* name as the header stores it, relative to the image; NULL: none */
-	bool zstd;		 /* compressed clusters will be zstd streams (QEMU 5.1 reads them) */
+	uint64_t size;	       /* bytes; rounded up to 512 by the format */
+	uint32_t cluster_size; /* bytes, a power of two; 0: chosen by size */
+	const char *backing;   /* name as the header stores it, relative to the image; NULL: none */
+	bool zstd;	       /* compressed clusters will be zstd streams (QEMU 5.1 reads them) */
 };
 
 /*
@@ -63,7 +65,8 @@ struct qcow2_create_opts {
  */
 int qcow2_create(const char *path, const struct qcow2_create_opts *opts, struct err *err);
 
-/* "none" (or empty), "zstd", "zstd:LEVEL" with LEVEL 1..19: *@level is 0 for none. False: other text. */
+/* "none" (or empty), "zstd", "zstd:LEVEL" with LEVEL 1..19: *@level is 0 for none. False: other
+ * text. */
 bool qcow2_parse_compression(const char *text, int *level);
 
 /* The cluster size qcow2_create() picks for a disk of @size bytes. */
@@ -73,7 +76,8 @@ struct qcow2_open_opts {
 	bool writable;
 	/* Folder the whole chain must stay in; NULL: the image's own folder. */
 	const char *repository;
-	/* Writable only: read the parent when a whole cluster arrives and do not store what equals it. */
+	/* Writable only: read the parent when a whole cluster arrives and do not store what equals
+	 * it. */
 	bool suppress_unchanged;
 	/* Writable only: keep checksums; qcow2_finalize() writes them to the image's sidecar
 	 * (qcow2/sums.h), and suppression asks the parent's before it reads the parent. */
@@ -88,9 +92,9 @@ struct qcow2_open_opts {
 };
 
 /*
- * Opens an image and validates its whole chain. Writable: takes the lock against a second writer and
- * repairs what a crash left (leaks, refcounts); refuses internal snapshots. Blocking.
- * 0, -errno, QCOW2_E_*.
+ * Opens an image and validates its whole chain. Writable: takes the lock against a second writer
+ * and repairs what a crash left (leaks, refcounts); refuses internal snapshots. Blocking. 0,
+ * -errno, QCOW2_E_*.
  */
 int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_open_opts *opts,
 	       struct err *err);
@@ -141,9 +145,9 @@ void qcow2_detach(struct qcow2_image *img);
 
 /*
  * Takes up to @len bytes at guest offset @off into the image's memory and returns how many it took
- * (> 0), or -EAGAIN: nothing now, park a waiter with qcow2_wait_room() and call again when it wakes,
- * or -errno: the image has failed. Range and writability are the caller's to check. The bytes are
- * visible to every operation started later; they are durable after a flush.
+ * (> 0), or -EAGAIN: nothing now, park a waiter with qcow2_wait_room() and call again when it
+ * wakes, or -errno: the image has failed. Range and writability are the caller's to check. The
+ * bytes are visible to every operation started later; they are durable after a flush.
  */
 ssize_t qcow2_write(struct qcow2_image *img, uint64_t off, const void *buf, size_t len);
 
@@ -181,13 +185,14 @@ struct qcow2_lane {
 	uint64_t packed_off;
 };
 
-/* One asynchronous operation, embedded in the caller's request. Set the first part; done() runs from
- * the ring's loop, never from inside qcow2_submit(). Several may run at once, in any order. */
+/* One asynchronous operation, embedded in the caller's request. Set the first part; done() runs
+ * from the ring's loop, never from inside qcow2_submit(). Several may run at once, in any order. */
 struct qcow2_op {
 	enum qcow2_op_kind kind;
 	uint64_t off, len;
-	void *buf;		      /* READ */
-	struct qcow2_extent *extents; /* EXTENTS: room for @extent_max; done: @extent_count filled, */
+	void *buf; /* READ */
+	struct qcow2_extent
+		*extents; /* EXTENTS: room for @extent_max; done: @extent_count filled, */
 	unsigned extent_max, extent_count; /* neighbours differ; they may end before off + len */
 	void (*done)(struct qcow2_op *op, int res); /* 0 or -errno */
 
@@ -213,7 +218,7 @@ int qcow2_error(const struct qcow2_image *img);
  * what is on its way to the disk. For an image that will be thrown away. */
 void qcow2_abandon(struct qcow2_image *img);
 
-/* --- finishing: detached, blocking ----------------------------------------------------------- */
+/* --- finishing: detached, blocking ---------------------------------------------------------- */
 
 /*
  * Turns a flushed image into a clean one: refcounts from the map, file cut to its end, dirty bit
@@ -221,7 +226,7 @@ void qcow2_abandon(struct qcow2_image *img);
  */
 int qcow2_finalize(struct qcow2_image *img, struct err *err);
 
-/* --- checking -------------------------------------------------------------------------------- */
+/* --- checking ------------------------------------------------------------------------------- */
 
 struct qcow2_check_result {
 	uint64_t corruptions; /* entries that point outside the file, overlap, or are malformed */
@@ -230,7 +235,7 @@ struct qcow2_check_result {
 	uint64_t copied_errors;	  /* COPIED flags that disagree with the refcount */
 	uint64_t fixed;		  /* of all those: repaired */
 	uint64_t data_clusters, zero_clusters, compressed_clusters, total_clusters;
-	bool dirty; /* header bit, as found */
+	bool dirty;			/* header bit, as found */
 	uint64_t file_size, end_of_use; /* bytes */
 };
 

@@ -7,7 +7,7 @@
 #include "base/cleanup.h"
 #include "qcow2/image.h"
 
-/* --- where a guest offset lives ------------------------------------------------------------------ */
+/* --- where a guest offset lives ------------------------------------------------------------- */
 
 static bool own_continues(enum qcow2_kind kind, uint64_t host, enum qcow2_kind next_kind,
 			  uint64_t next_host, uint64_t bytes)
@@ -24,8 +24,8 @@ static void slice_find(const struct qcow2_slice *s, uint64_t off, uint64_t max,
 	const struct qcow2_image *img = s->img;
 	const struct qcow2_geom *g = &img->geom;
 	uint64_t cluster = off >> g->cluster_bits, in = off & (g->cluster_size - 1), host = 0;
-	enum qcow2_kind kind = qcow2_layer_entry(img->layer, qcow2_slice_entry(s, cluster), 0, 0,
-						 &host);
+	enum qcow2_kind kind =
+		qcow2_layer_entry(img->layer, qcow2_slice_entry(s, cluster), 0, 0, &host);
 	uint64_t len = g->cluster_size - in, n = 1;
 
 	while (len < max && (cluster + n) % QCOW2_SLICE_ENTRIES) {
@@ -68,7 +68,7 @@ int qcow2_map_find(struct qcow2_image *img, uint64_t off, uint64_t max, struct p
 	return qcow2_chain_find(img->chain, off, run->len, waiter, run);
 }
 
-/* --- slots in memory ------------------------------------------------------------------------------- */
+/* --- slots in memory ------------------------------------------------------------------------ */
 
 enum slot_answer {
 	SLOT_ABSENT, /* nothing in memory for *max bytes at least */
@@ -97,7 +97,7 @@ static enum slot_answer slot_look(struct qcow2_image *img, uint64_t off, uint64_
 	return s->zero ? SLOT_ZERO : SLOT_DATA;
 }
 
-/* --- one operation ---------------------------------------------------------------------------------- */
+/* --- one operation -------------------------------------------------------------------------- */
 
 static void op_posted(struct ring_op *ring_op, int res)
 {
@@ -171,7 +171,7 @@ void qcow2_op_finish(struct qcow2_op *op, int res)
 	op_post(op);
 }
 
-/* --- READ -------------------------------------------------------------------------------------------- */
+/* --- READ ----------------------------------------------------------------------------------- */
 
 static struct qcow2_lane *lane_get(struct qcow2_op *op)
 {
@@ -225,8 +225,7 @@ static void packed_done(struct file_op *file_op, int res)
 	unsigned head = (lane->packed_off & 511);
 
 	if (res >= 0 && (unsigned)res > head) {
-		res = qcow2_unpack(lane->layer, lane->packed + head, res - head,
-				   img->unpacker.out);
+		res = qcow2_unpack(lane->layer, lane->packed + head, res - head, img->unpacker.out);
 		if (!res)
 			memcpy(lane->dst, img->unpacker.out + lane->skip, lane->want);
 	} else if (res >= 0) {
@@ -323,7 +322,8 @@ static bool read_piece(struct qcow2_op *op)
 	return true;
 }
 
-/* What a failed image lost of the writes it took nobody knows: what the guest would see is unknown. */
+/* What a failed image lost of the writes it took nobody knows: what the guest would see is unknown.
+ */
 static int op_trust(const struct qcow2_op *op)
 {
 	return op->view == QCOW2_VIEW_GUEST ? qcow2_error(op->img) : 0;
@@ -341,7 +341,7 @@ void qcow2_read_step(struct qcow2_op *op)
 		qcow2_op_finish(op, op->res);
 }
 
-/* --- EXTENTS ------------------------------------------------------------------------------------------ */
+/* --- EXTENTS -------------------------------------------------------------------------------- */
 
 static uint32_t extent_flags(enum qcow2_kind kind)
 {

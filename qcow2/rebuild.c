@@ -118,7 +118,7 @@ int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
 	return 0;
 }
 
-/* --- the refcounts on disk --------------------------------------------------------------------- */
+/* --- the refcounts on disk ------------------------------------------------------------------ */
 
 /* May the table stay, below the end of use and apart from everything that is used? */
 static bool table_stays(const struct qcow2_image *img)

@@ -54,7 +54,8 @@ static void piece_done(struct qcow2_op *op, int res)
 	p->done = true;
 }
 
-/* Learns what [pos, pos + stretch) holds. A map that cannot be read is read as data, and fails there. */
+/* Learns what [pos, pos + stretch) holds. A map that cannot be read is read as data, and fails
+ * there. */
 static int scan_map(struct scan *s)
 {
 	uint64_t i, len = MIN(s->end - s->pos, SCAN_STRETCH), sum = 0;
@@ -129,7 +130,8 @@ static int scan_start_piece(struct scan *s)
 	return 0;
 }
 
-/* A piece that failed is read again cluster by cluster, so that only what is lost is called lost. */
+/* A piece that failed is read again cluster by cluster, so that only what is lost is called lost.
+ */
 static int scan_in_small(struct scan *s, struct piece *p)
 {
 	uint64_t end = p->off + p->len;

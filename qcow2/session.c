@@ -38,8 +38,8 @@ void qcow2_session_deinit(struct qcow2_session *s)
 	memset(s, 0, sizeof(*s));
 }
 
-int qcow2_session_open(struct qcow2_session *s, const char *path, const struct qcow2_open_opts *opts,
-		       struct err *err)
+int qcow2_session_open(struct qcow2_session *s, const char *path,
+		       const struct qcow2_open_opts *opts, struct err *err)
 {
 	struct qcow2_io io = {&s->ring, &s->batches, &s->bounces};
 	int r = qcow2_open(&s->img, path, opts, err);
@@ -100,8 +100,8 @@ int qcow2_session_write(struct qcow2_session *s, uint64_t off, const void *buf, 
 	size_t taken = 0;
 
 	while (taken < len) {
-		ssize_t n = qcow2_write(s->img, off + taken, (const char *)buf + taken,
-					len - taken);
+		ssize_t n =
+			qcow2_write(s->img, off + taken, (const char *)buf + taken, len - taken);
 		int r = n == -EAGAIN ? wait_room(s) : n < 0 ? (int)n : 0;
 
 		if (r)

@@ -18,8 +18,8 @@ int qcow2_session_init(struct qcow2_session *s, unsigned batches, struct err *er
 void qcow2_session_deinit(struct qcow2_session *s);
 
 /* Opens and attaches. 0, or as qcow2_open(). */
-int qcow2_session_open(struct qcow2_session *s, const char *path, const struct qcow2_open_opts *opts,
-		       struct err *err);
+int qcow2_session_open(struct qcow2_session *s, const char *path,
+		       const struct qcow2_open_opts *opts, struct err *err);
 
 /* Flushes and finalizes a writable image, closes it in any case. 0 or the first failure. */
 int qcow2_session_close(struct qcow2_session *s, struct err *err);

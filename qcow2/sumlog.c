@@ -11,7 +11,7 @@
 #include "base/cleanup.h"
 #include "qcow2/image.h"
 
-/* --- the log ------------------------------------------------------------------------------------- */
+/* --- the log -------------------------------------------------------------------------------- */
 
 int qcow2_sumlog_open(struct qcow2_image *img, const char *path, struct err *err)
 {
@@ -29,7 +29,8 @@ int qcow2_sumlog_open(struct qcow2_image *img, const char *path, struct err *err
 		return r;
 	unlink(name);
 	for (i = 0; i < 2; i++) {
-		log->block[i] = aligned_alloc(FILE_ALIGN, QCOW2_SUMLOG_BLOCK * sizeof(**log->block));
+		log->block[i] =
+			aligned_alloc(FILE_ALIGN, QCOW2_SUMLOG_BLOCK * sizeof(**log->block));
 		if (!log->block[i])
 			return err_set(err, -ENOMEM, "no memory for the checksums of '%s'", path);
 	}
@@ -94,7 +95,7 @@ int qcow2_sumlog_add(struct qcow2_image *img, const struct qcow2_sumlog_entry *e
 	return 0;
 }
 
-/* --- the parent's sums ----------------------------------------------------------------------------- */
+/* --- the parent's sums ---------------------------------------------------------------------- */
 
 struct qcow2_sum_page {
 	struct qcow2_image *img;

@@ -38,7 +38,7 @@ bool qcow2_sums_path(const char *image, char *out, size_t out_size)
 	return snprintf(out, out_size, "%.*s" QCOW2_SUMS_SUFFIX, (int)n, image) < (int)out_size;
 }
 
-/* --- header ------------------------------------------------------------------------------------ */
+/* --- header --------------------------------------------------------------------------------- */
 
 static const char sums_magic[8] = "SDSUMS01";
 
@@ -127,7 +127,7 @@ int qcow2_sums_root(struct file *file, uint64_t clusters, struct qcow2_sum *root
 	return r;
 }
 
-/* --- verify -------------------------------------------------------------------------------------- */
+/* --- verify --------------------------------------------------------------------------------- */
 
 struct verify {
 	const struct qcow2_verify_ops *ops;

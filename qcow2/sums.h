@@ -22,9 +22,9 @@
 #include "base/err.h"
 #include "base/file.h"
 
-#define QCOW2_SUMS_HEADER  4096U
-#define QCOW2_SUM_BYTES	   16U
-#define QCOW2_SUMS_SUFFIX  ".sums"
+#define QCOW2_SUMS_HEADER 4096U
+#define QCOW2_SUM_BYTES	  16U
+#define QCOW2_SUMS_SUFFIX ".sums"
 
 struct qcow2_sum {
 	unsigned char b[QCOW2_SUM_BYTES]; /* canonical (big-endian) */
@@ -60,7 +60,7 @@ static inline uint64_t qcow2_sums_off(uint64_t i)
 	return QCOW2_SUMS_HEADER + i * QCOW2_SUM_BYTES;
 }
 
-/* --- verify ---------------------------------------------------------------------------------- */
+/* --- verify --------------------------------------------------------------------------------- */
 
 struct qcow2_verify_ops {
 	/* Guest range [off, off + len) is not what was stored: its bytes differ (@res 0) or cannot

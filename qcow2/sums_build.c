@@ -15,8 +15,8 @@
 #include "qcow2/scan.h"
 
 #define PAGE_SUMS 256U
-static const struct qcow2_sum sum_unknown = {
-	{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
+static const struct qcow2_sum sum_unknown = {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+					      0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
 
 struct build {
 	struct qcow2_image *img;
@@ -31,7 +31,7 @@ struct build {
 
 DEFINE_CLEANUP(struct file *, file_close)
 
-/* --- the array, a page at a time --------------------------------------------------------------------- */
+/* --- the array, a page at a time ------------------------------------------------------------ */
 
 static size_t page_bytes(const struct build *b)
 {
@@ -45,7 +45,8 @@ static int page_store(struct build *b)
 	int r = 0;
 
 	if (b->dirty)
-		r = file_pwrite(b->file, b->sum, page_bytes(b), qcow2_sums_off(b->page * PAGE_SUMS));
+		r = file_pwrite(b->file, b->sum, page_bytes(b),
+				qcow2_sums_off(b->page * PAGE_SUMS));
 	b->dirty = false;
 	return r;
 }
@@ -82,7 +83,7 @@ static int sum_set(struct build *b, uint64_t cluster, const struct qcow2_sum *su
 	return r;
 }
 
-/* --- where it starts --------------------------------------------------------------------------------- */
+/* --- where it starts ------------------------------------------------------------------------ */
 
 static int fill_unknown(struct build *b)
 {
@@ -99,7 +100,8 @@ static int fill_unknown(struct build *b)
 static int copy_sums(struct build *b, const struct qcow2_sums *from)
 {
 	_cleanup_(freep) unsigned char *buf = malloc(MIB);
-	uint64_t off = qcow2_sums_off(0), end = qcow2_sums_off(MIN(from->clusters, b->sums.clusters));
+	uint64_t off = qcow2_sums_off(0),
+		 end = qcow2_sums_off(MIN(from->clusters, b->sums.clusters));
 	int r = buf ? 0 : -ENOMEM;
 
 	while (!r && off < end) {
@@ -135,7 +137,7 @@ static int start_array(struct build *b, const char *name)
 					     : fill_unknown(b);
 }
 
-/* --- the log -------------------------------------------------------------------------------------------- */
+/* --- the log -------------------------------------------------------------------------------- */
 
 static int apply_entry(struct build *b, const struct qcow2_sumlog_entry *e)
 {
@@ -182,7 +184,7 @@ static int apply_log(struct build *b)
 	return r ? r : apply_block(b, log->block[log->active], log->used);
 }
 
-/* --- what has to be read --------------------------------------------------------------------------------- */
+/* --- what has to be read -------------------------------------------------------------------- */
 
 static int reread_piece(void *arg, uint64_t off, const void *data, uint64_t len, int res)
 {
@@ -236,7 +238,7 @@ static int reread_unknown(struct build *b, struct err *err)
 	return r;
 }
 
-/* --- all of it ------------------------------------------------------------------------------------------- */
+/* --- all of it ------------------------------------------------------------------------------ */
 
 static int build_run(struct build *b, const char *name, struct err *err)
 {

@@ -51,7 +51,7 @@ int qcow2_sumlog_add(struct qcow2_image *img, const struct qcow2_sumlog_entry *e
  * Blocking. 0, -errno, QCOW2_E_*. */
 int qcow2_sums_build(struct qcow2_image *img, struct err *err);
 
-/* --- the parent's sums, looked up while writing ------------------------------------------------ */
+/* --- the parent's sums, looked up while writing --------------------------------------------- */
 
 #define QCOW2_PARENT_SUM_PAGES 64
 #define QCOW2_PARENT_SUM_COUNT 256U /* sums in a page */

@@ -95,7 +95,7 @@ static struct qcow2_slice *table_evict(struct qcow2_tables *t)
 {
 	struct list *pos;
 
-	list_for_each(pos, &t->lru) {
+	list_for_each (pos, &t->lru) {
 		struct qcow2_slice *s = list_entry(pos, struct qcow2_slice, lru);
 
 		if (s->state == QCOW2_SLICE_LOADING || s->dirty || s->writing)
@@ -200,7 +200,8 @@ int qcow2_table_get(struct qcow2_image *img, uint64_t guest_cluster, bool create
 		    struct pool_waiter *waiter, struct qcow2_slice **out)
 {
 	struct qcow2_tables *t = &img->tables;
-	uint64_t key = guest_cluster / QCOW2_SLICE_ENTRIES, l1_index = l1_index_of(img, guest_cluster);
+	uint64_t key = guest_cluster / QCOW2_SLICE_ENTRIES,
+		 l1_index = l1_index_of(img, guest_cluster);
 	bool fresh = !(img->layer->l1[l1_index] & QCOW2_ENTRY_OFFSET);
 	struct qcow2_slice *s;
 	int r;

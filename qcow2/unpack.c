@@ -1,6 +1,6 @@
 /*
- * Compressed clusters: raw deflate (window 2^12) or one zstd frame. The length of the stream is only
- * known to the sector, so bytes behind its end are normal; too few bytes out are not.
+ * Compressed clusters: raw deflate (window 2^12) or one zstd frame. The length of the stream is
+ * only known to the sector, so bytes behind its end are normal; too few bytes out are not.
  */
 #include <zlib.h>
 #include <zstd.h>
@@ -54,7 +54,7 @@ int qcow2_unpack(const struct qcow2_layer *layer, const void *src, size_t src_le
 	return unpack_deflate(src, src_len, dst, dst_len);
 }
 
-/* --- buffers ------------------------------------------------------------------------------------- */
+/* --- buffers -------------------------------------------------------------------------------- */
 
 static uint64_t largest_cluster(const struct qcow2_image *img)
 {

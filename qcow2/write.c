@@ -4,8 +4,8 @@
  * A slot gets a place in the open batch's 2 MiB buffer when it is made, unless its whole cluster
  * arrives at once and is zero. Bytes known to be zero are not copied: the place is filled in when
  * the first other byte arrives, so a stream of zeroes never touches the buffers. A batch out of
- * places is sealed, and stored as soon as none of its slots waits for the rest of its cluster; a few
- * batches may be sealed at once, so that several streams, or one that jumps, still write each
+ * places is sealed, and stored as soon as none of its slots waits for the rest of its cluster; a
+ * few batches may be sealed at once, so that several streams, or one that jumps, still write each
  * cluster once. Beyond that, on a flush, and when buffers run out, partial slots are completed from
  * what lies below them.
  */
@@ -15,7 +15,7 @@
 
 #define SEALED_MAX 4
 
-/* --- slots ------------------------------------------------------------------------------------ */
+/* --- slots ---------------------------------------------------------------------------------- */
 
 static struct qcow2_slot **slot_bucket(struct qcow2_writer *w, uint64_t cluster)
 {
@@ -115,8 +115,7 @@ static void slot_materialise(struct qcow2_slot *s)
 	unsigned i;
 
 	for (i = 0; i < s->ranges; i++)
-		memset(qcow2_slot_data(s) + s->range[i].from, 0,
-		       s->range[i].to - s->range[i].from);
+		memset(qcow2_slot_data(s) + s->range[i].from, 0, s->range[i].to - s->range[i].from);
 	s->zero = false;
 }
 
@@ -140,7 +139,7 @@ void qcow2_slot_make_zero(struct qcow2_slot *s)
 	slot_drop_place(s);
 }
 
-/* --- batches: open, sealed, started ------------------------------------------------------------- */
+/* --- batches: open, sealed, started --------------------------------------------------------- */
 
 static void batch_start(struct qcow2_batch *b)
 {
@@ -269,7 +268,7 @@ static void buffer_available(struct pool_waiter *waiter)
 		pool_pass(img->io.batches);
 }
 
-/* --- qcow2_write() -------------------------------------------------------------------------------- */
+/* --- qcow2_write() -------------------------------------------------------------------------- */
 
 /* 0: the slot has the bytes. -EAGAIN: not now. */
 static int slot_write(struct qcow2_slot *s, uint32_t in, const void *buf, uint32_t len)
@@ -362,7 +361,7 @@ void qcow2_wait_room(struct qcow2_image *img, struct pool_waiter *waiter)
 	qcow2_park(&img->writer.room, waiter);
 }
 
-/* --- attach ----------------------------------------------------------------------------------------- */
+/* --- attach --------------------------------------------------------------------------------- */
 
 static int writer_alloc(struct qcow2_writer *w, struct err *err, const char *path)
 {

@@ -82,7 +82,7 @@ static const char usage_text[] =
 
 static const struct log_scope main_log = {"agent"};
 
-/* --- options ---------------------------------------------------------------------------------- */
+/* --- options -------------------------------------------------------------------------------- */
 
 static int parse_number(const char *name, const char *text, uint64_t min, uint64_t max,
 			uint64_t *out, struct err *err)
@@ -200,7 +200,7 @@ static int options_parse(struct options *o, int argc, char **argv, struct err *e
 	return 0;
 }
 
-/* --- start, stop ------------------------------------------------------------------------------ */
+/* --- start, stop ---------------------------------------------------------------------------- */
 
 static int signal_pipe[2] = {-1, -1};
 

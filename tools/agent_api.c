@@ -73,7 +73,7 @@ static const char *member(const json_t *obj, const char *key)
 	return s ? s : "";
 }
 
-/* --- handlers --------------------------------------------------------------------------------- */
+/* --- handlers ------------------------------------------------------------------------------- */
 
 static void handle_health(struct api_call *call)
 {
@@ -198,7 +198,7 @@ static void handle_not_implemented(struct api_call *call)
 	answer_error(call, MHD_HTTP_NOT_IMPLEMENTED, "this agent backs up VMs only");
 }
 
-/* --- routes ----------------------------------------------------------------------------------- */
+/* --- routes --------------------------------------------------------------------------------- */
 
 enum api_body { BODY_NONE, BODY_OBJECT };
 
@@ -280,7 +280,7 @@ static void call_dispatch(struct api_call *call, const char *method, const char 
 		answer_error(call, MHD_HTTP_NOT_FOUND, "no such path");
 }
 
-/* --- the library ------------------------------------------------------------------------------ */
+/* --- the library ---------------------------------------------------------------------------- */
 
 static enum MHD_Result send_answer(struct MHD_Connection *conn, struct api_call *call)
 {

@@ -59,7 +59,7 @@ struct agent_copy {
 	int failed;	 /* first error, with its sentence in *err */
 };
 
-/* --- new, free -------------------------------------------------------------------------------- */
+/* --- new, free ------------------------------------------------------------------------------ */
 
 static int copy_alloc_slots(struct agent_copy *c)
 {
@@ -139,7 +139,7 @@ void agent_copy_free(struct agent_copy *c)
 	free(c);
 }
 
-/* --- small helpers ---------------------------------------------------------------------------- */
+/* --- small helpers -------------------------------------------------------------------------- */
 
 static struct copy_slot *slot_of(struct list *node)
 {
@@ -183,7 +183,7 @@ static void slot_release(struct copy_slot *s)
 	c->moved = true;
 }
 
-/* --- what a read block is --------------------------------------------------------------------- */
+/* --- what a read block is ------------------------------------------------------------------- */
 
 static enum agent_block judge_block(const struct agent_copy *c, struct copy_slot *s, uint32_t i)
 {
@@ -219,7 +219,7 @@ static void copy_work(void *ctx, struct agent_read *rd)
 		s->index_error = agent_index_put(c->config.next, first, s->blocks, s->hash);
 }
 
-/* --- map -------------------------------------------------------------------------------------- */
+/* --- map ------------------------------------------------------------------------------------ */
 
 /* A hole needs no word where the target has zeroes already: it is empty, or its last point has
  * them. Blocks of zeroes are all-zero hashes, in the new index too: there they are never put. */
@@ -263,7 +263,7 @@ static void map_request(struct agent_copy *c)
 	c->failed = agent_source_map(c->config.source, c->map, c->err);
 }
 
-/* --- slots: from the map to reads and zeroes -------------------------------------------------- */
+/* --- slots: from the map to reads and zeroes ------------------------------------------------ */
 
 static void cmd_done(struct agent_cmd *cmd, int error)
 {
@@ -420,7 +420,7 @@ static void copy_plan(struct agent_copy *c)
 	}
 }
 
-/* --- slots: from reads to writes -------------------------------------------------------------- */
+/* --- slots: from reads to writes ------------------------------------------------------------ */
 
 /* Zeroes go as zeroes; a server without them gets the bytes, which are in the buffer anyway. */
 static void slot_write_run(struct copy_slot *s, uint32_t first, uint32_t n)
@@ -483,7 +483,7 @@ static void copy_collect(struct agent_copy *c)
 		slot_write(slot_of(node));
 }
 
-/* --- the loop --------------------------------------------------------------------------------- */
+/* --- the loop ------------------------------------------------------------------------------- */
 
 static void flush_done(struct agent_cmd *cmd, int error)
 {

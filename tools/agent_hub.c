@@ -46,7 +46,7 @@ int agent_hub_init(struct agent_hub *hub, const char *url, struct err *err)
 	return 0;
 }
 
-/* --- one call --------------------------------------------------------------------------------- */
+/* --- one call ------------------------------------------------------------------------------- */
 
 static void call_deinit(struct hub_call *call)
 {
@@ -148,7 +148,7 @@ static int call_refused(const struct hub_call *call, struct err *err)
 		       call->status, call->answer ? call->answer : "(empty)");
 }
 
-/* --- the three calls -------------------------------------------------------------------------- */
+/* --- the three calls ------------------------------------------------------------------------ */
 
 /* All values of the answer must be texts: contract, and a cheap sign that a hub answered. */
 static int change_id_decode(const struct hub_call *call, char out[AGENT_HUB_CHANGE_MAX],
@@ -159,8 +159,7 @@ static int change_id_decode(const struct hub_call *call, char out[AGENT_HUB_CHAN
 	int rc = json_is_object(root) ? 0 : -EPROTO;
 	json_t *v;
 
-	json_object_foreach(root, key, v)
-	{
+	json_object_foreach (root, key, v) {
 		if (!json_is_string(v))
 			rc = -EPROTO;
 	}

@@ -45,7 +45,7 @@ static uint64_t index_blocks(const struct agent_index_id *id)
 	return id->kind == AGENT_INDEX_HASH ? div_up(id->disk_size, AGENT_BLOCK) : 0;
 }
 
-/* --- positional I/O --------------------------------------------------------------------------- */
+/* --- positional I/O ------------------------------------------------------------------------- */
 
 static int read_all(int fd, void *buf, size_t len, uint64_t off)
 {
@@ -75,7 +75,7 @@ static int write_all(int fd, const void *buf, size_t len, uint64_t off)
 	return 0;
 }
 
-/* --- header ----------------------------------------------------------------------------------- */
+/* --- header --------------------------------------------------------------------------------- */
 
 static void header_encode(uint8_t h[INDEX_HEADER], const struct agent_index_id *id,
 			  const struct agent_hash *body)
@@ -158,7 +158,7 @@ int agent_index_peek(int dir_fd, const char *name, struct agent_index_id *out)
 	return fd < 0 ? fd : header_read(fd, out, &body);
 }
 
-/* --- body ------------------------------------------------------------------------------------- */
+/* --- body ----------------------------------------------------------------------------------- */
 
 static int body_sum(int fd, uint64_t len, struct agent_hash *out)
 {
@@ -221,7 +221,7 @@ int agent_index_put(struct agent_index *ix, uint64_t first, uint32_t n, const st
 	return write_all(ix->fd, in, n * sizeof(*in), INDEX_HEADER + first * sizeof(*in));
 }
 
-/* --- create, seal ----------------------------------------------------------------------------- */
+/* --- create, seal --------------------------------------------------------------------------- */
 
 static int index_open_tmp(struct agent_index *ix)
 {

@@ -136,8 +136,7 @@ static int fields_fill(const struct field *fields, size_t n, json_t *obj, void *
 
 	if (!json_is_object(obj))
 		return err_set(err, -EINVAL, "%s must be a JSON object", where);
-	json_object_foreach(obj, key, v)
-	{
+	json_object_foreach (obj, key, v) {
 		if (!field_known(fields, n, key))
 			return err_set(err, -EINVAL, "%s: field \"%s\" is not known", where, key);
 	}
@@ -149,7 +148,7 @@ static int fields_fill(const struct field *fields, size_t n, json_t *obj, void *
 	return 0;
 }
 
-/* --- disks ------------------------------------------------------------------------------------ */
+/* --- disks ---------------------------------------------------------------------------------- */
 
 static bool source_is_uri(const char *source)
 {
@@ -298,7 +297,7 @@ static int disks_parse(struct agent_vm *vm, json_t *list, const char *where, str
 	return disks_agree(vm, where, err) ? -EINVAL : disks_unique(vm, where, err);
 }
 
-/* --- VMs -------------------------------------------------------------------------------------- */
+/* --- VMs ------------------------------------------------------------------------------------ */
 
 /* The hub is asked for the last part of the path, and finds the job by the name: one text. */
 static int vm_path(struct agent_vm *vm, const char *where, struct err *err)

@@ -9,7 +9,7 @@
 
 #define JOBS_KEPT 64 /* finished ones, for /progress */
 
-/* --- one job: make, free ---------------------------------------------------------------------- */
+/* --- one job: make, free -------------------------------------------------------------------- */
 
 static void job_free(struct agent_job *job)
 {
@@ -135,7 +135,7 @@ static int job_new(struct agent_job **out, struct agent_jobs *jobs, const struct
 	return 0;
 }
 
-/* --- one job: run ----------------------------------------------------------------------------- */
+/* --- one job: run --------------------------------------------------------------------------- */
 
 static void job_phase(struct agent_job *job, const char *phase)
 {
@@ -252,7 +252,7 @@ static void *job_thread(void *arg)
 	return NULL;
 }
 
-/* --- the registry ----------------------------------------------------------------------------- */
+/* --- the registry --------------------------------------------------------------------------- */
 
 static struct agent_job *find_locked(struct agent_jobs *jobs, const char *id)
 {

@@ -136,7 +136,7 @@ json_t *agent_jobs_status(struct agent_jobs *jobs, const char *job_id);
 /* Running jobs fail with "stopped"; returns when their threads are gone. NULL is fine. */
 void agent_jobs_free(struct agent_jobs *jobs);
 
-/* --- between the files of this module --------------------------------------------------------- */
+/* --- between the files of this module ------------------------------------------------------- */
 
 /* All disks, from the questions to the decisions: sources are open and tracks begun. The sentence
  * names the disk. (agent_prepare.c) */

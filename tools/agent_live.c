@@ -66,7 +66,7 @@ static const char *bitmap_of(char buf[NAME_SIZE], const char *change_id)
 	return buf;
 }
 
-/* --- what QEMU has ---------------------------------------------------------------------------- */
+/* --- what QEMU has -------------------------------------------------------------------------- */
 
 static int query_nodes(struct agent_qmp *q, json_t **nodes, struct err *err)
 {
@@ -79,8 +79,7 @@ static const json_t *find_node(const json_t *nodes, const char *name)
 	json_t *node;
 	size_t i;
 
-	json_array_foreach(nodes, i, node)
-	{
+	json_array_foreach (nodes, i, node) {
 		if (strcmp(text(node, "node-name"), name) == 0)
 			return node;
 	}
@@ -149,7 +148,7 @@ int agent_live_sizes(const struct agent_vm *vm, const struct agent_stop *stop, u
 	return rc;
 }
 
-/* --- clearing away ---------------------------------------------------------------------------- */
+/* --- clearing away -------------------------------------------------------------------------- */
 
 /* How many NBD exports there are, and how many of them are ours. */
 static int count_exports(struct agent_qmp *q, size_t *all, size_t *mine, json_t **list,
@@ -160,8 +159,7 @@ static int count_exports(struct agent_qmp *q, size_t *all, size_t *mine, json_t 
 	size_t i;
 
 	*all = *mine = 0;
-	json_array_foreach(exports, i, e)
-	{
+	json_array_foreach (exports, i, e) {
 		*all += strcmp(text(e, "type"), "nbd") == 0;
 		*mine += ours(text(e, "id"));
 	}
@@ -193,8 +191,7 @@ static int clear_exports(struct agent_qmp *q, struct err *err)
 	json_t *list = NULL, *e;
 	int rc = count_exports(q, &all, &mine, &list, err);
 
-	json_array_foreach(list, i, e)
-	{
+	json_array_foreach (list, i, e) {
 		if (!rc && ours(text(e, "id")))
 			rc = agent_qmp_call(
 				q, "block-export-del",
@@ -214,8 +211,7 @@ static int clear_jobs(struct agent_qmp *q, struct err *err)
 	int rc = agent_qmp_call(q, "query-jobs", NULL, &jobs, err);
 	size_t i;
 
-	json_array_foreach(jobs, i, job)
-	{
+	json_array_foreach (jobs, i, job) {
 		const char *id = text(job, "id");
 
 		if (rc || !ours(id))
@@ -236,8 +232,7 @@ static int delete_nodes(struct agent_qmp *q, const json_t *nodes, const char *pr
 	size_t i;
 	int rc = 0;
 
-	json_array_foreach(nodes, i, node)
-	{
+	json_array_foreach (nodes, i, node) {
 		const char *name = text(node, "node-name");
 
 		if (!rc && strncmp(name, prefix, strlen(prefix)) == 0)
@@ -274,8 +269,7 @@ static int clear_frozen(struct agent_live *live, struct agent_qmp *q, struct err
 		json_t *bitmap;
 		size_t k;
 
-		json_array_foreach(live->disks[i].bitmaps, k, bitmap)
-		{
+		json_array_foreach (live->disks[i].bitmaps, k, bitmap) {
 			if (!rc && strcmp(text(bitmap, "name"), AGENT_LIVE_BITMAP) == 0)
 				rc = remove_bitmap(q, live->disks[i].node, AGENT_LIVE_BITMAP, err);
 		}
@@ -312,8 +306,7 @@ static int prune_bitmaps(struct agent_live *live, struct agent_qmp *q, size_t i,
 	size_t k;
 	int rc = 0;
 
-	json_array_foreach(d->bitmaps, k, bitmap)
-	{
+	json_array_foreach (d->bitmaps, k, bitmap) {
 		const char *name = text(bitmap, "name");
 
 		if (rc || !ours(name) || strcmp(name, AGENT_LIVE_BITMAP) == 0 ||
@@ -324,7 +317,7 @@ static int prune_bitmaps(struct agent_live *live, struct agent_qmp *q, size_t i,
 	return rc;
 }
 
-/* --- open ------------------------------------------------------------------------------------- */
+/* --- open ----------------------------------------------------------------------------------- */
 
 static void live_free(struct agent_live *live)
 {
@@ -406,8 +399,7 @@ bool agent_live_knows(const struct agent_live *live, size_t i, const char *chang
 	size_t k;
 
 	bitmap_of(name, change_id);
-	json_array_foreach(live->disks[i].bitmaps, k, bitmap)
-	{
+	json_array_foreach (live->disks[i].bitmaps, k, bitmap) {
 		if (strcmp(text(bitmap, "name"), name) == 0)
 			return json_is_true(json_object_get(bitmap, "recording")) &&
 			       !json_is_true(json_object_get(bitmap, "inconsistent"));
@@ -415,7 +407,7 @@ bool agent_live_knows(const struct agent_live *live, size_t i, const char *chang
 	return false;
 }
 
-/* --- snapshot --------------------------------------------------------------------------------- */
+/* --- snapshot ------------------------------------------------------------------------------- */
 
 /* QEMU makes the file itself: it is QEMU that must be able to use it. */
 static int create_job(struct agent_qmp *q, json_t *options, struct err *err)
@@ -557,7 +549,7 @@ int agent_live_snapshot(struct agent_live *live, const struct agent_live_points 
 	return rc;
 }
 
-/* --- close ------------------------------------------------------------------------------------ */
+/* --- close ---------------------------------------------------------------------------------- */
 
 int agent_live_close(struct agent_live *live, const struct agent_live_points *points,
 		     struct err *err)

@@ -62,7 +62,7 @@ int agent_nbd_dispatch(struct nbd_handle *h, const struct pollfd *pfd)
 	return r < 0 ? agent_nbd_errno() : 0;
 }
 
-/* --- connecting ------------------------------------------------------------------------------- */
+/* --- connecting ----------------------------------------------------------------------------- */
 
 static int nbd_settings(struct nbd_handle *h, const struct agent_nbd_peer *peer)
 {

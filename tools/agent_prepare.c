@@ -82,7 +82,7 @@ static int disk_decide(struct agent_job_disk *d, uint64_t size, const char *bitm
 	return rc;
 }
 
-/* --- disks that are files or behind a server -------------------------------------------------- */
+/* --- disks that are files or behind a server ------------------------------------------------ */
 
 static int prepare_disks(struct agent_job *job, struct err *err)
 {
@@ -105,7 +105,7 @@ static int prepare_disks(struct agent_job *job, struct err *err)
 	return rc;
 }
 
-/* --- disks of a running QEMU ------------------------------------------------------------------ */
+/* --- disks of a running QEMU ---------------------------------------------------------------- */
 
 static int live_decide(struct agent_job_disk *d, struct err *err)
 {
@@ -176,7 +176,7 @@ int agent_job_prepare(struct agent_job *job, struct err *err)
 	return job->vm->qmp ? prepare_live(job, err) : prepare_disks(job, err);
 }
 
-/* --- the end ---------------------------------------------------------------------------------- */
+/* --- the end -------------------------------------------------------------------------------- */
 
 void agent_job_dismantle(struct agent_job *job)
 {

@@ -85,7 +85,7 @@ static const char *job_sync_type(const struct agent_job *job)
 	return "full";
 }
 
-/* --- JSON ------------------------------------------------------------------------------------- */
+/* --- JSON ----------------------------------------------------------------------------------- */
 
 static json_t *error_json(const struct agent_job *job)
 {
@@ -213,7 +213,7 @@ static json_t *telemetry_json(struct agent_job *job, double *percent)
 	return out;
 }
 
-/* --- the thread ------------------------------------------------------------------------------- */
+/* --- the thread ----------------------------------------------------------------------------- */
 
 static double smooth(double old, uint64_t bytes, int64_t ms)
 {

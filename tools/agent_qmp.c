@@ -28,7 +28,7 @@ static int64_t now_ms(void)
 	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* --- bytes and lines -------------------------------------------------------------------------- */
+/* --- bytes and lines ------------------------------------------------------------------------ */
 
 static int qmp_wait(struct agent_qmp *q, short events, int64_t deadline)
 {
@@ -122,7 +122,7 @@ static int qmp_line(struct agent_qmp *q, json_t **out, int64_t deadline)
 	return rc;
 }
 
-/* --- commands --------------------------------------------------------------------------------- */
+/* --- commands ------------------------------------------------------------------------------- */
 
 /* The next line that is no event. */
 static int qmp_reply(struct agent_qmp *q, json_t **out, int64_t deadline)
@@ -182,7 +182,7 @@ int agent_qmp_call(struct agent_qmp *q, const char *command, json_t *args, json_
 	return rc;
 }
 
-/* --- jobs ------------------------------------------------------------------------------------- */
+/* --- jobs ----------------------------------------------------------------------------------- */
 
 /* 1: it runs. 0: it has ended; *@text is its error, borrowed from @jobs, or NULL. */
 static int job_runs(const json_t *jobs, const char *id, bool *there, const char **text)
@@ -192,8 +192,7 @@ static int job_runs(const json_t *jobs, const char *id, bool *there, const char 
 
 	*there = false;
 	*text = NULL;
-	json_array_foreach(jobs, i, job)
-	{
+	json_array_foreach (jobs, i, job) {
 		const char *name = json_string_value(json_object_get(job, "id"));
 		const char *status = json_string_value(json_object_get(job, "status"));
 
@@ -243,7 +242,7 @@ int agent_qmp_wait_job(struct agent_qmp *q, const char *id, struct err *err)
 	}
 }
 
-/* --- open, close ------------------------------------------------------------------------------ */
+/* --- open, close ---------------------------------------------------------------------------- */
 
 static int qmp_connect(struct agent_qmp *q)
 {

@@ -17,7 +17,7 @@ struct agent_sink {
 	bool can_zero, can_flush;
 };
 
-/* --- open, close ------------------------------------------------------------------------------ */
+/* --- open, close ---------------------------------------------------------------------------- */
 
 static int sink_connect(struct agent_sink *s, const struct agent_sink_config *config,
 			struct err *err)
@@ -116,7 +116,7 @@ bool agent_sink_can_flush(const struct agent_sink *s)
 	return s->can_flush;
 }
 
-/* --- commands --------------------------------------------------------------------------------- */
+/* --- commands ------------------------------------------------------------------------------- */
 
 static uint64_t cmd_weight(const struct agent_cmd *cmd)
 {

@@ -99,7 +99,7 @@ void agent_source_reap(struct agent_source *src, struct list *out);
 /* After the last read: the source is what it was at open. -ESTALE with a sentence if it is not. */
 int agent_source_check(struct agent_source *src, struct err *err);
 
-/* --- for the implementations ------------------------------------------------------------------ */
+/* --- for the implementations ---------------------------------------------------------------- */
 
 int agent_source_open_file(struct agent_source **out, const struct agent_disk *disk,
 			   const struct agent_source_config *config, struct err *err);

@@ -43,7 +43,7 @@ struct file_source {
 	unsigned thread_count;
 };
 
-/* --- reading ---------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------- */
 
 /* O_DIRECT may be refused at any read; the flag is the file description's, for all threads. */
 static bool file_leave_direct(struct file_source *f)
@@ -173,7 +173,7 @@ static int file_start(struct agent_source *src, struct err *err)
 	return 0;
 }
 
-/* --- map -------------------------------------------------------------------------------------- */
+/* --- map ------------------------------------------------------------------------------------ */
 
 /* Marks data from the file's own knowledge of holes. A file system that has none calls everything
  * data; a block device does not answer at all, and is all data. */
@@ -218,7 +218,7 @@ static int file_map(struct agent_source *src, struct agent_map *map, struct err 
 	return 0;
 }
 
-/* --- open, check, close ----------------------------------------------------------------------- */
+/* --- open, check, close --------------------------------------------------------------------- */
 
 /* 1: somebody holds it; 0 free; -errno. */
 static int lock_test(int fd, off_t byte)
@@ -377,7 +377,7 @@ int agent_source_open_file(struct agent_source **out, const struct agent_disk *d
 	return 0;
 }
 
-/* --- size only -------------------------------------------------------------------------------- */
+/* --- size only ------------------------------------------------------------------------------ */
 
 /* Of a qcow2 file the size is in its header; asking a qemu-nbd would need the VM stopped. */
 static int qcow2_size(int fd, uint64_t *size)

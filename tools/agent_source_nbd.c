@@ -41,7 +41,7 @@ struct nbd_source {
 	uint8_t data[AGENT_MAP_BLOCKS], dirty[AGENT_MAP_BLOCKS];
 };
 
-/* --- reads ------------------------------------------------------------------------------------ */
+/* --- reads ---------------------------------------------------------------------------------- */
 
 static int nbd_read_done(void *user_data, int *error)
 {
@@ -75,7 +75,7 @@ static void nbd_reap(struct agent_source *src, struct list *out)
 	list_splice(out, &container_of(src, struct nbd_source, base)->done);
 }
 
-/* --- map -------------------------------------------------------------------------------------- */
+/* --- map ------------------------------------------------------------------------------------ */
 
 static int nbd_extents(void *user_data, const char *meta, uint64_t off, uint32_t *entries,
 		       size_t nr_entries, int *error)
@@ -167,7 +167,7 @@ static int nbd_map(struct agent_source *src, struct agent_map *map, struct err *
 	return nbd_map_step(n, err);
 }
 
-/* --- the poll loop ---------------------------------------------------------------------------- */
+/* --- the poll loop -------------------------------------------------------------------------- */
 
 static size_t nbd_prepare(struct agent_source *src, struct pollfd *pfd)
 {
@@ -231,7 +231,7 @@ static const struct agent_source_ops nbd_ops = {
 	.close = nbd_source_close,
 };
 
-/* --- open ------------------------------------------------------------------------------------- */
+/* --- open ----------------------------------------------------------------------------------- */
 
 static int nbd_connect_one(struct nbd_source *n, const struct agent_nbd_peer *peer, struct err *err)
 {

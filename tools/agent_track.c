@@ -28,7 +28,7 @@ static void track_dir_deinit(struct track_dir *d)
 	free(d->files);
 }
 
-/* --- change ids ------------------------------------------------------------------------------- */
+/* --- change ids ----------------------------------------------------------------------------- */
 
 void agent_change_id_format(const uint8_t u[16], uint64_t sequence, char sep,
 			    char out[AGENT_CHANGE_SIZE])
@@ -95,7 +95,7 @@ static int uuid_random(uint8_t uuid[16])
 	return 0;
 }
 
-/* --- the disk's directory --------------------------------------------------------------------- */
+/* --- the disk's directory ------------------------------------------------------------------- */
 
 /* Any id becomes one harmless path component; different ids stay different. */
 static void encode_id(const char *id, char out[AGENT_TRACK_NAME * 3])
@@ -185,7 +185,7 @@ static int dir_scan(struct track_dir *d, int dir_fd)
 	return rc;
 }
 
-/* --- the decision ----------------------------------------------------------------------------- */
+/* --- the decision --------------------------------------------------------------------------- */
 
 static struct agent_hash bitmap_identity(const struct agent_track_want *want)
 {
@@ -352,7 +352,7 @@ int agent_track_begin(struct agent_track *t, const struct agent_track_want *want
 	return rc;
 }
 
-/* --- seal, commit ----------------------------------------------------------------------------- */
+/* --- seal, commit --------------------------------------------------------------------------- */
 
 static bool is_ours(const struct agent_track *t, const struct track_file *f)
 {

@@ -66,7 +66,7 @@ int ctl_parse_globals(struct ctl_globals *globals, int argc, char **argv, struct
 	return optind;
 }
 
-/* --- finding the verb --- */
+/* --- finding the verb ----------------------------------------------------------------------- */
 
 static int unknown_noun(const struct ctl_verb *const *tables, const char *noun, struct err *err)
 {
@@ -113,7 +113,7 @@ int ctl_find_verb(const struct ctl_verb *const *tables, int argc, char **argv,
 	return unknown_verb(*table, argc > 1 ? argv[1] : NULL, err);
 }
 
-/* --- what follows it --- */
+/* --- what follows it ------------------------------------------------------------------------ */
 
 static void make_options(const struct ctl_verb *verb, struct option *options)
 {
@@ -197,7 +197,7 @@ int ctl_option_number(const struct ctl_args *args, const char *name, unsigned lo
 	return CTL_OK;
 }
 
-/* --- help --- */
+/* --- help ----------------------------------------------------------------------------------- */
 
 static const char global_help[] =
 	"Options of every command:\n"

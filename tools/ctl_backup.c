@@ -19,7 +19,7 @@
 #define DISK_INDEX_MAX 1000000UL
 #define REMARK_COLUMNS 60 /* of a reason in a table; "backup show" has all of it */
 
-/* --- showing one backup --- */
+/* --- showing one backup --------------------------------------------------------------------- */
 
 static void print_job(const json_t *job)
 {
@@ -59,8 +59,7 @@ static int print_job_disks(const json_t *job, struct err *err)
 	json_t *disk;
 	size_t i;
 
-	json_array_foreach(json_object_get(job, "disks"), i, disk)
-	{
+	json_array_foreach (json_object_get(job, "disks"), i, disk) {
 		const char *error = ctl_text(disk, "error");
 
 		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(disk, "disk_index"));
@@ -86,7 +85,7 @@ static int show_job(struct ctl *ctl, const json_t *job, struct err *err)
 	return print_job_disks(job, err);
 }
 
-/* --- following a running backup --- */
+/* --- following a running backup ------------------------------------------------------------- */
 
 static volatile sig_atomic_t interrupted;
 
@@ -187,7 +186,7 @@ static int wait_and_show(struct ctl *ctl, const char *id, struct err *err)
 		       human_printable(reason, sizeof(reason), ctl_text(job, "error_message")));
 }
 
-/* --- backup start, backup wait, backup show --- */
+/* --- backup start, backup wait, backup show ------------------------------------------------- */
 
 static int post_start(struct ctl *ctl, const struct ctl_args *args, json_t **reply, struct err *err)
 {
@@ -247,7 +246,7 @@ static int backup_show(struct ctl *ctl, const struct ctl_args *args, struct err 
 	return res ? res : show_job(ctl, job, err);
 }
 
-/* --- backup list --- */
+/* --- backup list ---------------------------------------------------------------------------- */
 
 static int print_list(const json_t *reply, struct err *err)
 {
@@ -258,8 +257,7 @@ static int print_list(const json_t *reply, struct err *err)
 	json_t *job;
 	size_t i;
 
-	json_array_foreach(json_object_get(reply, "backups"), i, job)
-	{
+	json_array_foreach (json_object_get(reply, "backups"), i, job) {
 		const char *started = ctl_text(job, "started_at");
 
 		ctl_table_add(table, ctl_text(job, "backup_id"));
@@ -296,7 +294,7 @@ static int backup_list(struct ctl *ctl, const struct ctl_args *args, struct err 
 	return print_list(reply, err);
 }
 
-/* --- backup chain --- */
+/* --- backup chain --------------------------------------------------------------------------- */
 
 /* @repository may be NULL: the hub says when that is not enough. */
 static int get_chain(struct ctl *ctl, const char *vm, const char *repository, unsigned long disk,
@@ -337,8 +335,7 @@ static int get_all_chains(struct ctl *ctl, const char *vm, const char *repositor
 
 	if (res)
 		return res;
-	json_array_foreach(json_object_get(reply, "disks"), i, disk)
-	{
+	json_array_foreach (json_object_get(reply, "disks"), i, disk) {
 		json_t *chain = NULL;
 
 		res = get_chain(ctl, vm, repository, ctl_number(disk, "disk_index"), &chain, err);
@@ -381,8 +378,7 @@ static int print_chain(const json_t *chain, struct err *err)
 	       (unsigned long long)ctl_number(chain, "backup_count"),
 	       human_bytes(text, ctl_number(chain, "total_size_bytes")), (int)folder,
 	       human_printable(path, sizeof(path), first));
-	json_array_foreach(points, i, point)
-	{
+	json_array_foreach (points, i, point) {
 		const char *image = ctl_text(point, "qcow2_path");
 		bool same = strncmp(image, first, folder) == 0;
 
@@ -410,8 +406,7 @@ static int print_chains(struct ctl *ctl, json_t *chains, struct err *err)
 		ctl_print_json(reply);
 		return CTL_OK;
 	}
-	json_array_foreach(chains, i, chain)
-	{
+	json_array_foreach (chains, i, chain) {
 		if (i)
 			putchar('\n');
 		if (!res)

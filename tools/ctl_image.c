@@ -28,7 +28,7 @@ static int status_of(int r)
 	return r == -ENOENT ? CTL_NOT_FOUND : CTL_FAILED;
 }
 
-/* --- info ------------------------------------------------------------------------------------- */
+/* --- info ----------------------------------------------------------------------------------- */
 
 static json_t *file_json(const struct qcow2_file_info *f)
 {
@@ -43,8 +43,8 @@ static json_t *file_json(const struct qcow2_file_info *f)
 
 static int info_print(const struct qcow2_file_info *files, unsigned count, struct err *err)
 {
-	static const char *const columns[] = {"FILE",	  ">DISK",    ">FILE SIZE", ">CLUSTER",
-					      "VERSION", "STATE", "BACKING",    NULL};
+	static const char *const columns[] = {"FILE",	 ">DISK", ">FILE SIZE", ">CLUSTER",
+					      "VERSION", "STATE", "BACKING",	NULL};
 	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
 	char text[HUMAN_MAX];
 	unsigned i;
@@ -86,7 +86,7 @@ static int image_info(struct ctl *ctl, const struct ctl_args *args, struct err *
 	return r;
 }
 
-/* --- map --------------------------------------------------------------------------------------- */
+/* --- map ------------------------------------------------------------------------------------ */
 
 static const char *extent_kind(uint32_t flags)
 {
@@ -108,10 +108,10 @@ static void map_emit(struct map *m)
 	if (!m->len)
 		return;
 	if (m->json) {
-		json_array_append_new(m->rows, json_pack("{s:I, s:I, s:s}", "start",
-							 (json_int_t)m->start, "length",
-							 (json_int_t)m->len, "kind",
-							 extent_kind(m->flags)));
+		json_array_append_new(m->rows,
+				      json_pack("{s:I, s:I, s:s}", "start", (json_int_t)m->start,
+						"length", (json_int_t)m->len, "kind",
+						extent_kind(m->flags)));
 		return;
 	}
 	ctl_table_addf(m->table, "%llu", (unsigned long long)m->start);
@@ -189,7 +189,7 @@ static int image_map(struct ctl *ctl, const struct ctl_args *args, struct err *e
 	return r;
 }
 
-/* --- check --------------------------------------------------------------------------------------- */
+/* --- check ---------------------------------------------------------------------------------- */
 
 static void check_print(const struct qcow2_check_result *c, bool repaired)
 {
@@ -218,9 +218,9 @@ static void check_print_json(const struct qcow2_check_result *c)
 		(json_int_t)c->refcount_errors, "copied_errors", (json_int_t)c->copied_errors,
 		"fixed", (json_int_t)c->fixed, "data_clusters", (json_int_t)c->data_clusters,
 		"zero_clusters", (json_int_t)c->zero_clusters, "compressed_clusters",
-		(json_int_t)c->compressed_clusters, "total_clusters",
-		(json_int_t)c->total_clusters, "file_size", (json_int_t)c->file_size, "end_of_use",
-		(json_int_t)c->end_of_use, "dirty", (int)c->dirty);
+		(json_int_t)c->compressed_clusters, "total_clusters", (json_int_t)c->total_clusters,
+		"file_size", (json_int_t)c->file_size, "end_of_use", (json_int_t)c->end_of_use,
+		"dirty", (int)c->dirty);
 
 	ctl_print_json(row);
 	json_decref(row);
@@ -252,7 +252,7 @@ static int image_check(struct ctl *ctl, const struct ctl_args *args, struct err 
 	return CTL_OK;
 }
 
-/* --- verify ---------------------------------------------------------------------------------------- */
+/* --- verify --------------------------------------------------------------------------------- */
 
 struct verify {
 	bool json;
@@ -299,7 +299,7 @@ static int image_verify(struct ctl *ctl, const struct ctl_args *args, struct err
 	return CTL_OK;
 }
 
-/* --- convert ----------------------------------------------------------------------------------------- */
+/* --- convert -------------------------------------------------------------------------------- */
 
 static bool convert_progress(void *arg, uint64_t done, uint64_t total)
 {
@@ -366,10 +366,12 @@ const struct ctl_verb ctl_image_verbs[] = {
 		.min_args = 1,
 		.max_args = 1,
 		.summary = "compare an image's tables with its refcounts, and repair",
-		.detail = "Exit status 6: references are damaged, data is lost. 7: only repairs are "
-			  "needed. The chain behind the image is not looked at.",
+		.detail =
+			"Exit status 6: references are damaged, data is lost. 7: only repairs are "
+			"needed. The chain behind the image is not looked at.",
 		.example = "sendense-ctl image check --repair full-20251005-120000.qcow2",
-		.options = {{"repair", NULL, "rebuild refcounts, give leaked clusters back", false}},
+		.options = {{"repair", NULL, "rebuild refcounts, give leaked clusters back",
+			     false}},
 		.run = image_check,
 	},
 	{

@@ -36,8 +36,7 @@ int ctl_find_vm(struct ctl *ctl, const char *name, json_t **list, const json_t *
 
 	if (res)
 		return res;
-	json_array_foreach(json_object_get(*list, "vm_contexts"), i, vm)
-	{
+	json_array_foreach (json_object_get(*list, "vm_contexts"), i, vm) {
 		if (strcmp(ctl_text(vm, "vm_name"), name) != 0)
 			continue;
 		if (found)
@@ -63,8 +62,7 @@ static void join_names(const json_t *rows, char *buf, size_t size)
 	size_t i;
 
 	buf[0] = '\0';
-	json_array_foreach(rows, i, row)
-	{
+	json_array_foreach (rows, i, row) {
 		strncat(buf, i ? ", " : "", size - strlen(buf) - 1);
 		strncat(buf, ctl_text(row, "name"), size - strlen(buf) - 1);
 	}
@@ -95,8 +93,7 @@ int ctl_find_repository(struct ctl *ctl, const char *name, json_t **list, const 
 	if (res)
 		return res;
 	rows = json_object_get(*list, "repositories");
-	json_array_foreach(rows, i, repo)
-	{
+	json_array_foreach (rows, i, repo) {
 		bool wanted = name ? strcmp(ctl_text(repo, "id"), name) == 0 ||
 					      strcmp(ctl_text(repo, "name"), name) == 0
 				   : json_array_size(rows) == 1;

@@ -94,7 +94,8 @@ void ctl_progress_update(struct ctl_progress *progress, const json_t *job, doubl
 	json_t *row;
 	size_t i;
 
-	json_array_foreach(disks, i, row) update_disk(progress, row, now);
+	json_array_foreach (disks, i, row)
+		update_disk(progress, row, now);
 	progress->last_update = now;
 }
 

@@ -54,8 +54,7 @@ static int repo_list(struct ctl *ctl, const struct ctl_args *args, struct err *e
 		return CTL_OK;
 	}
 	table = ctl_table_new(columns);
-	json_array_foreach(json_object_get(reply, "repositories"), i, repo)
-	{
+	json_array_foreach (json_object_get(reply, "repositories"), i, repo) {
 		const json_t *storage = json_object_get(repo, "storage_info");
 
 		ctl_table_add(table, ctl_text(repo, "name"));

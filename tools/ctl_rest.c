@@ -49,7 +49,7 @@ void ctl_rest_close(struct ctl_rest *rest)
 	free(rest);
 }
 
-/* --- building the address --- */
+/* --- building the address ------------------------------------------------------------------- */
 
 static void put_escaped(CURL *curl, FILE *url, const char *text)
 {
@@ -87,7 +87,7 @@ static char *make_url(struct ctl_rest *rest, const char *path, const char *name,
 	return text;
 }
 
-/* --- the exchange --- */
+/* --- the exchange --------------------------------------------------------------------------- */
 
 static size_t on_data(char *data, size_t size, size_t count, void *arg)
 {
@@ -155,7 +155,7 @@ static int no_answer(struct ctl_rest *rest, CURLcode code, struct err *err)
 		       rest->hub, why);
 }
 
-/* --- the answer --- */
+/* --- the answer ----------------------------------------------------------------------------- */
 
 static int code_of_status(long status)
 {

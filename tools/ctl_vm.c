@@ -10,7 +10,7 @@
 
 #define CREDENTIAL_MAX 1000000000UL
 
-/* --- vm add --- */
+/* --- vm add --------------------------------------------------------------------------------- */
 
 /* Names of every VM the agent sees. */
 static int discover_names(struct ctl *ctl, unsigned long credential, json_t **names,
@@ -25,7 +25,7 @@ static int discover_names(struct ctl *ctl, unsigned long credential, json_t **na
 	if (res)
 		return res;
 	*names = json_array();
-	json_array_foreach(json_object_get(reply, "vms"), i, vm)
+	json_array_foreach (json_object_get(reply, "vms"), i, vm)
 		json_array_append(*names, json_object_get(vm, "name"));
 	if (!json_array_size(*names))
 		return err_set(err, CTL_NOT_FOUND, "the agent sees no VM");
@@ -48,8 +48,7 @@ static int print_added(const json_t *reply, struct err *err)
 	json_t *vm;
 	size_t i;
 
-	json_array_foreach(json_object_get(reply, "added_vms"), i, vm)
-	{
+	json_array_foreach (json_object_get(reply, "added_vms"), i, vm) {
 		const char *error = ctl_text(vm, "error");
 
 		ctl_table_add(table, ctl_text(vm, "vm_name"));
@@ -99,7 +98,7 @@ static int vm_add(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 	return res ? res : check_added(reply, err);
 }
 
-/* --- vm list, vm disks --- */
+/* --- vm list, vm disks ---------------------------------------------------------------------- */
 
 static int vm_list(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 {
@@ -120,8 +119,7 @@ static int vm_list(struct ctl *ctl, const struct ctl_args *args, struct err *err
 		return CTL_OK;
 	}
 	table = ctl_table_new(columns);
-	json_array_foreach(json_object_get(reply, "vm_contexts"), i, vm)
-	{
+	json_array_foreach (json_object_get(reply, "vm_contexts"), i, vm) {
 		ctl_table_add(table, ctl_text(vm, "vm_name"));
 		ctl_table_add(table, ctl_text(vm, "power_state"));
 		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(vm, "cpu_count"));
@@ -143,8 +141,7 @@ static int print_disks(const json_t *reply, struct err *err)
 	json_t *disk;
 	size_t i;
 
-	json_array_foreach(json_object_get(reply, "disks"), i, disk)
-	{
+	json_array_foreach (json_object_get(reply, "disks"), i, disk) {
 		uint64_t size = ctl_number(disk, "capacity_bytes");
 
 		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(disk, "disk_index"));
@@ -180,7 +177,7 @@ static int vm_disks(struct ctl *ctl, const struct ctl_args *args, struct err *er
 	return print_disks(reply, err);
 }
 
-/* --- health --- */
+/* --- health --------------------------------------------------------------------------------- */
 
 static int health(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 {
@@ -196,8 +193,7 @@ static int health(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 		ctl_print_json(reply);
 		return CTL_OK;
 	}
-	json_object_foreach(reply, key, value)
-	{
+	json_object_foreach (reply, key, value) {
 		char text[200];
 
 		if (json_is_string(value))

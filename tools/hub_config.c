@@ -8,7 +8,7 @@
 
 #include "base/bytes.h"
 
-/* --- what can be set -------------------------------------------------------------------------- */
+/* --- what can be set ------------------------------------------------------------------------ */
 
 enum kind { TEXT, NUMBER };
 
@@ -81,7 +81,7 @@ static int add_nbd(struct hub_settings *settings, const char *value, struct err 
 	return 0;
 }
 
-/* --- life, options ---------------------------------------------------------------------------- */
+/* --- life, options -------------------------------------------------------------------------- */
 
 struct hub_settings *hub_settings_new(void)
 {
@@ -125,7 +125,7 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 	return err_set(err, -EINVAL, "unknown option");
 }
 
-/* --- the file --------------------------------------------------------------------------------- */
+/* --- the file ------------------------------------------------------------------------------- */
 
 static int read_nbd(struct hub_settings *settings, const json_t *value, struct err *err)
 {
@@ -137,8 +137,7 @@ static int read_nbd(struct hub_settings *settings, const json_t *value, struct e
 		return add_nbd(settings, json_string_value(value), err);
 	if (!json_is_array(value))
 		return err_set(err, -EINVAL, "nbd must be an address or a list of addresses");
-	json_array_foreach(value, i, one)
-	{
+	json_array_foreach (value, i, one) {
 		if (!rc && !json_is_string(one))
 			rc = err_set(err, -EINVAL, "nbd must be a list of addresses");
 		if (!rc)
@@ -189,8 +188,7 @@ static int read_file(struct hub_settings *settings, struct err *err)
 		return err_set(err, -EINVAL, "configuration file %s line %d: %s", settings->config,
 			       jerr.line, doc ? "not a JSON object" : jerr.text);
 	}
-	json_object_foreach(doc, key, value)
-	{
+	json_object_foreach (doc, key, value) {
 		if (!rc)
 			rc = read_key(settings, key, value, nbd_given, err);
 	}
@@ -200,7 +198,7 @@ static int read_file(struct hub_settings *settings, struct err *err)
 	return rc;
 }
 
-/* --- defaults --------------------------------------------------------------------------------- */
+/* --- defaults ------------------------------------------------------------------------------- */
 
 static void default_text(char *text, const char *value)
 {

@@ -101,7 +101,7 @@ static const struct option options[] = {
 	{0},
 };
 
-/* --- options ---------------------------------------------------------------------------------- */
+/* --- options -------------------------------------------------------------------------------- */
 
 /* Digits and at most one of K, M, G, T; false for anything else, overflow included. */
 static bool parse_size(const char *text, uint64_t *out)
@@ -244,7 +244,7 @@ static int parse_options(struct settings *s, int argc, char **argv)
 	return fault ? usage_fault(fault, NULL) + 1 : 0;
 }
 
-/* --- the image -------------------------------------------------------------------------------- */
+/* --- the image ------------------------------------------------------------------------------ */
 
 /* --backing as this process can open it: relative names are relative to the image. */
 static char *backing_path(const struct settings *s)
@@ -310,7 +310,7 @@ static int image_open(const struct settings *s, struct qcow2_image **out, struct
 	return r;
 }
 
-/* --- serving ---------------------------------------------------------------------------------- */
+/* --- serving -------------------------------------------------------------------------------- */
 
 /* Everything but what a URI leaves alone becomes %XX. */
 static void print_escaped(const char *s)

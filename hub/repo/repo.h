@@ -102,7 +102,7 @@ bool repo_relative(const struct repo *repo, const char *path, const char *parent
 /* True when @path is below the repository's root, by its text. */
 bool repo_contains(const struct repo *repo, const char *path);
 
-/* --- repo_dir.c: points as files in a folder ------------------------------------------------- */
+/* --- repo_dir.c: points as files in a folder ------------------------------------------------ */
 
 int repo_dir_make(const char *path, struct err *err); /* mkdir -p, mode 0750, durable */
 int repo_dir_probe(struct repo *repo, struct err *err);

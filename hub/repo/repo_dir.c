@@ -23,7 +23,7 @@
 
 #define REPO_NAME_TRIES 1000
 
-/* --- folders ---------------------------------------------------------------------------------- */
+/* --- folders -------------------------------------------------------------------------------- */
 
 static int repo_mkdir(const char *path, struct err *err)
 {
@@ -51,7 +51,7 @@ int repo_dir_make(const char *path, struct err *err)
 	return rc ? rc : repo_mkdir(buf, err);
 }
 
-/* --- probe and size --------------------------------------------------------------------------- */
+/* --- probe and size ------------------------------------------------------------------------- */
 
 static int repo_probe_file(int fd)
 {
@@ -105,7 +105,7 @@ int repo_dir_storage(struct repo *repo, struct repo_storage *out, struct err *er
 	return 0;
 }
 
-/* --- new points ------------------------------------------------------------------------------- */
+/* --- new points ----------------------------------------------------------------------------- */
 
 /* A VM's folder is its context id; anything that could leave the repository is refused. */
 static bool repo_vm_name_ok(const char *vm)
@@ -270,7 +270,7 @@ int64_t repo_dir_stored_size(struct repo *repo, const char *path)
 	return stat(path, &st) == 0 ? (int64_t)st.st_blocks * 512 : 0;
 }
 
-/* --- quarantine ------------------------------------------------------------------------------- */
+/* --- quarantine ----------------------------------------------------------------------------- */
 
 /* {root}/ctx-1/disk-0/full-1.qcow2.part -> {root}/quarantine/ctx-1_disk-0_full-1.qcow2.part */
 static bool repo_quarantine_name(const struct repo *repo, const char *path, int attempt, char *out,
@@ -368,7 +368,7 @@ int repo_dir_quarantine(struct repo *repo, const struct repo_point *point, bool 
 	return rc;
 }
 
-/* --- sweep ------------------------------------------------------------------------------------ */
+/* --- sweep ---------------------------------------------------------------------------------- */
 
 /* Partial images, and what lies beside them. Another hub may be writing below the same root: the
  * lock on the image tells. */

@@ -1,8 +1,7 @@
 /*
- * Repository type "local": a folder of this machine. Configuration: {"path": "/absolute/folder"}, and
- * optionally "compression".
- * `auto_mount` and `mount_options` are understood in their empty form only: mounting is the
- * system's business for this type.
+ * Repository type "local": a folder of this machine. Configuration: {"path": "/absolute/folder"},
+ * and optionally "compression". `auto_mount` and `mount_options` are understood in their empty form
+ * only: mounting is the system's business for this type.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,8 +15,7 @@ static int repo_local_check_members(const json_t *config, struct err *err)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach((json_t *)config, key, value)
-	{
+	json_object_foreach ((json_t *)config, key, value) {
 		if (strcmp(key, "path") == 0 || strcmp(key, "compression") == 0)
 			continue;
 		if (strcmp(key, "auto_mount") == 0 && !json_is_true(value))
@@ -25,10 +23,11 @@ static int repo_local_check_members(const json_t *config, struct err *err)
 		if (strcmp(key, "mount_options") == 0 &&
 		    (json_is_null(value) || (json_is_string(value) && !*json_string_value(value))))
 			continue;
-		return err_set(err, -EINVAL,
-			       "a local repository takes \"path\" and \"compression\": \"%s\" is not "
-			       "supported",
-			       key);
+		return err_set(
+			err, -EINVAL,
+			"a local repository takes \"path\" and \"compression\": \"%s\" is not "
+			"supported",
+			key);
 	}
 	return 0;
 }

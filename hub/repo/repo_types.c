@@ -50,9 +50,10 @@ static int repo_take_compression(struct repo *repo, const json_t *config, struct
 	if (json_is_string(value) &&
 	    qcow2_parse_compression(json_string_value(value), &repo->zstd_level))
 		return 0;
-	return err_set(err, -EINVAL,
-		       "config.compression must be \"none\", \"zstd\" or \"zstd:LEVEL\" with LEVEL 1 "
-		       "to 19");
+	return err_set(
+		err, -EINVAL,
+		"config.compression must be \"none\", \"zstd\" or \"zstd:LEVEL\" with LEVEL 1 "
+		"to 19");
 }
 
 int repo_open(struct repo **out, const struct catalog_repository *row, bool create, struct err *err)

@@ -50,7 +50,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* --- HTTP ------------------------------------------------------------------------------------- */
+/* --- HTTP ----------------------------------------------------------------------------------- */
 
 struct answer {
 	char text[65536];
@@ -163,7 +163,7 @@ static long send_and_complete(const json_t *started, int disk, const char *chang
 	return call("POST", path, body, NULL);
 }
 
-/* --- the story -------------------------------------------------------------------------------- */
+/* --- the story ------------------------------------------------------------------------------ */
 
 static void the_whole_story_over_http(void **state)
 {
@@ -223,7 +223,8 @@ static void the_change_id_answer_is_flat_and_all_strings(void **state)
 	assert_string_equal(text_of(reply, "disk_id"), "0");
 	assert_string_equal(text_of(reply, "change_id"), "");
 	assert_string_equal(text_of(reply, "message"), "No previous backup found");
-	json_object_foreach(reply, key, value) assert_true(json_is_string(value));
+	json_object_foreach (reply, key, value)
+		assert_true(json_is_string(value));
 	json_decref(reply);
 
 	started = ask("POST", "/api/v1/backups",
@@ -260,7 +261,7 @@ static void telemetry_is_taken_from_an_agent_that_says_anything(void **state)
 	refuse("POST", "/api/v1/telemetry/backup/backup-none", "{}", 404, "backup-none");
 }
 
-/* --- refusals --------------------------------------------------------------------------------- */
+/* --- refusals ------------------------------------------------------------------------------- */
 
 static void what_is_not_there_is_404_and_the_wrong_method_405(void **state)
 {
@@ -344,7 +345,7 @@ static void an_agent_that_fails_is_502(void **state)
 	refuse("POST", "/api/v1/discovery/discover-vms", "{}", 502, "404");
 }
 
-/* --- inventory and repositories --------------------------------------------------------------- */
+/* --- inventory and repositories ------------------------------------------------------------- */
 
 static void discovery_stores_vm_and_disks_and_may_be_repeated(void **state)
 {
@@ -420,7 +421,7 @@ static void a_repository_is_listed_with_its_sizes(void **state)
 	refuse("POST", "/api/v1/repositories", body, 409, "local1");
 }
 
-/* --- clients that behave badly ---------------------------------------------------------------- */
+/* --- clients that behave badly -------------------------------------------------------------- */
 
 static int dial(void)
 {

@@ -125,7 +125,7 @@ static void times_and_texts_that_are_not_there_are_null(void **state)
 	json_decref(obj);
 }
 
-/* --- URLs ------------------------------------------------------------------------------------- */
+/* --- URLs ----------------------------------------------------------------------------------- */
 
 static void a_url_is_split_before_it_is_decoded(void **state)
 {

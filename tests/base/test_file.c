@@ -126,7 +126,8 @@ static void only_regular_files_inside_the_folder_are_opened(void **state)
 
 	(void)state;
 	assert_int_equal(scratch_run("mkdir -p dir/a && echo x >dir/a/in && "
-				     "ln -s /etc/passwd dir/link && mkfifo dir/fifo"), 0);
+				     "ln -s /etc/passwd dir/link && mkfifo dir/fifo"),
+			 0);
 	dir = open("dir", O_PATH | O_DIRECTORY);
 	assert_int_equal(file_open_beneath(&file, dir, "a/../a/in", FILE_RDONLY, &err), 0);
 	file_close(file);
@@ -139,7 +140,7 @@ static void only_regular_files_inside_the_folder_are_opened(void **state)
 	close(dir);
 }
 
-/* --- the ring ------------------------------------------------------------------------------------ */
+/* --- the ring ------------------------------------------------------------------------------- */
 
 struct tick {
 	struct ring_op op;

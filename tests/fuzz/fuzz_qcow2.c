@@ -1,8 +1,8 @@
 /*
  * Any bytes as an image file, and as the parent of one: describe, check, map, read, then write and
  * close. Whatever they are,
- * the engine answers with an error or with data; it never crashes, hangs, or asks for memory the file
- * does not justify.
+ * the engine answers with an error or with data; it never crashes, hangs, or asks for memory the
+ * file does not justify.
  */
 #include <stdint.h>
 #include <stdio.h>

@@ -27,7 +27,7 @@ struct hubrig {
 	struct hub *hub; /* NULL while stopped */
 	struct hub_config config;
 	char repository[CATALOG_ID_SIZE];
-	char nbd[64]; /* "127.0.0.1:PORT" */
+	char nbd[64];		 /* "127.0.0.1:PORT" */
 	const char *compression; /* of the backups to come; NULL: the repository's */
 };
 
@@ -51,7 +51,7 @@ static inline void rig_must(int rc, const struct err *err, const char *what)
 	abort();
 }
 
-/* --- the hub ---------------------------------------------------------------------------------- */
+/* --- the hub -------------------------------------------------------------------------------- */
 
 /* Makes the folder and the agent; the hub's timeouts are long, its tick is short. */
 static inline void hubrig_init(struct hubrig *rig)
@@ -109,7 +109,7 @@ static inline void hubrig_add_repository(struct hubrig *rig)
 	strcpy(rig->repository, repo.id);
 }
 
-/* --- VMs -------------------------------------------------------------------------------------- */
+/* --- VMs ------------------------------------------------------------------------------------ */
 
 /* Never zero, never the same twice: what was changed differs from what was there. */
 static inline void rig_fill(unsigned char *p, size_t len)
@@ -192,7 +192,7 @@ static inline void hubrig_add_vm(struct hubrig *rig, const struct rig_vm *vm)
 	free(rows);
 }
 
-/* --- backups ---------------------------------------------------------------------------------- */
+/* --- backups -------------------------------------------------------------------------------- */
 
 /* Starts a backup; the view is the caller's to deinit. The result of hub_backup_start(). */
 static inline int hubrig_backup(struct hubrig *rig, const char *vm_name,

@@ -72,7 +72,7 @@ static int complete(const char *id, int disk, const char *change_id, struct err 
 	return hub_backup_complete(rig.hub, id, disk, change_id, &done, err);
 }
 
-/* --- full ------------------------------------------------------------------------------------- */
+/* --- full ----------------------------------------------------------------------------------- */
 
 static void a_full_of_two_disks_equals_what_was_streamed(void **state)
 {
@@ -213,7 +213,7 @@ static void every_point_has_a_sidecar_that_tells_what_it_is(void **state)
 	rig_vm_deinit(&vm);
 }
 
-/* --- incremental ------------------------------------------------------------------------------ */
+/* --- incremental ---------------------------------------------------------------------------- */
 
 static void an_incremental_leans_on_the_last_point_and_stores_what_changed(void **state)
 {
@@ -351,7 +351,7 @@ static void every_point_verifies_against_its_checksums(void **state)
 	rig_vm_deinit(&vm);
 }
 
-/* --- fulls inside an incremental -------------------------------------------------------------- */
+/* --- fulls inside an incremental ------------------------------------------------------------ */
 
 /* Runs an incremental; disk 0 has to be @mode for a reason that contains @reason. */
 static void expect_mode(struct rig_vm *vm, enum catalog_backup_type mode, const char *reason)
@@ -494,7 +494,7 @@ static void a_new_disk_is_copied_in_full_beside_the_others(void **state)
 	rig_vm_deinit(&vm);
 }
 
-/* --- complete --------------------------------------------------------------------------------- */
+/* --- complete ------------------------------------------------------------------------------- */
 
 static void complete_twice_is_one_completion(void **state)
 {
@@ -625,7 +625,7 @@ static void complete_is_valid_two_days_later(void **state)
 	rig_vm_deinit(&vm);
 }
 
-/* --- one at a time ---------------------------------------------------------------------------- */
+/* --- one at a time -------------------------------------------------------------------------- */
 
 static void a_second_start_names_the_running_backup(void **state)
 {

@@ -99,7 +99,7 @@ static void expect_next_works(const char *parent)
 	hub_backup_view_deinit(&view);
 }
 
-/* --- the agent -------------------------------------------------------------------------------- */
+/* --- the agent ------------------------------------------------------------------------------ */
 
 static void an_agent_that_refuses_fails_the_backup_with_its_words(void **state)
 {
@@ -243,7 +243,7 @@ static void what_the_agent_reports_is_the_reason(void **state)
 	hub_backup_view_deinit(&view);
 }
 
-/* --- the repository --------------------------------------------------------------------------- */
+/* --- the repository ------------------------------------------------------------------------- */
 
 /* A file size limit stands in for a full disk: the write behind fails, after it was acknowledged.
  */
@@ -301,7 +301,7 @@ static void a_failed_backup_keeps_its_committed_disk_but_offers_nothing(void **s
 	expect_next_works(id);
 }
 
-/* --- the catalog ------------------------------------------------------------------------------ */
+/* --- the catalog ---------------------------------------------------------------------------- */
 
 static void sql(const char *text)
 {
@@ -344,7 +344,7 @@ static void a_catalog_that_refuses_a_commit_is_told_of_the_failure_later(void **
 	expect_next_works(id);
 }
 
-/* --- the hub's own end ------------------------------------------------------------------------ */
+/* --- the hub's own end ---------------------------------------------------------------------- */
 
 static void a_hub_that_stops_fails_what_runs(void **state)
 {

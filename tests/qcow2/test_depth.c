@@ -1,6 +1,6 @@
 /*
- * Reading costs the same at depth 1 and at depth 100: the map of a chain is merged once. And a chain
- * as deep as allowed opens, one deeper does not.
+ * Reading costs the same at depth 1 and at depth 100: the map of a chain is merged once. And a
+ * chain as deep as allowed opens, one deeper does not.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /*
  * Images whose bytes lie. Each row damages one field of a sound image; the engine refuses the image
- * with a reason, or answers EIO for exactly what is touched, and never asks for memory the file does
- * not justify: the whole program runs under an address-space limit.
+ * with a reason, or answers EIO for exactly what is touched, and never asks for memory the file
+ * does not justify: the whole program runs under an address-space limit.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,10 +26,10 @@
 #define SIZE (1U << 20)
 /* The image of make_image(): header, reftable, refblock, L1 in clusters 0..3, then in order of
  * writing guest cluster 0 at 4, its L2 table at 5, guest cluster n at 5 + n. */
-#define L1_AT	(3 * CS)
-#define L2_AT	(5 * CS)
-#define OFLAG	QCOW2_ENTRY_COPIED
-#define FILLED	16U /* guest clusters with data */
+#define L1_AT  (3 * CS)
+#define L2_AT  (5 * CS)
+#define OFLAG  QCOW2_ENTRY_COPIED
+#define FILLED 16U /* guest clusters with data */
 
 static struct imgloop loop;
 
@@ -146,7 +146,8 @@ static void damaged_headers_are_refused_with_a_reason(void **state)
 	}
 }
 
-/* Reads cluster by cluster; bit i of the result: cluster i is an I/O error. Others must be right. */
+/* Reads cluster by cluster; bit i of the result: cluster i is an I/O error. Others must be right.
+ */
 static uint64_t bad_clusters(const char *path)
 {
 	unsigned char *buf = aligned_alloc(4096, CS);
@@ -285,8 +286,8 @@ static void a_chain_deeper_than_the_limit_is_refused(void **state)
 
 static void odd_backing_names_are_refused(void **state)
 {
-	static const char *const row[] = {"json:{}", "nbd://x/", "a:b", "/etc/passwd", "../x.qcow2",
-					  "missing", ".", ""};
+	static const char *const row[] = {"json:{}",	"nbd://x/", "a:b", "/etc/passwd",
+					  "../x.qcow2", "missing",  ".",   ""};
 	unsigned i;
 
 	(void)state;

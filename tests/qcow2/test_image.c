@@ -57,7 +57,7 @@ static void open_ro(const char *path)
 	assert_int_equal(imgloop_open(&loop, path, &opts), 0);
 }
 
-/* --- workloads ------------------------------------------------------------------------------------- */
+/* --- workloads ------------------------------------------------------------------------------ */
 
 static void new_image_is_clean_and_zero(void **state)
 {
@@ -208,7 +208,8 @@ static void fill_text(unsigned char *p, size_t len)
 	size_t i;
 
 	for (i = 0; i < len; i++)
-		p[i] = oracle_below(4) ? 'a' + oracle_below(1 + i / 65536 % 24) : 1 + oracle_below(200);
+		p[i] = oracle_below(4) ? 'a' + oracle_below(1 + i / 65536 % 24)
+				       : 1 + oracle_below(200);
 }
 
 static void compressed_images_match_the_model(void **state)
@@ -343,7 +344,8 @@ static void repair_makes_an_interrupted_image_clean(void **state)
 	imgloop_drop(&loop);
 	assert_int_equal(qcow2_check("repair.qcow2", true, &result, &err), 0);
 	assert_true(result.refcount_errors > 0);
-	assert_int_equal(result.fixed, result.refcount_errors + result.copied_errors + result.leaks);
+	assert_int_equal(result.fixed,
+			 result.refcount_errors + result.copied_errors + result.leaks);
 	oracle_assert_qemu_agrees("repair.qcow2", model, size);
 	free(model);
 }
@@ -362,9 +364,11 @@ static void repair_sets_lost_copied_flags(void **state)
 	assert_int_equal(imgloop_write(&loop, 0, model, size), 0);
 	assert_int_equal(imgloop_close(&loop), 0);
 	/* L1 lies in cluster 3; its first entry starts with the byte that holds COPIED */
-	assert_int_equal(scratch_run("printf '\\000' | dd of=copied.qcow2 bs=1 seek=%d conv=notrunc status=none",
-				     3 * 65536),
-			 0);
+	assert_int_equal(
+		scratch_run(
+			"printf '\\000' | dd of=copied.qcow2 bs=1 seek=%d conv=notrunc status=none",
+			3 * 65536),
+		0);
 	assert_int_equal(qcow2_check("copied.qcow2", false, &result, &err), 0);
 	assert_int_equal(result.copied_errors, 1);
 	assert_int_equal(qcow2_check("copied.qcow2", true, &result, &err), 0);
@@ -393,15 +397,17 @@ static void chain_may_not_leave_the_repository(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(scratch_run("mkdir -p in && qemu-img create -q -f qcow2 out.qcow2 1M && "
-				     "qemu-img create -q -f qcow2 -b ../out.qcow2 -F qcow2 in/a.qcow2 && "
-				     "qemu-img create -q -f qcow2 -b $PWD/out.qcow2 -F qcow2 in/b.qcow2 && "
-				     "qemu-img create -q -f qcow2 -u -b nbd:localhost:1 -F qcow2 in/c.qcow2 1M && "
-				     "qemu-img create -q -f qcow2 -u -b e.qcow2 -F qcow2 in/d.qcow2 1M && "
-				     "qemu-img create -q -f qcow2 -u -b d.qcow2 -F qcow2 in/e.qcow2 1M && "
-				     "mkfifo in/fifo && "
-				     "qemu-img create -q -f qcow2 -u -b fifo -F qcow2 in/f.qcow2 1M"),
-			 0);
+	assert_int_equal(
+		scratch_run("mkdir -p in && qemu-img create -q -f qcow2 out.qcow2 1M && "
+			    "qemu-img create -q -f qcow2 -b ../out.qcow2 -F qcow2 in/a.qcow2 && "
+			    "qemu-img create -q -f qcow2 -b $PWD/out.qcow2 -F qcow2 in/b.qcow2 && "
+			    "qemu-img create -q -f qcow2 -u -b nbd:localhost:1 -F qcow2 in/c.qcow2 "
+			    "1M && "
+			    "qemu-img create -q -f qcow2 -u -b e.qcow2 -F qcow2 in/d.qcow2 1M && "
+			    "qemu-img create -q -f qcow2 -u -b d.qcow2 -F qcow2 in/e.qcow2 1M && "
+			    "mkfifo in/fifo && "
+			    "qemu-img create -q -f qcow2 -u -b fifo -F qcow2 in/f.qcow2 1M"),
+		0);
 	for (const char *p = "abcdf"; *p; p++) {
 		char path[16];
 
@@ -417,9 +423,16 @@ static void chain_may_not_leave_the_repository(void **state)
 static void images_made_by_qemu_read_the_same(void **state)
 {
 	static const char *const options[] = {
-		"", "compat=0.10", "cluster_size=512", "cluster_size=2M", "extended_l2=on",
-		"lazy_refcounts=on", "preallocation=metadata", "refcount_bits=1",
-		"compression_type=zlib", "compression_type=zstd",
+		"",
+		"compat=0.10",
+		"cluster_size=512",
+		"cluster_size=2M",
+		"extended_l2=on",
+		"lazy_refcounts=on",
+		"preallocation=metadata",
+		"refcount_bits=1",
+		"compression_type=zlib",
+		"compression_type=zstd",
 	};
 	size_t size = (6 << 20) + 1024;
 	unsigned char *model = calloc(1, size);
@@ -437,10 +450,10 @@ static void images_made_by_qemu_read_the_same(void **state)
 	for (i = 0; i < ARRAY_SIZE(options); i++) {
 		bool packed = strstr(options[i], "compression");
 
-		assert_int_equal(scratch_run("qemu-img convert %s -f raw -O qcow2 %s%s src.raw q%u.qcow2",
-					     packed ? "-c" : "", options[i][0] ? "-o " : "",
-					     options[i], i),
-				 0);
+		assert_int_equal(
+			scratch_run("qemu-img convert %s -f raw -O qcow2 %s%s src.raw q%u.qcow2",
+				    packed ? "-c" : "", options[i][0] ? "-o " : "", options[i], i),
+			0);
 		snprintf(path, sizeof(path), "q%u.qcow2", i);
 		open_ro(path);
 		oracle_assert_reads_as(&loop, model, size);

@@ -63,7 +63,7 @@ static void write_at_random(const char *path, const struct qcow2_open_opts *opts
 	oracle_assert_qemu_agrees(path, model, size);
 }
 
-/* --- QEMU's hand ------------------------------------------------------------------------------- */
+/* --- QEMU's hand ---------------------------------------------------------------------------- */
 
 enum {
 	IO_DISCARD = 1 << 0,
@@ -94,7 +94,8 @@ static void io_step(FILE *cmds, size_t size, unsigned flags)
 }
 
 /* QEMU packs clusters only where there are no plain ones, and complains otherwise. Not in the same
- * process as other writes: QEMU 7.2 may pack into a cluster it has given to plain data meanwhile. */
+ * process as other writes: QEMU 7.2 may pack into a cluster it has given to plain data meanwhile.
+ */
 static void qemu_packs(const char *path, size_t size, size_t cluster)
 {
 	FILE *f = fopen("pack.cmds", "w");
@@ -103,8 +104,7 @@ static void qemu_packs(const char *path, size_t size, size_t cluster)
 	for (; off < size; off += (1 + oracle_below(size / cluster / 4 + 1)) * cluster)
 		fprintf(f, "write -c -P %d %zu %zu\n", io_byte(), off, MIN(cluster, size - off));
 	fclose(f);
-	assert_int_equal(scratch_run("qemu-io -t unsafe -f qcow2 %s < pack.cmds || true", path),
-			 0);
+	assert_int_equal(scratch_run("qemu-io -t unsafe -f qcow2 %s < pack.cmds || true", path), 0);
 }
 
 /* @steps of qemu-io on @path, then what QEMU reads there into @model. */
@@ -125,7 +125,8 @@ static void qemu_writes(const char *path, unsigned char *model, size_t size, siz
 				     path),
 			 0);
 	if (flags & IO_KILL) /* marked so: in the lowest byte of the incompatible features */
-		assert_int_equal(scratch_run("test $(($(od -An -tu1 -j79 -N1 %s) & 1)) = 1", path), 0);
+		assert_int_equal(scratch_run("test $(($(od -An -tu1 -j79 -N1 %s) & 1)) = 1", path),
+				 0);
 	assert_int_equal(scratch_run("qemu-img convert -f qcow2 -O raw %s truth.raw", path), 0);
 	f = fopen("truth.raw", "rb");
 	assert_int_equal(fread(model, 1, size, f), size);
@@ -144,7 +145,7 @@ static void make_parent(const char *path, unsigned char *model, size_t size, uin
 	write_at_random(path, &opts, model, size, 40);
 }
 
-/* --- ours, then QEMU's, then ours -------------------------------------------------------------- */
+/* --- ours, then QEMU's, then ours ----------------------------------------------------------- */
 
 static void qemu_io_goes_on_in_our_images_and_we_go_on_after_it(void **state)
 {
@@ -152,8 +153,8 @@ static void qemu_io_goes_on_in_our_images_and_we_go_on_after_it(void **state)
 		uint32_t cluster;
 		bool backing, zstd;
 	} row[] = {
-		{4096, false, false},	{4096, true, false},   {65536, false, false},
-		{65536, true, false},	{65536, true, true},   {2 << 20, false, false},
+		{4096, false, false},	{4096, true, false},  {65536, false, false},
+		{65536, true, false},	{65536, true, true},  {2 << 20, false, false},
 		{2 << 20, true, false}, {16384, false, true},
 	};
 	size_t size = (6 << 20) + 1536;
@@ -162,10 +163,10 @@ static void qemu_io_goes_on_in_our_images_and_we_go_on_after_it(void **state)
 
 	(void)state;
 	for (i = 0; i < ARRAY_SIZE(row); i++) {
-		struct qcow2_create_opts create_opts = {.size = size,
-							.cluster_size = row[i].cluster,
-							.zstd = row[i].zstd};
-		struct qcow2_open_opts opts = {.writable = true, .sums = i % 2,
+		struct qcow2_create_opts create_opts = {
+			.size = size, .cluster_size = row[i].cluster, .zstd = row[i].zstd};
+		struct qcow2_open_opts opts = {.writable = true,
+					       .sums = i % 2,
 					       .suppress_unchanged = i % 2,
 					       .zstd_level = row[i].zstd};
 		char path[32];
@@ -186,7 +187,7 @@ static void qemu_io_goes_on_in_our_images_and_we_go_on_after_it(void **state)
 	free(model);
 }
 
-/* --- QEMU's, then ours ------------------------------------------------------------------------- */
+/* --- QEMU's, then ours ---------------------------------------------------------------------- */
 
 static void our_writer_goes_on_in_images_qemu_made(void **state)
 {
@@ -261,7 +262,7 @@ static void persistent_bitmaps_are_given_up_by_our_writer(void **state)
 	free(model);
 }
 
-/* --- reading what QEMU made -------------------------------------------------------------------- */
+/* --- reading what QEMU made ----------------------------------------------------------------- */
 
 static void every_kind_of_image_reads_as_qemu_reads_it(void **state)
 {
@@ -384,7 +385,7 @@ static void chains_of_mixed_images_made_by_qemu_read_the_same(void **state)
 	free(model);
 }
 
-/* --- a long chain ------------------------------------------------------------------------------ */
+/* --- a long chain --------------------------------------------------------------------------- */
 
 /* What link @i is made with: sizes go up and down, clusters and options alternate. */
 static void make_link(unsigned i, const char *path, const char *backing, size_t size)
@@ -416,7 +417,8 @@ static void chain_of_thirty_links_equals_the_model_at_each(void **state)
 					       .sums = i % 3 == 0,
 					       .zstd_level = i % 4 == 1};
 
-		sizes[i] = oracle_below(4) ? size : align_down(2 * MIB + oracle_below(2 << 20), 512);
+		sizes[i] =
+			oracle_below(4) ? size : align_down(2 * MIB + oracle_below(2 << 20), 512);
 		model[i] = calloc(1, max_size);
 		if (i)
 			memcpy(model[i], model[i - 1], MIN(size, sizes[i]));

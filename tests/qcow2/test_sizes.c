@@ -101,11 +101,11 @@ static void prove_size(uint64_t size, uint32_t cluster)
 				     (unsigned long long)size),
 			 0);
 	for (i = 0; i < ARRAY_SIZE(at); i++) /* the sixteenth byte, by QEMU */
-		assert_int_equal(scratch_run("qemu-io -r -f qcow2 -c 'read -v %llu 512' disk.qcow2 | "
-					     "head -1 | grep -q '%02x  '",
-					     (unsigned long long)at[i],
-					     (unsigned)((at[i] + 8 + 1) & 0xff)),
-				 0);
+		assert_int_equal(
+			scratch_run("qemu-io -r -f qcow2 -c 'read -v %llu 512' disk.qcow2 | "
+				    "head -1 | grep -q '%02x  '",
+				    (unsigned long long)at[i], (unsigned)((at[i] + 8 + 1) & 0xff)),
+			0);
 }
 
 static void every_size_and_cluster_size_is_written_at_start_middle_and_end(void **state)
@@ -114,12 +114,12 @@ static void every_size_and_cluster_size_is_written_at_start_middle_and_end(void 
 		uint64_t size;
 		uint32_t cluster; /* 0: chosen */
 	} row[] = {
-		{512, 4096},	     {512, 2 << 20},	    {512, 0},
-		{4096, 4096},	     {4096 + 512, 4096},    {65536 - 512, 65536},
-		{1 << 20, 8192},     {(1 << 20) + 512, 0},  {(2ULL << 30) + 1536, 4096},
-		{64ULL << 30, 4096}, {100ULL << 30, 16384}, {1 * TIB, 0},
+		{512, 4096},	     {512, 2 << 20},	     {512, 0},
+		{4096, 4096},	     {4096 + 512, 4096},     {65536 - 512, 65536},
+		{1 << 20, 8192},     {(1 << 20) + 512, 0},   {(2ULL << 30) + 1536, 4096},
+		{64ULL << 30, 4096}, {100ULL << 30, 16384},  {1 * TIB, 0},
 		{2 * TIB, 4096},     {2 * TIB + 512, 65536}, {16 * TIB, 0},
-		{16 * TIB, 32768},   {64 * TIB - 512, 0},   {64 * TIB, 0},
+		{16 * TIB, 32768},   {64 * TIB - 512, 0},    {64 * TIB, 0},
 		{64 * TIB, 65536},   {64 * TIB, 2 << 20},
 	};
 	unsigned i;
@@ -170,7 +170,7 @@ static void odd_sizes_are_rounded_up_to_sectors(void **state)
 	oracle_assert_clean("odd.qcow2");
 }
 
-/* --- memory ------------------------------------------------------------------------------------ */
+/* --- memory --------------------------------------------------------------------------------- */
 
 /* In a process of its own, whose peak is then its parent's to read. */
 static void write_all_over(uint32_t cluster, unsigned writes)

@@ -114,14 +114,14 @@ static void every_kind_of_write_keeps_the_sums_right(void **state)
 	(void)state;
 	create("kinds.qcow2", size, NULL);
 	open_rw("kinds.qcow2", false);
-	write_random(0, 3 << 20);		  /* whole clusters */
-	write_random((4 << 20) + 777, 100);	  /* a fragment */
-	write_random(size - 700, 700);		  /* the end of a disk of odd size */
+	write_random(0, 3 << 20);	    /* whole clusters */
+	write_random((4 << 20) + 777, 100); /* a fragment */
+	write_random(size - 700, 700);	    /* the end of a disk of odd size */
 	assert_int_equal(imgloop_flush(&loop), 0);
-	write_random(CS + 5000, 3000);		  /* in place, in part */
-	write_random(3 * CS, CS);		  /* in place, whole */
+	write_random(CS + 5000, 3000); /* in place, in part */
+	write_random(3 * CS, CS);      /* in place, whole */
 	assert_int_equal(imgloop_zero(&loop, 5 * CS - 10, 2 * CS), 0);
-	for (i = 0; i < 5000; i++)		  /* more than one block of the log */
+	for (i = 0; i < 5000; i++) /* more than one block of the log */
 		write_random((6 << 20) + i % 7 * CS + i % 1000, 1);
 	assert_int_equal(imgloop_close(&loop), 0);
 	assert_verifies("kinds.qcow2");
@@ -195,9 +195,10 @@ static void verify_names_the_ranges_that_differ(void **state)
 	write_random(CS, (8 << 20) - CS);
 	assert_int_equal(imgloop_close(&loop), 0);
 	/* host clusters: 4 guest cluster 0, 5 the L2 table, 5 + n guest cluster n */
-	assert_int_equal(scratch_run("printf 'x' | dd of=rot.qcow2 bs=1 seek=%d conv=notrunc status=none",
-				     (5 + 2) * CS + 100),
-			 0);
+	assert_int_equal(
+		scratch_run("printf 'x' | dd of=rot.qcow2 bs=1 seek=%d conv=notrunc status=none",
+			    (5 + 2) * CS + 100),
+		0);
 	assert_int_equal(verify("rot.qcow2", &found), 1);
 	assert_int_equal(found.count, 1);
 	assert_int_equal(found.off[0], 2 * CS);
@@ -223,9 +224,10 @@ static void damage_in_a_parent_shows_in_every_point_above(void **state)
 	open_rw("high.qcow2", false);
 	write_random(0, CS);
 	assert_int_equal(imgloop_close(&loop), 0);
-	assert_int_equal(scratch_run("printf 'xyz' | dd of=low.qcow2 bs=1 seek=%d conv=notrunc status=none",
-				     (4 + 9) * CS),
-			 0);
+	assert_int_equal(
+		scratch_run("printf 'xyz' | dd of=low.qcow2 bs=1 seek=%d conv=notrunc status=none",
+			    (4 + 9) * CS),
+		0);
 	assert_int_equal(verify("high.qcow2", &found), 1);
 	assert_int_equal(found.off[0], 9 * CS);
 }
@@ -242,10 +244,14 @@ static void a_damaged_sidecar_is_called_damaged(void **state)
 	open_rw("side.qcow2", false);
 	write_random(0, 4 << 20);
 	assert_int_equal(imgloop_close(&loop), 0);
-	assert_int_equal(scratch_run("printf 'x' | dd of=side.sums bs=1 seek=5000 conv=notrunc status=none"), 0);
-	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err), -EBADMSG);
+	assert_int_equal(
+		scratch_run("printf 'x' | dd of=side.sums bs=1 seek=5000 conv=notrunc status=none"),
+		0);
+	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err),
+			 -EBADMSG);
 	assert_int_equal(truncate("side.sums", 4500), 0);
-	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err), -EBADMSG);
+	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err),
+			 -EBADMSG);
 	assert_int_equal(unlink("side.sums"), 0);
 	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err), -ENOENT);
 }

@@ -29,8 +29,8 @@ struct change {
 	struct list node;
 	enum change_kind kind;
 	uint64_t off, len;
-	bool seen;	       /* its completion has been delivered */
-	uint64_t sync;	       /* the sync under way that covers it; 0: none */
+	bool seen;     /* its completion has been delivered */
+	uint64_t sync; /* the sync under way that covers it; 0: none */
 	unsigned char *data;
 };
 
@@ -69,7 +69,7 @@ static uint64_t rnd(struct faultfile *ff)
 	return ff->rng >> 11;
 }
 
-/* --- applying changes ---------------------------------------------------------------------------- */
+/* --- applying changes ----------------------------------------------------------------------- */
 
 static void state_resize(struct state *s, uint64_t size)
 {
@@ -128,7 +128,7 @@ static void change_free(struct change *c)
 	free(c);
 }
 
-/* --- the power cut --------------------------------------------------------------------------------- */
+/* --- the power cut -------------------------------------------------------------------------- */
 
 /* Some sectors of a write reach the disk: a beginning, or any. */
 static void survive_torn(struct faultfile *ff, const struct change *c)
@@ -185,23 +185,23 @@ void faultfile_cut(struct faultfile *ff)
 		return;
 	ff->cut = true;
 	/* What was on its way may have got there, or in part. */
-	list_for_each(pos, &ff->pending) {
+	list_for_each (pos, &ff->pending) {
 		struct pending *p = list_entry(pos, struct pending, node);
 
 		if (!p->carried_out)
 			change_of(ff, p->op);
 	}
-	list_for_each_safe(pos, tmp, &ff->changes) {
+	list_for_each_safe (pos, tmp, &ff->changes) {
 		struct change *c = list_entry(pos, struct change, node);
 
 		survive(ff, c);
 		change_free(c);
 	}
-	list_for_each(pos, &ff->pending)
+	list_for_each (pos, &ff->pending)
 		list_entry(pos, struct pending, node)->change = NULL;
 }
 
-/* --- carrying operations out ------------------------------------------------------------------------ */
+/* --- carrying operations out ---------------------------------------------------------------- */
 
 /* Counts an operation; 0, or the error it shall have. */
 static int count_op(struct faultfile *ff)
@@ -215,8 +215,7 @@ static int count_op(struct faultfile *ff)
 		faultfile_cut(ff);
 		return -EIO;
 	}
-	if (o->fail_at && ff->ops >= o->fail_at &&
-	    ff->ops - o->fail_at < MAX(o->fail_count, 1U))
+	if (o->fail_at && ff->ops >= o->fail_at && ff->ops - o->fail_at < MAX(o->fail_count, 1U))
 		return o->fail_error ? o->fail_error : -EIO;
 	return 0;
 }
@@ -276,7 +275,7 @@ static uint64_t sync_begin(struct faultfile *ff)
 	uint64_t id = ++ff->syncs;
 	struct list *pos;
 
-	list_for_each(pos, &ff->changes) {
+	list_for_each (pos, &ff->changes) {
 		struct change *c = list_entry(pos, struct change, node);
 
 		if (c->seen && !c->sync)
@@ -291,7 +290,7 @@ static int sync_end(struct faultfile *ff, uint64_t id)
 	int r = count_op(ff);
 	struct list *pos, *tmp;
 
-	list_for_each_safe(pos, tmp, &ff->changes) {
+	list_for_each_safe (pos, tmp, &ff->changes) {
 		struct change *c = list_entry(pos, struct change, node);
 
 		if (!c->sync || c->sync > id)
@@ -337,7 +336,7 @@ static int carry_out(struct faultfile *ff, struct pending *p)
 	return -EINVAL;
 }
 
-/* --- asynchronous ----------------------------------------------------------------------------------- */
+/* --- asynchronous --------------------------------------------------------------------------- */
 
 static void fault_done(struct ring_op *ring_op, int res)
 {
@@ -345,7 +344,7 @@ static void fault_done(struct ring_op *ring_op, int res)
 	struct faultfile *ff = to_fault(op->file);
 	struct list *pos;
 
-	list_for_each(pos, &ff->pending) {
+	list_for_each (pos, &ff->pending) {
 		struct pending *p = list_entry(pos, struct pending, node);
 
 		if (p->op != op)
@@ -365,7 +364,7 @@ static struct pending *pick_due(struct faultfile *ff)
 	unsigned n = 0;
 	struct list *pos;
 
-	list_for_each(pos, &ff->pending) {
+	list_for_each (pos, &ff->pending) {
 		struct pending *p = list_entry(pos, struct pending, node);
 
 		if (!p->carried_out && !p->wait && rnd(ff) % ++n == 0)
@@ -396,7 +395,7 @@ static void fault_tick(struct ring_op *ring_op, int res)
 		p->op->ring.done = fault_done;
 		ring_post(ff->file.ring, &p->op->ring, p->res);
 	}
-	list_for_each(pos, &ff->pending) {
+	list_for_each (pos, &ff->pending) {
 		p = list_entry(pos, struct pending, node);
 		if (p->carried_out)
 			continue;
@@ -421,7 +420,7 @@ static void fault_submit(struct file *file, struct file_op *op)
 	fault_start_tick(ff);
 }
 
-/* --- blocking --------------------------------------------------------------------------------------- */
+/* --- blocking ------------------------------------------------------------------------------- */
 
 static ssize_t fault_pread(struct file *file, void *buf, size_t len, uint64_t off)
 {
@@ -499,7 +498,7 @@ static const struct file_ops fault_ops = {
 	.close = fault_close,
 };
 
-/* --- making one --------------------------------------------------------------------------------------- */
+/* --- making one ----------------------------------------------------------------------------- */
 
 static void state_init(struct state *s)
 {

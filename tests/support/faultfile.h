@@ -1,7 +1,7 @@
 /*
- * A disk that fails: a `struct file` (base/file.h) in memory, put in front of an image's own file with
- * qcow2_open_opts.wrap_file = faultfile_wrap, wrap_arg = the faultfile. It starts with what the real
- * file holds; the real file is never written.
+ * A disk that fails: a `struct file` (base/file.h) in memory, put in front of an image's own file
+ * with qcow2_open_opts.wrap_file = faultfile_wrap, wrap_arg = the faultfile. It starts with what
+ * the real file holds; the real file is never written.
  *
  * What was written is volatile until a datasync, submitted after the write's completion was seen,
  * has completed. At the @cut_at-th operation the power fails: every operation fails with -EIO from
@@ -23,8 +23,8 @@
 struct faultfile_opts {
 	uint64_t seed;
 	uint64_t cut_at; /* the power fails in this operation, counted from 1; 0: never */
-	/* Operations fail_at .. fail_at + fail_count - 1 fail with fail_error (-errno; -EIO when 0).
-	 * A write that fails leaves a part of its bytes behind. fail_at 0: none. */
+	/* Operations fail_at .. fail_at + fail_count - 1 fail with fail_error (-errno; -EIO when
+	 * 0). A write that fails leaves a part of its bytes behind. fail_at 0: none. */
 	uint64_t fail_at, fail_count;
 	int fail_error;
 	uint64_t fail_read_at; /* this read fails with -EIO, counted apart, from 1; 0: none */

@@ -81,8 +81,8 @@ int imgloop_write(struct imgloop *loop, uint64_t off, const void *buf, size_t le
 	size_t taken = 0;
 
 	while (taken < len) {
-		ssize_t n = qcow2_write(loop->img, off + taken, (const char *)buf + taken,
-					len - taken);
+		ssize_t n =
+			qcow2_write(loop->img, off + taken, (const char *)buf + taken, len - taken);
 		struct wait w = {.room.wake = room_woken};
 
 		if (n > 0)

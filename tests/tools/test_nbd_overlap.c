@@ -1,8 +1,8 @@
 /*
  * Many connections on one image through the real server: halves of one cluster, overlapping
  * requests in flight, one cluster over and over, interleaved streams; with zeroes, trims, flushes
- * and reads in between, over a backing file. Where requests did not overlap the image holds the last
- * one; where they did, every byte is of one of them. The seed is printed; SEED=n repeats it.
+ * and reads in between, over a backing file. Where requests did not overlap the image holds the
+ * last one; where they did, every byte is of one of them. The seed is printed; SEED=n repeats it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -89,7 +89,7 @@ static int teardown(void **state)
 	return scratch_teardown(state);
 }
 
-/* --- the model --------------------------------------------------------------------------------- */
+/* --- the model ------------------------------------------------------------------------------ */
 
 static void unit_may(struct unit *u, unsigned char value, bool alone)
 {
@@ -145,7 +145,7 @@ static void assert_allowed(uint32_t off, const unsigned char *data, uint32_t len
 				 data[i * UNIT]);
 }
 
-/* --- requests ---------------------------------------------------------------------------------- */
+/* --- requests ------------------------------------------------------------------------------- */
 
 static void choose_range(const struct load *load, struct conn *c, struct request *r)
 {
@@ -261,7 +261,7 @@ static void run_load(const struct load *load)
 	}
 }
 
-/* --- one load from an empty image to the judge --------------------------------------------------- */
+/* --- one load from an empty image to the judge ---------------------------------------------- */
 
 static void connect_all(const struct load *load)
 {
@@ -362,8 +362,8 @@ static void what_connections_write_at_once_is_what_the_image_holds(void **state)
 		{"everything overlaps", 6, 8, 5000, 20 * CLUSTER + UNIT, LEN_MAX},
 		{"everything overlaps, over a parent", 6, 8, 5000, 20 * CLUSTER + UNIT, LEN_MAX,
 		 .backed = true},
-		{"everything overlaps, compressed", 4, 8, 3000, 20 * CLUSTER, LEN_MAX, .backed = true,
-		 .zstd = true},
+		{"everything overlaps, compressed", 4, 8, 3000, 20 * CLUSTER, LEN_MAX,
+		 .backed = true, .zstd = true},
 	};
 	unsigned i;
 
