@@ -5,10 +5,11 @@
 #   make test       unit, property and end-to-end tests
 #   make bench      quick benchmark against the peers        make bench-full   the long one
 #   make fuzz       build the fuzz targets (clang) and run each for FUZZ_SECONDS
-#   make coverage   line coverage per folder
+#   make coverage   line coverage per file; of what was tested (see ONLY)
 #   make install    PREFIX=/usr/local DESTDIR=
 #
-# Variables: SAN=address,undefined or SAN=thread (own build directory), WERROR=1, V=1, CC.
+# Variables: SAN=address,undefined or SAN=thread (own build directory), WERROR=1, V=1, CC;
+#            ONLY="qcow2 crash": run the tests with one of these words in their name.
 
 CC      ?= gcc
 PREFIX  ?= /usr/local
@@ -27,7 +28,7 @@ VERSION := $(shell cat VERSION)
 CPPFLAGS += -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DSENDENSE_VERSION='"$(VERSION)"'
 CFLAGS   += -std=gnu17 $(OPT) $(WARN) -fno-strict-aliasing -fno-omit-frame-pointer -pthread
 CFLAGS   += $(if $(WERROR),-Werror) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=undefined)
-CFLAGS   += $(if $(COV),--coverage -O0)
+CFLAGS   += $(if $(COV),--coverage -O0 -fprofile-update=atomic)
 LDFLAGS  += -pthread $(if $(SAN),-fsanitize=$(SAN)) $(if $(COV),--coverage)
 
 Q := $(if $(V),,@)
@@ -123,8 +124,12 @@ demo: programs
 	$(Q)BIN=$(abspath $(O)/bin) ./tools/demo.sh $(DEMO_ARGS)
 
 # Each test program and each tests/e2e/*.sh is one entry; they run in parallel and clean up.
+ONLY  ?=
+names  = $(strip $(foreach o,$(ONLY),$(findstring $(o),$(1))))
+TESTS := $(TEST_BIN) $(FUZZ_REPLAY) $(wildcard tests/e2e/test_*.sh)
 test: programs tests
-	$(Q)BUILD=$(abspath $(O)) ./tests/run.sh $(TEST_BIN) $(FUZZ_REPLAY) $(wildcard tests/e2e/test_*.sh)
+	$(Q)BUILD=$(abspath $(O)) ./tests/run.sh \
+		$(if $(ONLY),$(foreach t,$(TESTS),$(if $(call names,$(t:$(O)/%=%)),$(t))),$(TESTS))
 
 bench: programs tests
 	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh quick
@@ -135,9 +140,12 @@ FUZZ_SECONDS ?= 30
 fuzz: setup
 	$(Q)FUZZ_SECONDS=$(FUZZ_SECONDS) ./tests/fuzz/run.sh
 
+coverage: COV_BUILD := build/cov
 coverage:
-	$(Q)$(MAKE) COV=1 test
-	$(Q)gcovr -r . $(foreach f,$(FOLDERS),-f '$(f)/') --object-directory build/cov
+	$(Q)./packaging/setup.sh gcovr
+	$(Q)mkdir -p $(COV_BUILD) && find $(COV_BUILD) -name '*.gcda' -delete
+	$(Q)$(MAKE) COV=1 TEST_TIMEOUT=900 ONLY='$(ONLY)' test
+	$(Q)gcovr -r . $(foreach f,$(FOLDERS),-f '$(f)/') $(COV_BUILD)
 
 install: programs
 	install -d $(DESTDIR)$(PREFIX)/bin

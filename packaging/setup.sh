@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages the build, the tests and the demo need, when one is absent.
 # Needs root or sudo only then; prints nothing when all is there.
+#
+#   setup.sh [PACKAGE...]    further ones some target needs
 set -eu
 
 build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libjansson-dev
@@ -8,7 +10,7 @@ build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libj
 judges="qemu-utils qemu-system-common libnbd-bin nbdkit fio curl jq bc e2fsprogs fdisk util-linux procps"
 
 missing=""
-for p in $build $judges; do
+for p in $build $judges "$@"; do
 	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
 [ -n "$missing" ] || exit 0
