@@ -248,6 +248,32 @@ static void session_dropped_leaves_what_was_flushed(void **state)
 	oracle_assert_clean("drop.qcow2");
 }
 
+/* What is still in memory is part of the map. */
+static void map_tells_of_what_is_not_stored_yet(void **state)
+{
+	static const uint32_t flags[] = {QCOW2_EXTENT_DATA, QCOW2_EXTENT_ZERO, QCOW2_EXTENT_DATA};
+	static const uint64_t lens[] = {65536, 2 * 65536, 65536};
+	struct qcow2_session s;
+	struct qcow2_extent extents[8];
+	unsigned count, i;
+
+	(void)state;
+	create("early.qcow2", "full.qcow2", false);
+	open_session(&s, "early.qcow2", 0);
+	assert_int_equal(qcow2_session_write(&s, 0, model + 500000, 65536), 0);
+	assert_int_equal(qcow2_session_write(&s, 65536, model + 200000, 65536), 0);
+	assert_int_equal(qcow2_session_zero(&s, 65536, 2 * 65536), 0);
+	assert_int_equal(qcow2_session_write(&s, 3 * 65536, model + 500000, 10), 0);
+	assert_int_equal(qcow2_session_extents(&s, 0, 4 * 65536, extents, 8, &count), 0);
+	assert_int_equal(count, 3);
+	for (i = 0; i < count; i++) {
+		assert_int_equal(extents[i].len, lens[i]);
+		assert_int_equal(extents[i].flags & QCOW2_EXTENT_ZERO, flags[i]);
+	}
+	close_session(&s);
+	oracle_assert_clean("early.qcow2");
+}
+
 static void words_for_compression_are_understood(void **state)
 {
 	static const struct {
@@ -301,6 +327,7 @@ int main(void)
 		cmocka_unit_test(copy_takes_no_place_that_is_taken),
 		cmocka_unit_test(copy_of_a_damaged_point_fails_and_names_the_place),
 		cmocka_unit_test(session_dropped_leaves_what_was_flushed),
+		cmocka_unit_test(map_tells_of_what_is_not_stored_yet),
 		cmocka_unit_test(words_for_compression_are_understood),
 		cmocka_unit_test(creation_that_fails_leaves_no_file),
 	};
