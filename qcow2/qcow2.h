@@ -93,8 +93,8 @@ struct qcow2_open_opts {
 
 /*
  * Opens an image and validates its whole chain. Writable: takes the lock against a second writer
- * and repairs what a crash left (leaks, refcounts); refuses internal snapshots. Blocking. 0,
- * -errno, QCOW2_E_*.
+ * (waiting at most three seconds for one that was just killed) and repairs what a crash left (leaks,
+ * refcounts); refuses internal snapshots. Blocking. 0, -errno, QCOW2_E_*.
  */
 int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_open_opts *opts,
 	       struct err *err);
