@@ -55,20 +55,22 @@ TEST_SRC  := $(wildcard tests/base/test_*.c tests/qcow2/test_*.c tests/nbd/test_
 TEST_BIN  := $(TEST_SRC:tests/%.c=$(O)/tests/%)
 SUPPORT   := $(wildcard tests/support/*.c)
 FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
-FUZZ_REPLAY := $(FUZZ_SRC:tests/fuzz/%.c=$(O)/tests/fuzz/%)
+FUZZ_BIN  := $(FUZZ_SRC:tests/fuzz/%.c=$(O)/tests/fuzz/%)
+# All that targets share; libFuzzer brings a main() of its own.
+FUZZ_KIT  := $(filter-out $(FUZZ_SRC) $(if $(findstring fuzzer,$(SAN)),%/main.c),$(wildcard tests/fuzz/*.c))
 BENCH_SRC := $(wildcard bench/*.c)
 BENCH_BIN := $(BENCH_SRC:bench/%.c=$(O)/bench/%)
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 
 .DEFAULT_GOAL := all
-.PHONY: all programs tests setup demo test bench bench-full fuzz coverage install clean format check-format
+.PHONY: all programs tests setup demo test bench bench-full fuzz fuzz-targets coverage install clean format check-format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
 all: programs
 programs: setup $(BIN)
-tests: setup $(TEST_BIN) $(FUZZ_REPLAY) $(BENCH_BIN)
+tests: setup $(TEST_BIN) $(FUZZ_BIN) $(BENCH_BIN)
 
 # --- rules ---------------------------------------------------------------------------------------
 $(O)/obj/%.o: %.c VERSION | setup
@@ -103,7 +105,7 @@ $(O)/bin/sendense-nbd: $(call obj,tools/nbd.c) $(O)/lib/nbd.a $(O)/lib/qcow2.a $
 	$(call link,$(LIBS_SYS))
 
 # A test program is one file plus tests/support; tests of a program link that program's own modules.
-$(O)/tests/fuzz/%: $(O)/obj/tests/fuzz/%.o $(O)/obj/tests/fuzz/main.o $(LIB_DOWN)
+$(O)/tests/fuzz/%: $(O)/obj/tests/fuzz/%.o $(call obj,$(FUZZ_KIT)) $(LIB_DOWN)
 	$(call link,$(LIBS_HUB) $(LIBS_SYS))
 $(O)/tests/tools/%: $(O)/obj/tests/tools/%.o $(call obj,$(SUPPORT)) \
 		$(call obj,$(filter-out tools/agent.c,$(wildcard tools/agent_*.c))) \
@@ -126,7 +128,7 @@ demo: programs
 # Each test program and each tests/e2e/*.sh is one entry; they run in parallel and clean up.
 ONLY  ?=
 names  = $(strip $(foreach o,$(ONLY),$(findstring $(o),$(1))))
-TESTS := $(TEST_BIN) $(FUZZ_REPLAY) $(wildcard tests/e2e/test_*.sh)
+TESTS := $(TEST_BIN) $(FUZZ_BIN) $(wildcard tests/e2e/test_*.sh)
 test: programs tests
 	$(Q)BUILD=$(abspath $(O)) ./tests/run.sh \
 		$(if $(ONLY),$(foreach t,$(TESTS),$(if $(call names,$(t:$(O)/%=%)),$(t))),$(TESTS))
@@ -136,9 +138,15 @@ bench: programs tests
 bench-full: programs tests
 	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh full
 
+# ONLY picks among the targets too.
 FUZZ_SECONDS ?= 30
-fuzz: setup
-	$(Q)FUZZ_SECONDS=$(FUZZ_SECONDS) ./tests/fuzz/run.sh
+FUZZ_SAN     := fuzzer,address,undefined
+fuzz-targets: $(FUZZ_BIN)
+fuzz:
+	$(Q)./packaging/setup.sh clang libclang-rt-14-dev
+	$(Q)$(MAKE) CC=clang SAN=$(FUZZ_SAN) OPT='-O1 -g' fuzz-targets
+	$(Q)FUZZ_SECONDS=$(FUZZ_SECONDS) ./tests/fuzz/run.sh \
+		$(foreach t,$(FUZZ_SRC:tests/%.c=build/san-$(subst $(comma),-,$(FUZZ_SAN))/tests/%),$(if $(or $(if $(ONLY),,all),$(call names,$(t))),$(t)))
 
 coverage: COV_BUILD := build/cov
 coverage:

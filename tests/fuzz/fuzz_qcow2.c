@@ -4,59 +4,35 @@
  * the engine answers with an error or with data; it never crashes, hangs, or asks for memory the
  * file does not justify.
  */
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
-#include "base/cleanup.h"
+#include "base/file.h"
+#include "kit.h"
 #include "qcow2/convert.h"
 #include "qcow2/session.h"
 
 #define READ_MAX (4 * MIB)
 #define EXTENTS	 256
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static char folder[64], image[96], child[96]; /* child: a sound overlay of whatever image is */
+static const char *image, *child; /* child: a sound overlay of whatever image is */
 static struct qcow2_session session;
 static unsigned char *buffer;
-
-static void remove_folder(void)
-{
-	unlink(image);
-	unlink(child);
-	rmdir(folder);
-}
 
 static void set_up(void)
 {
 	struct qcow2_create_opts overlay = {
 		.size = MIB, .cluster_size = 4096, .backing = "a.qcow2"};
-	struct err err;
 
-	if (folder[0])
+	if (buffer)
 		return;
-	snprintf(folder, sizeof(folder), "%s/sendense-fuzz-XXXXXX",
-		 access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
 	buffer = aligned_alloc(FILE_ALIGN, READ_MAX);
-	if (!mkdtemp(folder) || !buffer || qcow2_session_init(&session, QCOW2_BATCHES_MIN, &err))
-		abort();
-	snprintf(image, sizeof(image), "%s/a.qcow2", folder);
-	snprintf(child, sizeof(child), "%s/b.qcow2", folder);
-	if (qcow2_create(child, &overlay, &err))
-		abort();
-	atexit(remove_folder);
-}
-
-static void store(const uint8_t *data, size_t size)
-{
-	_cleanup_(fclosep) FILE *f = fopen(image, "wb");
-
-	if (!f || fwrite(data, 1, size, f) != size)
-		abort();
+	image = strdup(kit_path("a.qcow2"));
+	child = strdup(kit_path("b.qcow2"));
+	KIT_CHECK(buffer && image && child);
+	KIT_CHECK(!qcow2_session_init(&session, QCOW2_BATCHES_MIN, NULL));
+	KIT_CHECK(!qcow2_create(child, &overlay, NULL));
 }
 
 static void look(void)
@@ -106,16 +82,15 @@ static void write_some(void)
 		qcow2_session_zero(&session, info.size / 2, info.size - info.size / 2);
 	}
 	/* What the engine agrees to write and closes cleanly is an image without faults. */
-	if (!qcow2_session_close(&session, NULL) &&
-	    (qcow2_check(image, false, &result, NULL) || result.corruptions || result.leaks ||
-	     result.refcount_errors || result.dirty))
-		abort();
+	if (!qcow2_session_close(&session, NULL))
+		KIT_CHECK(!qcow2_check(image, false, &result, NULL) && !result.corruptions &&
+			  !result.leaks && !result.refcount_errors && !result.dirty);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	set_up();
-	store(data, size);
+	kit_store("a.qcow2", data, size);
 	look();
 	read_all(image);
 	read_all(child);

@@ -11,10 +11,9 @@
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "kit.h"
 
 #define INPUT_MAX (16U << 20)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static int replay_file(const char *path)
 {
