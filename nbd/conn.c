@@ -359,7 +359,8 @@ static void socket_tune(int fd)
 
 /* Everything but the two byte buffers starts as zero; those stay untouched until they are used, so
  * that a connection that never says much costs little. */
-static struct nbd_conn *conn_new(struct nbd_worker *worker, int fd)
+static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_listener *listener,
+				 int fd)
 {
 	struct nbd_conn *conn = malloc(sizeof(*conn));
 
@@ -367,6 +368,7 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, int fd)
 		return NULL;
 	memset(conn, 0, offsetof(struct nbd_conn, small));
 	conn->worker = worker;
+	conn->listener = listener;
 	conn->fd = fd;
 	conn->in = conn->inbuf;
 	conn->in_slot = -1;
@@ -402,7 +404,7 @@ static bool server_has_room(struct nbd_server *server)
 	return false;
 }
 
-void nbd_conn_start(struct nbd_worker *worker, int fd)
+void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listener, int fd)
 {
 	struct nbd_conn *conn = NULL;
 
@@ -410,7 +412,7 @@ void nbd_conn_start(struct nbd_worker *worker, int fd)
 		close(fd);
 		return;
 	}
-	conn = conn_new(worker, fd);
+	conn = conn_new(worker, listener, fd);
 	if (!conn || nbd_handshake_new(conn)) {
 		log_warn(&worker->log, "no memory for another connection");
 		free(conn);

@@ -82,10 +82,11 @@ struct nbd_conn {
 	struct list node;	 /* worker->conns */
 	struct list export_node; /* export->conns */
 	struct nbd_worker *worker;
-	struct nbd_worker *move_to; /* hand-off: after the current step */
-	struct nbd_export *export;  /* in transmission: referenced */
-	struct nbd_handshake *hs;   /* while negotiating: owned */
-	struct nbd_mail mail;	    /* hand-off */
+	struct nbd_worker *move_to;	     /* hand-off: after the current step */
+	const struct nbd_listener *listener; /* it came through this one */
+	struct nbd_export *export;	     /* in transmission: referenced */
+	struct nbd_handshake *hs;	     /* while negotiating: owned */
+	struct nbd_mail mail;		     /* hand-off */
 	struct log_scope log;
 	int fd;
 
@@ -135,8 +136,8 @@ struct nbd_conn {
 	unsigned char inbuf[NBD_INBUF];
 };
 
-/* Takes @fd over and starts the handshake. */
-void nbd_conn_start(struct nbd_worker *worker, int fd);
+/* Takes @fd, accepted from @listener, over and starts the handshake. */
+void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listener, int fd);
 
 /* Goes on with whatever was received, then receives. The last thing its caller does with @conn. */
 void nbd_conn_run(struct nbd_conn *conn);

@@ -8,16 +8,11 @@
 #include "nbd/server.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
+#include "nbd/listener.h"
 #include "nbd/server_priv.h"
 
 #define DEFAULT_CONNECTIONS	   1024
@@ -26,7 +21,6 @@
 #define DEFAULT_STALL_MS	   10000
 #define DEFAULT_BATCHES		   20
 #define WORKERS_MAX		   64
-#define BACKLOG			   256
 
 /* --- registry --------------------------------------------------------------------------------- */
 
@@ -145,15 +139,8 @@ static void server_free(struct nbd_server *server)
 	/* No worker has a connection any more that could move to another one. */
 	for (i = 0; i < server->config.workers; i++)
 		nbd_worker_stop(&server->workers[i]);
-	while ((node = list_pop(&server->listeners))) {
-		struct nbd_listener *l = list_entry(node, struct nbd_listener, node);
-
-		close(l->fd);
-		if (l->path)
-			unlink(l->path);
-		free(l->path);
-		free(l);
-	}
+	while ((node = list_pop(&server->listeners)))
+		nbd_listener_close(list_entry(node, struct nbd_listener, node));
 	pthread_mutex_destroy(&server->lock);
 	pthread_mutex_destroy(&server->call_lock);
 	pthread_cond_destroy(&server->call_done);
@@ -216,156 +203,30 @@ void nbd_server_stop(struct nbd_server *server)
 
 /* --- listening -------------------------------------------------------------------------------- */
 
-/* A socket file nobody listens on is what a crash left; anything else is not ours to remove. */
-static int unix_clear(const struct sockaddr_un *sun, struct err *err)
-{
-	_cleanup_(closep) int fd = -1;
-	struct stat st;
-
-	if (lstat(sun->sun_path, &st))
-		return errno == ENOENT ? 0
-				       : err_sys(err, -errno, "cannot examine '%s'", sun->sun_path);
-	if (!S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST, "'%s' exists and is not a socket", sun->sun_path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return err_sys(err, -errno, "cannot make a socket");
-	if (!connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) || errno == EAGAIN)
-		return err_set(err, -EADDRINUSE, "another process listens on '%s'", sun->sun_path);
-	if (unlink(sun->sun_path) && errno != ENOENT)
-		return err_sys(err, -errno, "cannot remove the old socket '%s'", sun->sun_path);
-	return 0;
-}
-
-static int listen_unix(int *out, const char *path, struct err *err)
-{
-	struct sockaddr_un sun = {.sun_family = AF_UNIX};
-	_cleanup_(closep) int fd = -1;
-	int r;
-
-	if (!*path || strlen(path) >= sizeof(sun.sun_path))
-		return err_set(err, -ENAMETOOLONG,
-			       "'%s' cannot be a socket: its path must have 1 to %zu bytes", path,
-			       sizeof(sun.sun_path) - 1);
-	strcpy(sun.sun_path, path);
-	r = unix_clear(&sun, err);
-	if (r)
-		return r;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	/* The mode of an unbound socket becomes that of the file: at no time may others connect. */
-	if (fd < 0 || fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&sun, sizeof(sun)) ||
-	    listen(fd, BACKLOG))
-		return err_sys(err, -errno, "cannot listen on 'unix:%s'", path);
-	*out = steal_fd(&fd);
-	return 0;
-}
-
-/* Splits "HOST:PORT" or "[HOST]:PORT"; @host is cut out of the caller's copy. */
-static bool split_address(char *copy, char **host, char **port)
-{
-	char *colon = strrchr(copy, ':');
-
-	if (!colon || colon == copy || !colon[1])
-		return false;
-	*colon = '\0';
-	*port = colon + 1;
-	*host = copy;
-	if (*copy == '[') {
-		if (colon[-1] != ']')
-			return false;
-		colon[-1] = '\0';
-		*host = copy + 1;
-	}
-	return true;
-}
-
-static int bind_tcp(const struct addrinfo *ai)
-{
-	_cleanup_(closep) int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int on = 1;
-
-	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (ai->ai_family == AF_INET6)
-		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-	if (bind(fd, ai->ai_addr, ai->ai_addrlen) || listen(fd, BACKLOG))
-		return -errno;
-	return steal_fd(&fd);
-}
-
-static int listen_tcp(int *out, const char *address, struct err *err)
-{
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *ai;
-	_cleanup_(freep) char *copy = strdup(address);
-	char *host, *port;
-	int r;
-
-	if (!copy)
-		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
-	if (!split_address(copy, &host, &port))
-		return err_set(
-			err, -EINVAL,
-			"'%s' is no address: ADDR:PORT, [ADDR]:PORT or unix:PATH is expected",
-			address);
-	r = getaddrinfo(host, port, &hints, &ai);
-	if (r)
-		return err_set(err, -EINVAL, "cannot listen on '%s': %s", address, gai_strerror(r));
-	r = bind_tcp(ai);
-	freeaddrinfo(ai);
-	if (r < 0)
-		return err_sys(err, r, "cannot listen on '%s'", address);
-	*out = r;
-	return 0;
-}
-
-/* The address as it came out: the kernel may have chosen the port. */
-static void describe_tcp(int fd, char *bound, size_t size)
-{
-	char host[64] = "?", port[16] = "?";
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof(ss);
-
-	if (!getsockname(fd, (struct sockaddr *)&ss, &len))
-		getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port, sizeof(port),
-			    NI_NUMERICHOST | NI_NUMERICSERV);
-	snprintf(bound, size, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
-}
-
-static int server_accept_on(struct nbd_server *server, int fd, struct err *err)
+static int server_accept_on(struct nbd_server *server, const struct nbd_listener *l,
+			    struct err *err)
 {
 	unsigned i;
 	int r = 0;
 
 	for (i = 0; i < server->config.workers && !r; i++)
-		r = nbd_worker_listen(&server->workers[i], fd);
+		r = nbd_worker_listen(&server->workers[i], l);
 	return r ? err_set(err, r, "no memory to listen") : 0;
 }
 
 int nbd_server_listen(struct nbd_server *server, const char *address, char *bound,
 		      size_t bound_size, struct err *err)
 {
-	const char *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
-	struct nbd_listener *l = calloc(1, sizeof(*l));
-	int r;
+	struct nbd_listener *l;
+	int r = nbd_listener_open(&l, address, err);
 
-	if (!l || (path && !(l->path = strdup(path)))) {
-		free(l);
-		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
-	}
-	r = path ? listen_unix(&l->fd, path, err) : listen_tcp(&l->fd, address, err);
-	if (r) {
-		free(l->path);
-		free(l);
+	if (r)
 		return r;
-	}
-	if (bound && path)
-		snprintf(bound, bound_size, "%s", address);
-	else if (bound)
-		describe_tcp(l->fd, bound, bound_size);
+	if (bound)
+		nbd_listener_describe(l, bound, bound_size);
 	/* From here on it is the server's, to be closed when its workers have let go of it. */
 	pthread_mutex_lock(&server->lock);
 	list_add_tail(&server->listeners, &l->node);
 	pthread_mutex_unlock(&server->lock);
-	return server_accept_on(server, l->fd, err);
+	return server_accept_on(server, l, err);
 }

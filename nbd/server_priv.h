@@ -15,12 +15,6 @@
 #include "nbd/server.h"
 #include "nbd/worker.h"
 
-struct nbd_listener {
-	struct list node; /* server->listeners */
-	int fd;
-	char *path; /* of a unix socket, to be removed at the end; NULL: TCP */
-};
-
 struct nbd_server {
 	struct nbd_server_config config; /* defaults filled in; immutable */
 	struct log_scope log;

@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "nbd/conn.h"
+#include "nbd/listener.h"
 #include "nbd/server_priv.h"
 
 #define STAGING_GROUP 0
@@ -143,7 +144,7 @@ static void acceptor_arm(struct nbd_acceptor *a)
 {
 	struct io_uring_sqe *sqe = ring_get_sqe(&a->worker->ring);
 
-	io_uring_prep_accept(sqe, a->fd, NULL, NULL, SOCK_CLOEXEC);
+	io_uring_prep_accept(sqe, a->listener->fd, NULL, NULL, SOCK_CLOEXEC);
 	ring_arm(&a->worker->ring, sqe, &a->op);
 	a->armed = true;
 }
@@ -168,7 +169,7 @@ static void accepted(struct ring_op *op, int res)
 		return;
 	}
 	if (res >= 0)
-		nbd_conn_start(worker, res);
+		nbd_conn_start(worker, a->listener, res);
 	else if (!accept_error_passes(res)) {
 		/* Out of descriptors or memory: the tick tries again, clients queue up. */
 		if (!a->fault_said)
@@ -215,7 +216,7 @@ static void worker_add_acceptor(struct nbd_worker *worker, struct nbd_mail *mail
 	nbd_call_answer(worker, &l->call, 0);
 }
 
-int nbd_worker_listen(struct nbd_worker *worker, int fd)
+int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *listener)
 {
 	struct listen_call l = {.call.mail.open = worker_add_acceptor};
 
@@ -223,7 +224,7 @@ int nbd_worker_listen(struct nbd_worker *worker, int fd)
 	if (!l.acceptor)
 		return -ENOMEM;
 	l.acceptor->worker = worker;
-	l.acceptor->fd = fd;
+	l.acceptor->listener = listener;
 	l.acceptor->op.done = accepted;
 	l.acceptor->cancel.done = accept_cancelled;
 	return nbd_worker_call(worker, &l.call);

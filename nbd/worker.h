@@ -19,6 +19,7 @@
 #include "base/ring.h"
 #include "nbd/export.h"
 
+struct nbd_listener;
 struct nbd_server;
 struct nbd_worker;
 
@@ -80,7 +81,7 @@ struct nbd_acceptor {
 	struct list node; /* worker->acceptors */
 	struct nbd_worker *worker;
 	struct ring_op op, cancel;
-	int fd; /* the server's */
+	const struct nbd_listener *listener; /* the server's */
 	bool armed, cancelling;
 	bool fault_said; /* why it cannot accept is in the log */
 };
@@ -134,8 +135,8 @@ int nbd_worker_call(struct nbd_worker *worker, struct nbd_call *call);
 /* Gives the answer; @call may be gone when this returns. On the worker's thread. */
 void nbd_call_answer(struct nbd_worker *worker, struct nbd_call *call, int result);
 
-/* Accepts connections from @fd as well. Control plane; 0 or -errno. */
-int nbd_worker_listen(struct nbd_worker *worker, int fd);
+/* Accepts connections from @listener as well. Control plane; 0 or -errno. */
+int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *listener);
 
 /* Stops accepting and hangs up on every connection; returns when the last one is gone. */
 void nbd_worker_quiesce(struct nbd_worker *worker);

@@ -1,0 +1,28 @@
+/*
+ * A listening socket: made, described, closed. The workers accept on it (worker.c); a connection
+ * remembers the one it came through. Constant from opening to closing, so that any thread may look.
+ */
+#ifndef NBD_LISTENER_H
+#define NBD_LISTENER_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+#include "base/list.h"
+
+struct nbd_listener {
+	struct list node; /* server->listeners */
+	int fd;
+	char *path; /* of a unix socket, to be removed at the end; NULL: TCP */
+};
+
+/* @address as for nbd_server_listen(). */
+int nbd_listener_open(struct nbd_listener **out, const char *address, struct err *err);
+
+/* When no worker accepts on it any more and none of its connections is left. */
+void nbd_listener_close(struct nbd_listener *l);
+
+/* The address as it came out: the kernel may have chosen the port. */
+void nbd_listener_describe(const struct nbd_listener *l, char *bound, size_t size);
+
+#endif
