@@ -8,8 +8,10 @@
 #include "nbd/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "nbd/listener.h"
@@ -229,4 +231,39 @@ int nbd_server_listen(struct nbd_server *server, const char *address, char *boun
 	list_add_tail(&server->listeners, &l->node);
 	pthread_mutex_unlock(&server->lock);
 	return server_accept_on(server, l, err);
+}
+
+/* --- adopting --------------------------------------------------------------------------------- */
+
+static int check_connected(int fd, struct err *err)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(int);
+	int type;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len))
+		return err_sys(err, -errno, "descriptor %d cannot be served", fd);
+	len = sizeof(ss);
+	if (type != SOCK_STREAM || getpeername(fd, (struct sockaddr *)&ss, &len))
+		return err_set(err, -EINVAL, "descriptor %d is no connected stream socket", fd);
+	return 0;
+}
+
+int nbd_server_adopt(struct nbd_server *server, int fd, struct err *err)
+{
+	unsigned host = atomic_fetch_add(&server->next_host, 1) % server->config.workers;
+	int r = check_connected(fd, err);
+	int flags;
+
+	if (r) {
+		close(fd);
+		return r;
+	}
+	/* The ring waits by itself; on a socket that does not block it would be told to ask again.
+	 */
+	flags = fcntl(fd, F_GETFL);
+	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	nbd_worker_adopt(&server->workers[host], fd);
+	return 0;
 }

@@ -47,6 +47,14 @@ int nbd_server_start(struct nbd_server **out, const struct nbd_server_config *co
 int nbd_server_listen(struct nbd_server *server, const char *address, char *bound,
 		      size_t bound_size, struct err *err);
 
+/*
+ * Serves the client at the other end of @fd, a connected stream socket, as if it had been accepted:
+ * one that somebody else accepted, or one end of a socketpair. @fd is the server's from here on,
+ * and closed when this fails. Limits apply as to any client: one too many is hung up on, which is
+ * no failure. -ENOTSOCK, -EINVAL: no connected stream socket.
+ */
+int nbd_server_adopt(struct nbd_server *server, int fd, struct err *err);
+
 /* Stops accepting, closes connections, frees everything. Exports must have been removed. */
 void nbd_server_stop(struct nbd_server *server); /* accepts NULL */
 

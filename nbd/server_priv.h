@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "nbd/export_priv.h"
+#include "nbd/listener.h"
 #include "nbd/server.h"
 #include "nbd/worker.h"
 
@@ -28,8 +29,12 @@ struct nbd_server {
 	pthread_mutex_t call_lock; /* every nbd_call's `done` */
 	pthread_cond_t call_done;
 
+	/* What adopted connections came through: never opened, its settings are all zero. */
+	struct nbd_listener adopted;
+
 	atomic_uint connections; /* of all workers */
 	atomic_ulong next_conn;	 /* number of the next connection, for the log */
+	atomic_uint next_host;	 /* the worker that adopts the next one */
 	atomic_bool full_said;	 /* "too many connections" is in the log */
 };
 

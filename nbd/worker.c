@@ -230,6 +230,29 @@ int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *list
 	return nbd_worker_call(worker, &l.call);
 }
 
+struct adopt_call {
+	struct nbd_call call;
+	int fd;
+};
+
+static void worker_adopt(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	struct adopt_call *adopt = container_of(mail, struct adopt_call, call.mail);
+
+	if (worker->stopping)
+		close(adopt->fd);
+	else
+		nbd_conn_start(worker, &worker->server->adopted, adopt->fd);
+	nbd_call_answer(worker, &adopt->call, 0);
+}
+
+void nbd_worker_adopt(struct nbd_worker *worker, int fd)
+{
+	struct adopt_call adopt = {.call.mail.open = worker_adopt, .fd = fd};
+
+	nbd_worker_call(worker, &adopt.call);
+}
+
 /* --- the tick --------------------------------------------------------------------------------- */
 
 static void tick_arm(struct nbd_worker *worker)

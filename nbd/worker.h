@@ -138,6 +138,9 @@ void nbd_call_answer(struct nbd_worker *worker, struct nbd_call *call, int resul
 /* Accepts connections from @listener as well. Control plane; 0 or -errno. */
 int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *listener);
 
+/* Takes the connected socket @fd over as if it had been accepted. Control plane. */
+void nbd_worker_adopt(struct nbd_worker *worker, int fd);
+
 /* Stops accepting and hangs up on every connection; returns when the last one is gone. */
 void nbd_worker_quiesce(struct nbd_worker *worker);
 

@@ -1,4 +1,5 @@
 /* The life of exports and of the server, while clients do as they like. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -450,6 +451,54 @@ static void a_stale_socket_file_is_replaced_and_a_living_one_is_not(void **state
 	assert_int_equal(unlink(path), 0);
 }
 
+/* --- adopting --------------------------------------------------------------------------------- */
+
+static void a_connected_socket_is_adopted_and_served(void **state)
+{
+	struct rig *rig = *state;
+	struct err err = ERR_INIT;
+	unsigned char back[512];
+	unsigned i;
+	int pair[2];
+
+	for (i = 0; i < 4; i++) { /* each worker has its turn, and O_NONBLOCK is no hindrance */
+		assert_int_equal(
+			socketpair(AF_UNIX, SOCK_STREAM | (i & 1 ? SOCK_NONBLOCK : 0), 0, pair), 0);
+		fcntl(pair[0], F_SETFL, fcntl(pair[0], F_GETFL) & ~O_NONBLOCK);
+		rig_ok(nbd_server_adopt(rig->server, pair[1], &err), &err);
+		peer_greet(pair[0], NBD_FLAG_FIXED_NEWSTYLE);
+		assert_true(peer_go(pair[0], RIG_NAME, NULL, NULL));
+		peer_request(pair[0], 0, NBD_CMD_READ, i, 0, sizeof(back));
+		assert_int_equal(peer_simple_to(pair[0], i), 0);
+		peer_recv(pair[0], back, sizeof(back));
+		peer_close(pair[0]);
+	}
+	rig_await(rig_stats(rig).connections == 0);
+	assert_int_equal(rig_stats(rig).connections_total, 4);
+}
+
+static void what_is_no_connected_socket_is_not_adopted(void **state)
+{
+	struct rig *rig = *state;
+	int wrong[3], i, pair[2];
+
+	assert_int_equal(pipe(pair), 0);
+	close(pair[1]);
+	wrong[0] = pair[0];
+	wrong[1] = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair), 0);
+	close(pair[1]);
+	wrong[2] = pair[0];
+	for (i = 0; i < 3; i++) {
+		struct err err = ERR_INIT;
+
+		assert_int_equal(nbd_server_adopt(rig->server, wrong[i], &err),
+				 i ? -EINVAL : -ENOTSOCK);
+		assert_true(err.text[0] != '\0');
+		assert_int_equal(fcntl(wrong[i], F_GETFD), -1); /* it was given away all the same */
+	}
+}
+
 /* --- stopping --------------------------------------------------------------------------------- */
 
 static void a_server_stops_with_clients_in_every_state(void **state)
@@ -502,6 +551,8 @@ int main(void)
 		T(every_export_is_reached_on_every_listener),
 		T(addresses_that_are_none_are_refused),
 		T(a_stale_socket_file_is_replaced_and_a_living_one_is_not),
+		T(a_connected_socket_is_adopted_and_served),
+		T(what_is_no_connected_socket_is_not_adopted),
 		cmocka_unit_test(a_server_stops_with_clients_in_every_state),
 		cmocka_unit_test(a_server_that_never_listened_stops),
 	};
