@@ -15,6 +15,15 @@
 
 #define INPUT_MAX (16U << 20)
 
+/* For targets that bring their own mutations. */
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size)
+{
+	(void)data;
+	(void)max_size;
+	return size;
+}
+
 static int replay_file(const char *path)
 {
 	_cleanup_(fclosep) FILE *f = fopen(path, "rb");
