@@ -127,7 +127,7 @@ measure_disk() {
 build_chains() {
 	local depth
 
-	for depth in 1 10 100; do
+	for depth in 1 2 10 100; do
 		mkdir -p "$work/chain$depth"
 		chain[$depth]=$("$BUILD/bench/chain_read" build "$work/chain$depth" 2048 "$depth")
 	done
@@ -185,7 +185,7 @@ for round in $(seq "$rounds"); do
 	measure "32 MiB depth 1" "sendense 64 KiB" start_sendense -- "${agent[@]}"
 	measure "32 MiB depth 1" "qemu-nbd tuned 2 MiB" start_qemu 2M -- "${agent[@]}"
 	[ "$mode" = full ] || continue
-	for depth in 1 10 100; do measure_chain "$depth"; done
+	for depth in 1 2 10 100; do measure_chain "$depth"; done
 	measure "1 MiB depth 16" "qemu-nbd default" start_qemu default -- "${seq1m[@]}"
 	measure "1 MiB depth 16" "nbdkit file" start_nbdkit_file -- "${seq1m[@]}"
 	measure "64 KiB depth 16" "sendense 64 KiB" start_sendense -- "${seq64k[@]}"

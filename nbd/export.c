@@ -238,7 +238,7 @@ static void export_drained(struct nbd_export *export)
 	if (rm->flushed)
 		return;
 	rm->flushed = true;
-	if (export->read_only || (rm->abandon && !export->ops->abandon)) {
+	if (rm->abandon && !export->ops->abandon) {
 		export_end(export, 0);
 		return;
 	}

@@ -68,7 +68,7 @@ struct nbd_export_ops {
 
 	void (*read)(void *target, struct nbd_io *io);
 	void (*zero)(void *target, struct nbd_io *io);	/* WRITE_ZEROES and TRIM */
-	void (*flush)(void *target, struct nbd_io *io); /* never called on a read-only export */
+	void (*flush)(void *target, struct nbd_io *io); /* also the last call before detach */
 	void (*extents)(void *target, struct nbd_io *io);
 
 	/* Optional. The data will be thrown away: what is running ends early, a flush merely waits

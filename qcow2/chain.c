@@ -10,9 +10,11 @@
 
 #define CHAIN_WINDOWS  64 /* 64 x 32 MiB of a disk with 64 KiB clusters */
 #define WINDOW_BUCKETS 128
+#define CHAIN_LOADS    4  /* windows being read at once; half of them may be reading ahead */
+#define CHAIN_AHEAD    2  /* windows a stream is kept ahead of */
+#define LOAD_PIECES    32 /* read at once, from layers that follow each other */
 /* 512 entries of 16 bytes are the most a window reads from one layer at once. */
-#define WINDOW_READ_MAX (QCOW2_WINDOW_UNITS * 16)
-#define WINDOW_PIECES	8 /* read at once, from layers that follow each other */
+#define LOAD_READ_MAX (QCOW2_WINDOW_UNITS * 16)
 
 struct unit {
 	uint64_t host;
@@ -24,30 +26,36 @@ enum window_state { WINDOW_EMPTY, WINDOW_LOADING, WINDOW_READY };
 
 /* A stretch of a window as one layer has it. */
 struct piece {
-	struct window *window;
+	struct load *load;
 	struct file_op read;
 	uint64_t from, to; /* guest bytes */
 	unsigned layer;
 	enum qcow2_kind kind; /* of all of it; NONE: as the entries in @buf say */
 	int res;	      /* of the read: bytes or -errno */
-	unsigned char *buf;   /* WINDOW_READ_MAX */
+	unsigned char *buf;   /* LOAD_READ_MAX */
 };
 
 struct window {
 	struct qcow2_chain *chain;
 	uint64_t start, end; /* guest bytes covered; end is cut at the chain's size */
 	enum window_state state;
+	bool stream; /* the one before it is known too: who asks first will ask for the next */
 	struct list lru;
 	struct window *hash_next;
 	struct list waiters;
 	struct unit unit[QCOW2_WINDOW_UNITS];
-	/* while loading */
+};
+
+/* What it takes to fill a window. */
+struct load {
+	struct list node; /* chain->loads, while idle */
+	struct window *window;
 	unsigned open;	/* units not found yet */
 	unsigned layer; /* with @scan, guest bytes: where the next piece begins */
 	uint64_t scan;
 	unsigned width;		  /* pieces of the next round */
 	unsigned pieces, pending; /* of the round under way; reads not back yet */
-	struct piece piece[WINDOW_PIECES];
+	struct piece piece[LOAD_PIECES];
 };
 
 struct qcow2_chain {
@@ -58,10 +66,14 @@ struct qcow2_chain {
 	uint64_t size;
 	/* while attached */
 	struct window *windows;
+	struct load *load_mem;
 	unsigned char *bufs;
+	struct list loads; /* idle ones */
+	unsigned loading;
 	struct window *bucket[WINDOW_BUCKETS];
 	struct list lru;     /* oldest first; all windows */
-	struct list stalled; /* waiters that found every window loading */
+	struct list stalled; /* waiters that found every load busy */
+	struct list idle;    /* waiters for the end of all loads */
 };
 
 /* --- opening -------------------------------------------------------------------------------- */
@@ -266,32 +278,48 @@ const struct qcow2_layer *qcow2_chain_layer(const struct qcow2_chain *chain, uns
 	return chain->layer[i];
 }
 
-int qcow2_chain_attach(struct qcow2_chain *chain, struct ring *ring, struct err *err)
+static void chain_lay_out(struct qcow2_chain *chain)
 {
 	unsigned i, k;
 
-	list_init(&chain->lru);
-	list_init(&chain->stalled);
-	memset(chain->bucket, 0, sizeof(chain->bucket));
-	chain->windows = calloc(CHAIN_WINDOWS, sizeof(*chain->windows));
-	chain->bufs = aligned_alloc(4096, CHAIN_WINDOWS * WINDOW_PIECES * WINDOW_READ_MAX);
-	if (!chain->windows || !chain->bufs) {
-		qcow2_chain_detach(chain);
-		return err_set(err, -ENOMEM, "no memory for the chain's map");
-	}
 	for (i = 0; i < CHAIN_WINDOWS; i++) {
 		struct window *w = &chain->windows[i];
 
 		w->chain = chain;
-		for (k = 0; k < WINDOW_PIECES; k++) {
-			w->piece[k].window = w;
-			w->piece[k].buf =
-				chain->bufs + ((size_t)i * WINDOW_PIECES + k) * WINDOW_READ_MAX;
-		}
 		list_init(&w->waiters);
 		list_init(&w->lru);
 		list_add_tail(&chain->lru, &w->lru);
 	}
+	for (i = 0; i < CHAIN_LOADS; i++) {
+		struct load *l = &chain->load_mem[i];
+
+		for (k = 0; k < LOAD_PIECES; k++) {
+			l->piece[k].load = l;
+			l->piece[k].buf =
+				chain->bufs + ((size_t)i * LOAD_PIECES + k) * LOAD_READ_MAX;
+		}
+		list_init(&l->node);
+		list_add_tail(&chain->loads, &l->node);
+	}
+}
+
+int qcow2_chain_attach(struct qcow2_chain *chain, struct ring *ring, struct err *err)
+{
+	unsigned i;
+
+	list_init(&chain->lru);
+	list_init(&chain->loads);
+	list_init(&chain->stalled);
+	list_init(&chain->idle);
+	memset(chain->bucket, 0, sizeof(chain->bucket));
+	chain->windows = calloc(CHAIN_WINDOWS, sizeof(*chain->windows));
+	chain->load_mem = calloc(CHAIN_LOADS, sizeof(*chain->load_mem));
+	chain->bufs = aligned_alloc(4096, CHAIN_LOADS * LOAD_PIECES * LOAD_READ_MAX);
+	if (!chain->windows || !chain->load_mem || !chain->bufs) {
+		qcow2_chain_detach(chain);
+		return err_set(err, -ENOMEM, "no memory for the chain's map");
+	}
+	chain_lay_out(chain);
 	for (i = 0; i < chain->depth; i++)
 		file_bind(chain->layer[i]->file, ring);
 	return 0;
@@ -301,9 +329,12 @@ void qcow2_chain_detach(struct qcow2_chain *chain)
 {
 	unsigned i;
 
+	assert(!chain->loading);
 	free(chain->windows);
+	free(chain->load_mem);
 	free(chain->bufs);
 	chain->windows = NULL;
+	chain->load_mem = NULL;
 	chain->bufs = NULL;
 	for (i = 0; i < chain->depth; i++)
 		file_bind(chain->layer[i]->file, NULL);
@@ -373,16 +404,16 @@ static void wake_all(struct list *waiters)
 /* --- loading a window ------------------------------------------------------------------------
  *
  * Rounds of: plan the next pieces, top down; read them all at once; apply them in order. The first
- * round is one piece, since the top often has everything; each further one is twice as wide, so
- * that a deep chain costs few turns of the disk.
+ * round is one piece, since the top often has everything; each further one is four times as wide,
+ * so that a deep chain costs few turns of the disk.
  */
 
-static void window_step(struct window *w);
+static void load_step(struct load *l);
 
 /* What the entries in @p->buf say about the unit at @off. */
 static enum qcow2_kind piece_entry(const struct piece *p, uint64_t off, uint64_t *host)
 {
-	const struct qcow2_layer *layer = p->window->chain->layer[p->layer];
+	const struct qcow2_layer *layer = p->load->window->chain->layer[p->layer];
 	const struct qcow2_geom *g = &layer->geom;
 	uint64_t index = (off >> g->cluster_bits) - (p->from >> g->cluster_bits);
 	uint64_t in_cluster = off & (g->cluster_size - 1), bitmap = 0;
@@ -392,6 +423,8 @@ static enum qcow2_kind piece_entry(const struct piece *p, uint64_t off, uint64_t
 
 	if (p->res < 0 || (index + 1) * g->entry_size > (uint64_t)p->res)
 		return QCOW2_KIND_BAD;
+	if (g->entry_size == 8 && !load_be64(entry)) /* nearly all that an incremental has */
+		return QCOW2_KIND_NONE;
 	if (g->entry_size == 16) {
 		bitmap = load_be64(entry + 8);
 		sub = in_cluster >> g->unit_bits;
@@ -405,7 +438,7 @@ static enum qcow2_kind piece_entry(const struct piece *p, uint64_t off, uint64_t
 /* Fills the units that no layer above has. */
 static void piece_apply(struct piece *p)
 {
-	struct window *w = p->window;
+	struct window *w = p->load->window;
 	unsigned bits = w->chain->unit_bits;
 	struct unit *u = &w->unit[(p->from - w->start) >> bits];
 	uint64_t off;
@@ -421,61 +454,76 @@ static void piece_apply(struct piece *p)
 		if (kind == QCOW2_KIND_NONE)
 			continue;
 		*u = (struct unit){.host = host, .layer = p->layer, .kind = kind};
-		w->open--;
+		p->load->open--;
 	}
 }
 
-static void window_apply(struct window *w)
+static void load_apply(struct load *l)
 {
 	unsigned i;
 
-	for (i = 0; i < w->pieces; i++)
-		piece_apply(&w->piece[i]);
-	w->pieces = 0;
+	for (i = 0; i < l->pieces; i++)
+		piece_apply(&l->piece[i]);
+	l->pieces = 0;
 }
 
-static void window_read_done(struct file_op *op, int res)
+/* The window is complete: the load is free for another. */
+static void load_end(struct load *l)
+{
+	struct qcow2_chain *chain = l->window->chain;
+
+	l->window->state = WINDOW_READY;
+	list_add_tail(&chain->loads, &l->node);
+	chain->loading--;
+}
+
+static void load_read_done(struct file_op *op, int res)
 {
 	struct piece *p = container_of(op, struct piece, read);
-	struct window *w = p->window;
+	struct load *l = p->load;
+	struct window *w = l->window;
+	struct qcow2_chain *chain = w->chain;
 
 	p->res = res;
-	if (--w->pending)
+	if (--l->pending)
 		return;
-	window_apply(w);
-	window_step(w);
+	load_apply(l);
+	load_step(l);
+	if (w->state != WINDOW_READY)
+		return;
 	/* Only here, never while somebody asks: a woken reader may reuse windows. */
-	if (w->state == WINDOW_READY) {
-		wake_all(&w->waiters);
-		wake_all(&w->chain->stalled);
-	}
+	wake_all(&w->waiters);
+	wake_all(&chain->stalled);
+	if (!chain->loading)
+		wake_all(&chain->idle);
 }
 
-static struct piece *window_add(struct window *w, uint64_t to, enum qcow2_kind kind)
+static struct piece *load_add(struct load *l, uint64_t to, enum qcow2_kind kind)
 {
-	struct piece *p = &w->piece[w->pieces++];
+	struct piece *p = &l->piece[l->pieces++];
 
-	p->layer = w->layer;
-	p->from = w->scan;
+	p->layer = l->layer;
+	p->from = l->scan;
 	p->to = to;
 	p->kind = kind;
 	return p;
 }
 
-/* Plans the piece at w->scan: up to where one L2 table ends, or the layer, or the window. */
-static void window_plan_table(struct window *w, const struct qcow2_layer *layer)
+/* Plans the piece at l->scan: up to where one L2 table ends, or the layer, or the window. */
+static void load_plan_table(struct load *l, const struct qcow2_layer *layer)
 {
 	const struct qcow2_geom *g = &layer->geom;
-	uint64_t l1_index = qcow2_l1_index(g, w->scan), table, first, last;
+	const struct window *w = l->window;
+	uint64_t l1_index = qcow2_l1_index(g, l->scan), table, first, last;
 	uint64_t to = MIN(MIN(w->end, align_up(g->size, 1ULL << w->chain->unit_bits)),
 			  (l1_index + 1) << (g->cluster_bits + g->l2_bits));
 
 	if (qcow2_layer_l2_table(layer, l1_index, &table)) {
-		window_add(w, to, QCOW2_KIND_BAD);
+		load_add(l, to, QCOW2_KIND_BAD);
 	} else if (table) {
-		struct piece *p = window_add(w, to, QCOW2_KIND_NONE);
+		struct piece *p = load_add(l, to, QCOW2_KIND_NONE);
 
-		first = qcow2_l2_index(g, w->scan);
+		first = qcow2_l2_index(g, l->scan);
 		last = qcow2_l2_index(g, to - 1);
 		p->read = (struct file_op){
 			.kind = FILE_OP_READ,
@@ -483,70 +531,95 @@ static void window_plan_table(struct window *w, const struct qcow2_layer *layer)
 			.buf = p->buf,
 			.off = table + first * g->entry_size,
 			.len = (last - first + 1) * g->entry_size,
-			.done = window_read_done,
+			.done = load_read_done,
 		};
-		w->pending++;
+		l->pending++;
 	}
-	w->scan = to;
+	l->scan = to;
 }
 
-static void window_plan(struct window *w)
+static void load_plan(struct load *l)
 {
-	while (w->pieces < w->width && w->layer < w->chain->depth) {
-		const struct qcow2_layer *layer = w->chain->layer[w->layer];
+	const struct window *w = l->window;
 
-		if (w->scan < w->end && w->scan < layer->geom.size) {
-			window_plan_table(w, layer);
+	while (l->pieces < l->width && l->layer < w->chain->depth) {
+		const struct qcow2_layer *layer = w->chain->layer[l->layer];
+
+		if (l->scan < w->end && l->scan < layer->geom.size) {
+			load_plan_table(l, layer);
 			continue;
 		}
 		/* This layer ends here, and with it all below: zeroes from its end on. */
-		if (w->scan < w->end)
-			window_add(w, w->end, QCOW2_KIND_ZERO);
-		w->layer++;
-		w->scan = w->start;
+		if (l->scan < w->end)
+			load_add(l, w->end, QCOW2_KIND_ZERO);
+		l->layer++;
+		l->scan = w->start;
 	}
-	w->width = MIN(w->width * 2, WINDOW_PIECES);
+	l->width = MIN(l->width * 4, LOAD_PIECES);
 }
 
 /* Goes on until reads are under way or the window is complete. */
-static void window_step(struct window *w)
+static void load_step(struct load *l)
 {
+	struct qcow2_chain *chain = l->window->chain;
 	unsigned i;
 
-	while (w->layer < w->chain->depth && w->open) {
-		window_plan(w);
-		for (i = 0; i < w->pieces; i++) {
-			struct piece *p = &w->piece[i];
+	while (l->layer < chain->depth && l->open) {
+		load_plan(l);
+		for (i = 0; i < l->pieces; i++) {
+			struct piece *p = &l->piece[i];
 
 			if (p->kind == QCOW2_KIND_NONE)
-				file_submit(w->chain->layer[p->layer]->file, &p->read);
+				file_submit(chain->layer[p->layer]->file, &p->read);
 		}
-		if (w->pending)
+		if (l->pending)
 			return;
-		window_apply(w);
+		load_apply(l);
 	}
-	w->state = WINDOW_READY;
+	load_end(l);
 }
 
-static struct window *window_load(struct qcow2_chain *chain, uint64_t start)
+/* NULL: everything that could take it is loading. */
+static struct window *window_load(struct qcow2_chain *chain, uint64_t start, bool stream)
 {
-	struct window *w = window_evict(chain), **bucket;
+	struct window *w, **bucket;
+	struct load *l;
 
-	if (!w)
+	if (list_empty(&chain->loads) || !(w = window_evict(chain)))
 		return NULL;
 	w->start = start;
 	w->end = MIN(start + window_span(chain), align_up(chain->size, 1ULL << chain->unit_bits));
 	w->state = WINDOW_LOADING;
-	w->layer = 0;
-	w->scan = start;
-	w->width = 1;
-	w->open = (w->end - w->start) >> chain->unit_bits;
+	w->stream = stream;
 	memset(w->unit, 0, sizeof(w->unit));
 	bucket = window_bucket(chain, start);
 	w->hash_next = *bucket;
 	*bucket = w;
-	window_step(w);
+
+	l = list_entry(list_pop(&chain->loads), struct load, node);
+	chain->loading++;
+	l->window = w;
+	l->layer = 0;
+	l->scan = start;
+	l->width = 1;
+	l->open = (w->end - w->start) >> chain->unit_bits;
+	load_step(l);
 	return w;
+}
+
+/* Somebody reads on from @w: what comes next is loaded before it is asked for. */
+static void read_ahead(struct qcow2_chain *chain, const struct window *w)
+{
+	uint64_t span = window_span(chain), start = w->start;
+	unsigned i;
+
+	for (i = 0; i < CHAIN_AHEAD && chain->loading < CHAIN_LOADS / 2; i++) {
+		start += span;
+		if (start >= chain->size)
+			return;
+		if (!window_lookup(chain, start))
+			window_load(chain, start, true);
+	}
 }
 
 /* --- finding -------------------------------------------------------------------------------- */
@@ -604,7 +677,8 @@ int qcow2_chain_find(struct qcow2_chain *chain, uint64_t off, uint64_t max,
 	start = align_down(off, window_span(chain));
 	w = window_lookup(chain, start);
 	if (!w)
-		w = window_load(chain, start);
+		w = window_load(chain, start,
+				!start || window_lookup(chain, start - window_span(chain)));
 	if (!w || w->state == WINDOW_LOADING) {
 		pool_cancel(waiter);
 		list_add_tail(w ? &w->waiters : &chain->stalled, &waiter->node);
@@ -613,5 +687,18 @@ int qcow2_chain_find(struct qcow2_chain *chain, uint64_t off, uint64_t max,
 	list_del(&w->lru);
 	list_add_tail(&chain->lru, &w->lru);
 	window_find(w, off, max, run);
+	if (w->stream) {
+		w->stream = false;
+		read_ahead(chain, w);
+	}
 	return 0;
+}
+
+bool qcow2_chain_busy(struct qcow2_chain *chain, struct pool_waiter *waiter)
+{
+	if (!chain || !chain->loading)
+		return false;
+	pool_cancel(waiter);
+	list_add_tail(&chain->idle, &waiter->node);
+	return true;
 }

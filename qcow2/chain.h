@@ -6,7 +6,8 @@
  * alone) of the guest disk and says for each unit which layer holds it and where. A window is built
  * once, by reading the stretch of L2 table it covers in every layer that has one, top down, until
  * no unit is open; from then on a read costs the same whatever the depth. Windows live in a bounded
- * cache.
+ * cache. Who reads on from one window into the next finds the ones after it loaded ahead, so that a
+ * stream does not wait for the tables of a deep chain.
  *
  * A layer shorter than the one above ends in zeroes: what lies below it is never looked at beyond
  * that end. `limit[k]` is the smallest size among layers 0..k; a unit found in layer k reads as
@@ -47,8 +48,8 @@ void qcow2_chain_free(struct qcow2_chain *chain); /* accepts NULL; must be detac
 unsigned qcow2_chain_depth(const struct qcow2_chain *chain); /* accepts NULL: 0 */
 const struct qcow2_layer *qcow2_chain_layer(const struct qcow2_chain *chain, unsigned i);
 
-/* Binds the files to @ring and allocates the window cache; frees it again. No load may be pending
- * at detach. */
+/* Binds the files to @ring and allocates the window cache; frees it again. At detach the chain must
+ * not be busy. */
 int qcow2_chain_attach(struct qcow2_chain *chain, struct ring *ring, struct err *err);
 void qcow2_chain_detach(struct qcow2_chain *chain);
 
@@ -58,5 +59,9 @@ void qcow2_chain_detach(struct qcow2_chain *chain);
  */
 int qcow2_chain_find(struct qcow2_chain *chain, uint64_t off, uint64_t max,
 		     struct pool_waiter *waiter, struct qcow2_run *run);
+
+/* True while windows are being read, for somebody or ahead of a stream; @waiter wakes when that is
+ * over. @chain may be NULL. */
+bool qcow2_chain_busy(struct qcow2_chain *chain, struct pool_waiter *waiter);
 
 #endif

@@ -17,6 +17,11 @@
 
 #include "qcow2/image.h"
 
+static void read_ahead_over(struct pool_waiter *waiter)
+{
+	qcow2_flush_step(container_of(waiter, struct qcow2_image, flusher.read_ahead));
+}
+
 int qcow2_flusher_attach(struct qcow2_image *img, struct err *err)
 {
 	struct qcow2_flusher *f = &img->flusher;
@@ -24,6 +29,8 @@ int qcow2_flusher_attach(struct qcow2_image *img, struct err *err)
 
 	list_init(&f->waiting);
 	list_init(&f->served);
+	list_init(&f->read_ahead.node);
+	f->read_ahead.wake = read_ahead_over;
 	f->block = calloc(QCOW2_WRITEBACK_BLOCKS, sizeof(*f->block));
 	f->staging = aligned_alloc(FILE_ALIGN, QCOW2_WRITEBACK_BLOCKS * QCOW2_SLICE_BYTES);
 	if (!f->block || !f->staging)
@@ -216,11 +223,19 @@ static void pass_next(struct qcow2_image *img, enum qcow2_flush_stage stage)
 	img->flusher.cursor = 0;
 }
 
-/* Neither space being reserved ahead nor checksums being logged: who detaches after a flush leaves
- * nothing behind. */
-static bool settled(const struct qcow2_image *img)
+/* Does somebody who flushes and then detaches have to wait for what was read ahead? Who flushes in
+ * the middle of other work does not. */
+static bool reading_ahead(struct qcow2_image *img, struct pool_waiter *waiter)
 {
-	return !img->alloc.growing && !img->sumlog.writing;
+	return img->ops == 1 && qcow2_chain_busy(img->chain, waiter);
+}
+
+/* Neither space being reserved ahead nor checksums being logged nor the chain being read: who
+ * detaches after a flush leaves nothing behind. */
+static bool settled(struct qcow2_image *img)
+{
+	return !img->alloc.growing && !img->sumlog.writing &&
+	       !reading_ahead(img, &img->flusher.read_ahead);
 }
 
 /* Runs the pass until it has to wait. */
@@ -329,11 +344,8 @@ static void flush_idle(struct qcow2_image *img, int error)
 void qcow2_flush_submit(struct qcow2_op *op)
 {
 	if (!op->img->writable) { /* nothing can be waiting to be stored */
-		qcow2_op_finish(op, 0);
-		return;
-	}
-	if (!op->img->writable) {
-		qcow2_op_finish(op, 0);
+		if (!reading_ahead(op->img, &op->waiter))
+			qcow2_op_finish(op, 0);
 		return;
 	}
 	list_add_tail(&op->img->flusher.waiting, &op->node);

@@ -291,8 +291,9 @@ enum qcow2_flush_stage {
 };
 
 struct qcow2_flusher {
-	struct list waiting; /* flushes that need a pass which has not begun */
-	struct list served;  /* flushes the pass under way will complete */
+	struct list waiting;	       /* flushes that need a pass which has not begun */
+	struct list served;	       /* flushes the pass under way will complete */
+	struct pool_waiter read_ahead; /* for the chain to be idle, at the end of a pass */
 	enum qcow2_flush_stage stage;
 	bool pressure; /* the table cache needs clean slices */
 	bool busy;     /* a round, sync or punch is under way */

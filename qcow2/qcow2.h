@@ -138,8 +138,8 @@ struct qcow2_io {
 #define QCOW2_BATCHES_MIN 2
 #define QCOW2_BOUNCES_MIN 1
 
-/* Both allocate or free; neither waits. Detach: no operation may be pending and qcow2_flush() must
- * have completed (or failed) after the last write. */
+/* Both allocate or free; neither waits. Detach: no operation may be pending, and the last one must
+ * have been a FLUSH, also of a read-only or failed image: it waits for what was begun ahead. */
 int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err *err);
 void qcow2_detach(struct qcow2_image *img);
 

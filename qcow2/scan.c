@@ -13,7 +13,8 @@
 
 #define SCAN_DEPTH   8
 #define SCAN_EXTENTS 128
-#define SCAN_STRETCH (256 * MIB) /* mapped at once */
+#define SCAN_STRETCH (64 * MIB) /* mapped at once: little enough to be known already, see chain.h  \
+				 */
 
 struct piece {
 	struct qcow2_op op;
@@ -166,7 +167,8 @@ static int scan_hand_out(struct scan *s)
 	return r;
 }
 
-static int scan_drain(struct scan *s)
+/* Waits for the pieces nobody will be given, and for what was read ahead. */
+static void scan_drain(struct scan *s)
 {
 	int r = 0;
 
@@ -175,7 +177,11 @@ static int scan_drain(struct scan *s)
 			r = ring_round(&s->ring);
 		s->first = (s->first + 1) % SCAN_DEPTH;
 	}
-	return r;
+	s->mapped = false;
+	s->map = (struct qcow2_op){.kind = QCOW2_OP_FLUSH, .done = map_done};
+	qcow2_submit(s->img, &s->map);
+	while (!s->mapped && !r)
+		r = ring_round(&s->ring);
 }
 
 static int scan_run(struct scan *s)

@@ -150,11 +150,9 @@ int qcow2_session_extents(struct qcow2_session *s, uint64_t off, uint64_t len,
 int qcow2_session_close(struct qcow2_session *s, struct err *err)
 {
 	struct qcow2_info info;
-	int r = 0;
+	int r = qcow2_session_flush(s);
 
 	qcow2_get_info(s->img, &info);
-	if (info.writable)
-		r = qcow2_session_flush(s);
 	if (r)
 		err_sys(err, r, "the image could not be stored");
 	qcow2_detach(s->img);
@@ -167,15 +165,10 @@ int qcow2_session_close(struct qcow2_session *s, struct err *err)
 
 void qcow2_session_drop(struct qcow2_session *s)
 {
-	struct qcow2_info info;
-
 	if (!s->img)
 		return;
-	qcow2_get_info(s->img, &info);
-	if (info.writable) {
-		qcow2_abandon(s->img);
-		qcow2_session_flush(s); /* -ECANCELED; waits for what is on its way */
-	}
+	qcow2_abandon(s->img);
+	qcow2_session_flush(s); /* -ECANCELED; waits for what is on its way */
 	qcow2_detach(s->img);
 	qcow2_close(s->img);
 	s->img = NULL;

@@ -146,11 +146,9 @@ int imgloop_close(struct imgloop *loop)
 {
 	struct qcow2_info info;
 	struct err err = ERR_INIT;
-	int r = 0;
+	int r = imgloop_flush(loop);
 
 	qcow2_get_info(loop->img, &info);
-	if (info.writable)
-		r = imgloop_flush(loop);
 	qcow2_detach(loop->img);
 	if (info.writable && !r)
 		r = qcow2_finalize(loop->img, &err);
