@@ -27,7 +27,7 @@
 
 #define NBD_INBUF	  16384U
 #define NBD_OUTBUF	  4096U
-#define NBD_REPLY_MAX	  32U		  /* largest reply without data, rounded up */
+#define NBD_REPLY_MAX	  40U		  /* largest reply without data, rounded up */
 #define NBD_CONN_REQUESTS 64		  /* running at once, per connection */
 #define NBD_CONN_READS	  (NBD_READS / 2) /* read buffers, per connection */
 #define NBD_IOV		  (2 + NBD_CONN_READS)
@@ -91,7 +91,8 @@ struct nbd_conn {
 	int fd;
 
 	/* agreed on */
-	bool structured;
+	bool structured;      /* replies come in chunks, */
+	bool extended;	      /* and all headers are the extended ones */
 	bool meta_allocation; /* base:allocation was selected */
 
 	bool closing; /* receives nothing more, ends when all is answered */
@@ -112,7 +113,7 @@ struct nbd_conn {
 	bool wake_posted;
 
 	/* requests (request.c) */
-	unsigned char header[NBD_REQUEST_SIZE];
+	unsigned char header[NBD_EXT_REQUEST_SIZE];
 	unsigned header_have;
 	struct nbd_request rq; /* decoded from a full header */
 	struct nbd_payload payload;

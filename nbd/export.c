@@ -37,7 +37,7 @@ void nbd_export_unref(struct nbd_export *export)
 	free(export);
 }
 
-uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
+uint16_t nbd_export_flags(const struct nbd_export *export, const struct nbd_conn *conn)
 {
 	uint16_t flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
 			 NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_CAN_MULTI_CONN |
@@ -45,7 +45,7 @@ uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
 
 	if (export->read_only)
 		flags |= NBD_FLAG_READ_ONLY;
-	if (structured)
+	if (conn->structured)
 		flags |= NBD_FLAG_SEND_DF;
 	return flags;
 }

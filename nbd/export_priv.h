@@ -62,8 +62,10 @@ struct nbd_export {
 struct nbd_export *nbd_export_ref(struct nbd_export *export);
 void nbd_export_unref(struct nbd_export *export);
 
-/* NBD transmission flags of @export for a client with or without structured replies. */
-uint16_t nbd_export_flags(const struct nbd_export *export, bool structured);
+struct nbd_conn;
+
+/* NBD transmission flags of @export for a client that agreed on what @conn says. */
+uint16_t nbd_export_flags(const struct nbd_export *export, const struct nbd_conn *conn);
 
 /* One operation less is running; may go on with a removal. On the owner's thread. */
 void nbd_export_op_done(struct nbd_export *export);

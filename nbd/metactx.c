@@ -47,28 +47,32 @@ bool nbd_metactx_parse(const void *data, size_t len, struct nbd_metactx_query *q
 	return len == 0;
 }
 
-unsigned nbd_metactx_encode(struct nbd_extent *extents, unsigned count, uint32_t len)
+unsigned nbd_metactx_encode(struct nbd_extent *extents, unsigned count, uint64_t len, bool extended)
 {
 	unsigned char *out = (unsigned char *)extents;
-	uint32_t run = 0, run_flags = 0;
+	uint32_t run_flags = 0;
+	uint64_t run = 0;
 	unsigned i, n = 0;
 
-	_Static_assert(sizeof(struct nbd_extent) >= NBD_DESCRIPTOR_SIZE, "encoded in place");
+	_Static_assert(sizeof(struct nbd_extent) >= NBD_EXT_DESCRIPTOR_SIZE, "encoded in place");
 	for (i = 0; i < count && len; i++) {
 		/* Read before anything is written: at most i descriptors are out by now. */
-		uint32_t part = MIN(extents[i].len, len), flags = extents[i].flags;
+		uint64_t part = MIN(extents[i].len, len);
+		uint32_t flags = extents[i].flags;
 
 		if (!part)
 			continue;
 		len -= part;
 		if (run && flags != run_flags) {
-			nbd_put_descriptor(out + n++ * NBD_DESCRIPTOR_SIZE, run, run_flags);
+			out += nbd_put_descriptor(out, extended, run, run_flags);
+			n++;
 			run = 0;
 		}
 		run += part;
 		run_flags = flags;
 	}
-	if (run)
-		nbd_put_descriptor(out + n++ * NBD_DESCRIPTOR_SIZE, run, run_flags);
-	return n;
+	if (!run)
+		return n;
+	nbd_put_descriptor(out, extended, run, run_flags);
+	return n + 1;
 }

@@ -28,10 +28,12 @@ struct nbd_metactx_query {
 bool nbd_metactx_parse(const void *data, size_t len, struct nbd_metactx_query *query);
 
 /*
- * Turns @count extents that describe [off, off + len) into descriptors, in place: neighbours with
- * equal flags become one, and nothing reaches past @len. Returns their number, 0 when the extents
- * say nothing. @extents and the result share their memory: a descriptor is the smaller of the two.
+ * Turns @count extents that describe [off, off + len) into compact or extended descriptors, in
+ * place: neighbours with equal flags become one, and nothing reaches past @len (which fits 32 bits
+ * when they are compact). Returns their number, 0 when the extents say nothing. @extents and the
+ * result share their memory: no descriptor is larger than an extent.
  */
-unsigned nbd_metactx_encode(struct nbd_extent *extents, unsigned count, uint32_t len);
+unsigned nbd_metactx_encode(struct nbd_extent *extents, unsigned count, uint64_t len,
+			    bool extended);
 
 #endif

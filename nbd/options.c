@@ -16,13 +16,15 @@ struct option_row {
 	void (*handle)(struct nbd_conn *conn);
 };
 
-/* --- EXPORT_NAME, ABORT, LIST, STRUCTURED_REPLY ----------------------------------------------- */
+/* --- EXPORT_NAME, ABORT, LIST, what replies look like ----------------------------------------- */
 
 static void option_export_name(struct nbd_conn *conn)
 {
 	struct nbd_handshake *hs = conn->hs;
 
-	hs->enter = nbd_server_find(conn->worker->server, (char *)hs->data, hs->option.len);
+	/* It belongs to the compact headers, and closing is its only refusal. */
+	if (!conn->extended)
+		hs->enter = nbd_server_find(conn->worker->server, (char *)hs->data, hs->option.len);
 	if (!hs->enter)
 		hs->then = NBD_HS_CLOSE;
 }
@@ -37,7 +39,7 @@ void nbd_option_export_name_reply(struct nbd_conn *conn, const struct nbd_export
 		return;
 	memset(p, 0, len);
 	store_be64(p, export->size);
-	store_be16(p + 8, nbd_export_flags(export, conn->structured));
+	store_be16(p + 8, nbd_export_flags(export, conn));
 }
 
 static void option_abort(struct nbd_conn *conn)
@@ -69,7 +71,18 @@ static void option_list(struct nbd_conn *conn)
 
 static void option_structured_reply(struct nbd_conn *conn)
 {
+	if (conn->extended) {
+		nbd_answer_error(conn->hs, NBD_REP_ERR_EXT_HEADER_REQD,
+				 "extended headers were agreed on and stay");
+		return;
+	}
 	conn->structured = true;
+	nbd_answer_ack(conn->hs);
+}
+
+static void option_extended_headers(struct nbd_conn *conn)
+{
+	conn->structured = conn->extended = true;
 	nbd_answer_ack(conn->hs);
 }
 
@@ -83,7 +96,7 @@ static void info_export(struct nbd_conn *conn, const struct nbd_export *export)
 		return;
 	store_be16(p, NBD_INFO_EXPORT);
 	store_be64(p + 2, export->size);
-	store_be16(p + 10, nbd_export_flags(export, conn->structured));
+	store_be16(p + 10, nbd_export_flags(export, conn));
 }
 
 static void info_text(struct nbd_conn *conn, enum nbd_info info, const char *text)
@@ -255,6 +268,7 @@ static const struct option_row option_rows[] = {
 	{NBD_OPT_STRUCTURED_REPLY, 0, 0, option_structured_reply},
 	{NBD_OPT_LIST_META_CONTEXT, 8, NBD_OPTION_MAX, option_list_meta_context},
 	{NBD_OPT_SET_META_CONTEXT, 8, NBD_OPTION_MAX, option_set_meta_context},
+	{NBD_OPT_EXTENDED_HEADERS, 0, 0, option_extended_headers},
 };
 
 static const struct option_row *option_find_row(uint32_t code)

@@ -29,17 +29,20 @@ void nbd_read_put(struct nbd_conn *conn, void *buf)
 static void status_ready(struct nbd_req *req, int res)
 {
 	struct nbd_conn *conn = req->conn;
-	unsigned char *data = buf_data(req), *header = data - NBD_CHUNK_STATUS_SIZE;
-	unsigned n =
-		res ? 0 : nbd_metactx_encode(req->io.extents, req->io.extent_count, req->rq.len);
+	bool extended = conn->extended;
+	uint32_t head = nbd_chunk_status_size(extended);
+	unsigned char *header = buf_data(req) - head;
+	unsigned n = res ? 0
+			 : nbd_metactx_encode(req->io.extents, req->io.extent_count, req->rq.len,
+					      extended);
 
 	if (!n) {
 		nbd_req_finish(req, res ? res : -EIO);
 		return;
 	}
-	nbd_put_chunk_status(header, req->rq.cookie, NBD_META_ALLOCATION, n);
-	nbd_reply_chunk(conn, steal(&req->buf), header,
-			NBD_CHUNK_STATUS_SIZE + n * NBD_DESCRIPTOR_SIZE, false, false);
+	nbd_put_chunk_status(header, &req->rq, NBD_REPLY_FLAG_DONE, NBD_META_ALLOCATION, n);
+	nbd_reply_chunk(conn, steal(&req->buf), header, head + n * nbd_descriptor_size(extended),
+			false, false);
 	nbd_req_sent(req, 0);
 }
 
@@ -76,15 +79,15 @@ static size_t segment_header(const struct nbd_req *req, unsigned char *data)
 	if (!req->conn->structured) {
 		if (at)
 			return 0;
-		return nbd_put_simple(data - NBD_SIMPLE_SIZE, rq->cookie, NBD_SUCCESS);
+		return nbd_put_simple(data - NBD_SIMPLE_SIZE, rq, NBD_SUCCESS);
 	}
+	data -= nbd_chunk_data_size(rq->extended);
 	if (!req->whole)
-		return nbd_put_chunk_data(data - NBD_CHUNK_DATA_SIZE, done, rq->cookie,
-					  rq->off + at, req->seg);
+		return nbd_put_chunk_data(data, rq, done, rq->off + at, req->seg);
 	if (at)
 		return 0;
 	/* Not marked as the last one: what is still to be read may fail. */
-	return nbd_put_chunk_data(data - NBD_CHUNK_DATA_SIZE, 0, rq->cookie, rq->off, rq->len);
+	return nbd_put_chunk_data(data, rq, 0, rq->off, rq->len);
 }
 
 /* A structured stream ends with a chunk that says how it went. */
@@ -93,8 +96,8 @@ static size_t segment_trailer(const struct nbd_req *req, unsigned char *p)
 	if (!req->whole || !req->conn->structured || !req_last_segment(req))
 		return 0;
 	if (req->error)
-		return nbd_put_chunk_error(p, req->rq.cookie, nbd_error_of(req->error));
-	return nbd_put_chunk(p, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, req->rq.cookie, 0);
+		return nbd_put_chunk_error(p, &req->rq, nbd_error_of(req->error));
+	return nbd_put_chunk(p, &req->rq, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);
 }
 
 static void segment_queue(struct nbd_req *req)
@@ -120,7 +123,7 @@ static void segment_queue(struct nbd_req *req)
 static void segment_fail_chunk(struct nbd_req *req, int res)
 {
 	unsigned char *data = buf_data(req);
-	size_t len = nbd_put_chunk_error(data, req->rq.cookie, nbd_error_of(res));
+	size_t len = nbd_put_chunk_error(data, &req->rq, nbd_error_of(res));
 
 	nbd_reply_chunk(req->conn, steal(&req->buf), data, len, false, false);
 	nbd_req_sent(req, res);

@@ -60,11 +60,11 @@ void nbd_reply(struct nbd_conn *conn, const struct nbd_request *rq, int res)
 	if (conn->dead)
 		return;
 	if (res && conn->structured)
-		len = nbd_put_chunk_error(b, rq->cookie, nbd_error_of(res));
-	else if (conn->structured && rq->type == NBD_CMD_READ)
-		len = nbd_put_chunk(b, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, rq->cookie, 0);
+		len = nbd_put_chunk_error(b, rq, nbd_error_of(res));
+	else if (conn->extended || (conn->structured && rq->type == NBD_CMD_READ))
+		len = nbd_put_chunk(b, rq, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);
 	else
-		len = nbd_put_simple(b, rq->cookie, nbd_error_of(res));
+		len = nbd_put_simple(b, rq, nbd_error_of(res));
 	small_add(&conn->send, b, len);
 }
 

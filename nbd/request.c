@@ -16,7 +16,8 @@ enum nbd_range {
 };
 
 struct nbd_command {
-	uint16_t flags; /* accepted, beside FUA, which every command accepts */
+	uint16_t flags;		 /* accepted, beside FUA, which every command accepts, */
+	uint16_t extended_flags; /* and with extended headers */
 	enum nbd_range range;
 	int past_end;	/* -errno for a range that leaves the export */
 	bool changes;	/* refused on a read-only export */
@@ -42,6 +43,7 @@ static const struct nbd_command commands[] = {
 		.start = nbd_read_queue,
 	},
 	[NBD_CMD_WRITE] = {
+		.extended_flags = NBD_CMD_FLAG_PAYLOAD_LEN,
 		.range = NBD_RANGE_INSIDE,
 		.past_end = -ENOSPC,
 		.changes = true,
@@ -97,28 +99,53 @@ static int validate_range(const struct nbd_command *cmd, const struct nbd_reques
 	return range_inside(rq->off, rq->len, size) ? 0 : cmd->past_end;
 }
 
+/* Bytes that follow the header. */
+static uint64_t request_payload(const struct nbd_request *rq)
+{
+	bool follows =
+		rq->extended ? rq->flags & NBD_CMD_FLAG_PAYLOAD_LEN : rq->type == NBD_CMD_WRITE;
+
+	return follows ? rq->len : 0;
+}
+
+static bool flags_accepted(const struct nbd_conn *conn, const struct nbd_command *cmd,
+			   const struct nbd_request *rq)
+{
+	uint16_t accepted = cmd->flags | NBD_CMD_FLAG_FUA;
+
+	if (conn->extended)
+		accepted |= cmd->extended_flags;
+	if (rq->flags & ~accepted)
+		return false;
+	if ((rq->flags & NBD_CMD_FLAG_DF) && !conn->structured)
+		return false;
+	/* An extended WRITE that announces no payload has nothing to write. */
+	return !(conn->extended && rq->type == NBD_CMD_WRITE) ||
+	       rq->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
+}
+
 /* 0: may be executed; nobody checks again. Otherwise the error to answer with. */
 static int request_validate(const struct nbd_conn *conn, const struct nbd_request *rq)
 {
 	const struct nbd_export *export = conn->export;
 	const struct nbd_command *cmd;
+	int r;
 
 	if (rq->type >= ARRAY_SIZE(commands))
 		return -EINVAL;
 	cmd = &commands[rq->type];
 	if (export->state != NBD_EXPORT_LIVE)
 		return -ESHUTDOWN;
-	if (rq->flags & ~(cmd->flags | NBD_CMD_FLAG_FUA))
-		return -EINVAL;
-	if ((rq->flags & NBD_CMD_FLAG_DF) && !conn->structured)
+	if (!flags_accepted(conn, cmd, rq))
 		return -EINVAL;
 	if (cmd->changes && export->read_only)
 		return -EPERM;
 	if (cmd->describes && (!conn->meta_allocation || !rq->len))
 		return -EINVAL;
-	if (cmd->payload && rq->len > NBD_MAX_PAYLOAD)
-		return rq->type == NBD_CMD_READ && conn->structured ? -EOVERFLOW : -EINVAL;
-	return validate_range(cmd, rq, export->size);
+	r = validate_range(cmd, rq, export->size);
+	if (!r && cmd->payload && rq->len > NBD_MAX_PAYLOAD)
+		r = rq->type == NBD_CMD_READ && conn->structured ? -EOVERFLOW : -EINVAL;
+	return r;
 }
 
 /* --- slots ------------------------------------------------------------------------------------ */
@@ -327,11 +354,18 @@ static void request_note(struct nbd_conn *conn)
 static bool request_begin(struct nbd_conn *conn)
 {
 	const struct nbd_request *rq = &conn->rq;
+	uint64_t payload = request_payload(rq);
 	struct nbd_req *req = NULL;
 	int res;
 
 	if (rq->type == NBD_CMD_DISC) {
 		nbd_conn_finish(conn);
+		return false;
+	}
+	if (payload > NBD_MAX_PAYLOAD && conn->extended) {
+		log_warn(&conn->log, "announces a payload of %llu bytes; closed",
+			 (unsigned long long)payload);
+		nbd_conn_close(conn);
 		return false;
 	}
 	if (!nbd_reply_room(conn))
@@ -343,11 +377,11 @@ static bool request_begin(struct nbd_conn *conn)
 			return false;
 	}
 	request_note(conn);
-	if (rq->type == NBD_CMD_WRITE) {
+	if (rq->type == NBD_CMD_WRITE || payload) {
 		conn->payload = (struct nbd_payload){
 			.rq = *rq,
 			.off = rq->off,
-			.left = rq->len,
+			.left = payload,
 			.active = true,
 			.error = res,
 		};
@@ -360,11 +394,18 @@ static bool request_begin(struct nbd_conn *conn)
 	return true;
 }
 
+static bool header_decode(struct nbd_conn *conn)
+{
+	return conn->extended ? nbd_get_ext_request(conn->header, &conn->rq)
+			      : nbd_get_request(conn->header, &conn->rq);
+}
+
 bool nbd_header_step(struct nbd_conn *conn)
 {
-	uint32_t n = MIN(conn->in_len, NBD_REQUEST_SIZE - conn->header_have);
+	uint32_t size = conn->extended ? NBD_EXT_REQUEST_SIZE : NBD_REQUEST_SIZE;
+	uint32_t n = MIN(conn->in_len, size - conn->header_have);
 
-	if (conn->header_have == NBD_REQUEST_SIZE)
+	if (conn->header_have == size)
 		return request_begin(conn);
 	if (!n)
 		return false;
@@ -372,9 +413,9 @@ bool nbd_header_step(struct nbd_conn *conn)
 	conn->header_have += n;
 	conn->in += n;
 	conn->in_len -= n;
-	if (conn->header_have < NBD_REQUEST_SIZE)
+	if (conn->header_have < size)
 		return false;
-	if (!nbd_get_request(conn->header, &conn->rq)) {
+	if (!header_decode(conn)) {
 		log_warn(&conn->log, "sent something that is no request; closed");
 		nbd_conn_close(conn);
 		return false;

@@ -36,68 +36,100 @@ bool nbd_get_request(const void *p, struct nbd_request *request)
 
 	request->flags = load_be16(b + 4);
 	request->type = load_be16(b + 6);
+	request->extended = false;
 	memcpy(&request->cookie, b + 8, sizeof(request->cookie));
 	request->off = load_be64(b + 16);
 	request->len = load_be32(b + 24);
 	return load_be32(b) == NBD_REQUEST_MAGIC;
 }
 
-size_t nbd_put_simple(void *p, uint64_t cookie, enum nbd_error error)
+bool nbd_get_ext_request(const void *p, struct nbd_request *request)
+{
+	const unsigned char *b = p;
+
+	request->flags = load_be16(b + 4);
+	request->type = load_be16(b + 6);
+	request->extended = true;
+	memcpy(&request->cookie, b + 8, sizeof(request->cookie));
+	request->off = load_be64(b + 16);
+	request->len = load_be64(b + 24);
+	return load_be32(b) == NBD_EXT_REQUEST_MAGIC;
+}
+
+size_t nbd_put_simple(void *p, const struct nbd_request *rq, enum nbd_error error)
 {
 	unsigned char *b = p;
 
 	store_be32(b, NBD_SIMPLE_MAGIC);
 	store_be32(b + 4, error);
-	memcpy(b + 8, &cookie, sizeof(cookie));
+	memcpy(b + 8, &rq->cookie, sizeof(rq->cookie));
 	return NBD_SIMPLE_SIZE;
 }
 
-size_t nbd_put_chunk(void *p, uint16_t flags, uint16_t type, uint64_t cookie, uint32_t len)
+size_t nbd_put_chunk(void *p, const struct nbd_request *rq, uint16_t flags, uint16_t type,
+		     uint32_t len)
 {
 	unsigned char *b = p;
 
-	store_be32(b, NBD_CHUNK_MAGIC);
+	store_be32(b, rq->extended ? NBD_EXT_CHUNK_MAGIC : NBD_CHUNK_MAGIC);
 	store_be16(b + 4, flags);
 	store_be16(b + 6, type);
-	memcpy(b + 8, &cookie, sizeof(cookie));
-	store_be32(b + 16, len);
-	return NBD_CHUNK_SIZE;
+	memcpy(b + 8, &rq->cookie, sizeof(rq->cookie));
+	if (rq->extended) {
+		store_be64(b + 16, rq->off);
+		store_be64(b + 24, len);
+	} else {
+		store_be32(b + 16, len);
+	}
+	return nbd_chunk_size(rq->extended);
 }
 
-size_t nbd_put_chunk_error(void *p, uint64_t cookie, enum nbd_error error)
+size_t nbd_put_chunk_error(void *p, const struct nbd_request *rq, enum nbd_error error)
+{
+	unsigned char *b = p;
+	size_t n = nbd_put_chunk(b, rq, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR, 6);
+
+	store_be32(b + n, error);
+	store_be16(b + n + 4, 0);
+	return n + 6;
+}
+
+size_t nbd_put_chunk_data(void *p, const struct nbd_request *rq, uint16_t flags, uint64_t off,
+			  uint32_t len)
+{
+	unsigned char *b = p;
+	size_t n = nbd_put_chunk(b, rq, flags, NBD_REPLY_TYPE_OFFSET_DATA, len + 8);
+
+	store_be64(b + n, off);
+	return n + 8;
+}
+
+size_t nbd_put_chunk_status(void *p, const struct nbd_request *rq, uint16_t flags, uint32_t context,
+			    uint32_t count)
+{
+	uint32_t head = nbd_chunk_status_size(rq->extended) - nbd_chunk_size(rq->extended);
+	uint32_t len = head + count * nbd_descriptor_size(rq->extended);
+	unsigned char *b = p;
+	size_t n = nbd_put_chunk(
+		b, rq, flags,
+		rq->extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS, len);
+
+	store_be32(b + n, context);
+	if (rq->extended)
+		store_be32(b + n + 4, count);
+	return n + head;
+}
+
+size_t nbd_put_descriptor(void *p, bool extended, uint64_t len, uint32_t flags)
 {
 	unsigned char *b = p;
 
-	nbd_put_chunk(b, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR, cookie, 6);
-	store_be32(b + NBD_CHUNK_SIZE, error);
-	store_be16(b + NBD_CHUNK_SIZE + 4, 0);
-	return NBD_CHUNK_ERROR_SIZE;
-}
-
-size_t nbd_put_chunk_data(void *p, uint16_t flags, uint64_t cookie, uint64_t off, uint32_t len)
-{
-	unsigned char *b = p;
-
-	nbd_put_chunk(b, flags, NBD_REPLY_TYPE_OFFSET_DATA, cookie, len + 8);
-	store_be64(b + NBD_CHUNK_SIZE, off);
-	return NBD_CHUNK_DATA_SIZE;
-}
-
-size_t nbd_put_chunk_status(void *p, uint64_t cookie, uint32_t context, uint32_t count)
-{
-	unsigned char *b = p;
-
-	nbd_put_chunk(b, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_BLOCK_STATUS, cookie,
-		      4 + count * NBD_DESCRIPTOR_SIZE);
-	store_be32(b + NBD_CHUNK_SIZE, context);
-	return NBD_CHUNK_STATUS_SIZE;
-}
-
-size_t nbd_put_descriptor(void *p, uint32_t len, uint32_t flags)
-{
-	unsigned char *b = p;
-
-	store_be32(b, len);
-	store_be32(b + 4, flags);
-	return NBD_DESCRIPTOR_SIZE;
+	if (extended) {
+		store_be64(b, len);
+		store_be64(b + 8, flags);
+	} else {
+		store_be32(b, len);
+		store_be32(b + 4, flags);
+	}
+	return nbd_descriptor_size(extended);
 }

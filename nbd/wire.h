@@ -53,12 +53,13 @@ enum nbd_rep {
 	NBD_REP_META_CONTEXT = 4,
 };
 
-#define NBD_REP_ERR_UNSUP    NBD_REP_ERR(1)
-#define NBD_REP_ERR_POLICY   NBD_REP_ERR(2)
-#define NBD_REP_ERR_INVALID  NBD_REP_ERR(3)
-#define NBD_REP_ERR_UNKNOWN  NBD_REP_ERR(6)
-#define NBD_REP_ERR_SHUTDOWN NBD_REP_ERR(7)
-#define NBD_REP_ERR_TOO_BIG  NBD_REP_ERR(9)
+#define NBD_REP_ERR_UNSUP	    NBD_REP_ERR(1)
+#define NBD_REP_ERR_POLICY	    NBD_REP_ERR(2)
+#define NBD_REP_ERR_INVALID	    NBD_REP_ERR(3)
+#define NBD_REP_ERR_UNKNOWN	    NBD_REP_ERR(6)
+#define NBD_REP_ERR_SHUTDOWN	    NBD_REP_ERR(7)
+#define NBD_REP_ERR_TOO_BIG	    NBD_REP_ERR(9)
+#define NBD_REP_ERR_EXT_HEADER_REQD NBD_REP_ERR(10)
 
 enum nbd_info {
 	NBD_INFO_EXPORT = 0,
@@ -79,6 +80,7 @@ enum {
 	NBD_FLAG_CAN_MULTI_CONN = 1 << 8,
 	NBD_FLAG_SEND_CACHE = 1 << 10,
 	NBD_FLAG_SEND_FAST_ZERO = 1 << 11,
+	NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12,
 };
 
 /* The header of an option a client sends. */
@@ -92,18 +94,27 @@ void nbd_put_greeting(void *p, uint16_t flags);
 bool nbd_get_option(const void *p, struct nbd_option *option);
 void nbd_put_rep(void *p, uint32_t option, uint32_t type, uint32_t len);
 
-/* --- transmission ---------------------------------------------------------------------------- */
+/* --- transmission ----------------------------------------------------------------------------
+ *
+ * Two shapes of header. Compact: requests of 28 bytes, answered by simple replies or structured
+ * chunks. Extended (NBD_OPT_EXTENDED_HEADERS): requests and chunks of 32 bytes with 64-bit lengths,
+ * and nothing but chunks. A reply has the shape of its request, which nbd_request.extended tells.
+ */
 
-#define NBD_REQUEST_MAGIC     0x25609513U
-#define NBD_SIMPLE_MAGIC      0x67446698U
-#define NBD_CHUNK_MAGIC	      0x668e33efU
-#define NBD_REQUEST_SIZE      28U
-#define NBD_SIMPLE_SIZE	      16U
-#define NBD_CHUNK_SIZE	      20U
-#define NBD_CHUNK_DATA_SIZE   (NBD_CHUNK_SIZE + 8U) /* with the offset of OFFSET_DATA */
-#define NBD_CHUNK_ERROR_SIZE  (NBD_CHUNK_SIZE + 6U) /* without a message */
-#define NBD_CHUNK_STATUS_SIZE (NBD_CHUNK_SIZE + 4U) /* with the context id */
-#define NBD_DESCRIPTOR_SIZE   8U
+#define NBD_REQUEST_MAGIC	0x25609513U
+#define NBD_SIMPLE_MAGIC	0x67446698U
+#define NBD_CHUNK_MAGIC		0x668e33efU
+#define NBD_EXT_REQUEST_MAGIC	0x21e41c71U
+#define NBD_EXT_CHUNK_MAGIC	0x6e8a278cU
+#define NBD_REQUEST_SIZE	28U
+#define NBD_EXT_REQUEST_SIZE	32U
+#define NBD_SIMPLE_SIZE		16U
+#define NBD_CHUNK_SIZE		20U
+#define NBD_EXT_CHUNK_SIZE	32U
+#define NBD_DESCRIPTOR_SIZE	8U
+#define NBD_EXT_DESCRIPTOR_SIZE 16U
+/* Payload of BLOCK_STATUS: effect length, then context ids of 4 bytes each. */
+#define NBD_STATUS_PAYLOAD_MIN 8U
 
 enum nbd_cmd {
 	NBD_CMD_READ = 0,
@@ -123,6 +134,7 @@ enum {
 	NBD_CMD_FLAG_DF = 1 << 2,
 	NBD_CMD_FLAG_REQ_ONE = 1 << 3,
 	NBD_CMD_FLAG_FAST_ZERO = 1 << 4,
+	NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5,
 };
 
 enum {
@@ -133,6 +145,7 @@ enum nbd_chunk_type {
 	NBD_REPLY_TYPE_NONE = 0,
 	NBD_REPLY_TYPE_OFFSET_DATA = 1,
 	NBD_REPLY_TYPE_BLOCK_STATUS = 5,
+	NBD_REPLY_TYPE_BLOCK_STATUS_EXT = 6,
 	NBD_REPLY_TYPE_ERROR = 0x8001,
 };
 
@@ -151,22 +164,50 @@ enum nbd_error {
 struct nbd_request {
 	uint16_t flags;	 /* NBD_CMD_FLAG_* */
 	uint16_t type;	 /* enum nbd_cmd, or anything at all */
-	uint32_t len;	 /* bytes */
+	bool extended;	 /* its shape, and that of its reply */
+	uint64_t len;	 /* bytes: effect length, or payload length as @flags and @type say */
 	uint64_t off;	 /* bytes */
 	uint64_t cookie; /* the client's, opaque: stored as the bytes came */
 };
 
 /* False: the magic is wrong, we no longer know where a message starts. */
 bool nbd_get_request(const void *p, struct nbd_request *request);
+bool nbd_get_ext_request(const void *p, struct nbd_request *request);
 
-/* Each returns how many bytes it wrote at @p: the constants above. */
-size_t nbd_put_simple(void *p, uint64_t cookie, enum nbd_error error);
-size_t nbd_put_chunk(void *p, uint16_t flags, uint16_t type, uint64_t cookie, uint32_t len);
-size_t nbd_put_chunk_error(void *p, uint64_t cookie, enum nbd_error error);
+static inline uint32_t nbd_chunk_size(bool extended)
+{
+	return extended ? NBD_EXT_CHUNK_SIZE : NBD_CHUNK_SIZE;
+}
+
+/* With the offset of OFFSET_DATA. */
+static inline uint32_t nbd_chunk_data_size(bool extended)
+{
+	return nbd_chunk_size(extended) + 8;
+}
+
+/* With the context id, and the number of descriptors of the extended form. */
+static inline uint32_t nbd_chunk_status_size(bool extended)
+{
+	return nbd_chunk_size(extended) + (extended ? 8 : 4);
+}
+
+static inline uint32_t nbd_descriptor_size(bool extended)
+{
+	return extended ? NBD_EXT_DESCRIPTOR_SIZE : NBD_DESCRIPTOR_SIZE;
+}
+
+/* Each returns how many bytes it wrote at @p. @rq is the request that is being answered. */
+size_t nbd_put_simple(void *p, const struct nbd_request *rq, enum nbd_error error);
+size_t nbd_put_chunk(void *p, const struct nbd_request *rq, uint16_t flags, uint16_t type,
+		     uint32_t len);
+/* Without a message; the last of its reply. */
+size_t nbd_put_chunk_error(void *p, const struct nbd_request *rq, enum nbd_error error);
 /* Header of @len data bytes of the export at @off. */
-size_t nbd_put_chunk_data(void *p, uint16_t flags, uint64_t cookie, uint64_t off, uint32_t len);
+size_t nbd_put_chunk_data(void *p, const struct nbd_request *rq, uint16_t flags, uint64_t off,
+			  uint32_t len);
 /* Header of @count descriptors. */
-size_t nbd_put_chunk_status(void *p, uint64_t cookie, uint32_t context, uint32_t count);
-size_t nbd_put_descriptor(void *p, uint32_t len, uint32_t flags);
+size_t nbd_put_chunk_status(void *p, const struct nbd_request *rq, uint16_t flags, uint32_t context,
+			    uint32_t count);
+size_t nbd_put_descriptor(void *p, bool extended, uint64_t len, uint32_t flags);
 
 #endif

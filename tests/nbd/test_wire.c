@@ -28,7 +28,29 @@ static void a_request_decodes_field_by_field(void **state)
 	assert_int_equal(rq.type, NBD_CMD_WRITE_ZEROES);
 	assert_memory_equal(&rq.cookie, cookie, 8);
 	assert_true(rq.off == 0x1011121314151617ULL);
-	assert_int_equal(rq.len, 0x20212223);
+	assert_true(rq.len == 0x20212223);
+	assert_false(rq.extended);
+}
+
+static void an_extended_request_has_a_length_of_64_bits(void **state)
+{
+	static const unsigned char b[NBD_EXT_REQUEST_SIZE] = {
+		0x21, 0xe4, 0x1c, 0x71, 0x00, 0x25, 0x00, 0x06, 1,    2,    3,
+		4,    5,    6,	  7,	8,    0x10, 0x11, 0x12, 0x13, 0x14, 0x15,
+		0x16, 0x17, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27,
+	};
+	static const unsigned char cookie[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+	struct nbd_request rq;
+
+	(void)state;
+	assert_true(nbd_get_ext_request(b, &rq));
+	assert_int_equal(rq.flags, 0x25);
+	assert_int_equal(rq.type, NBD_CMD_WRITE_ZEROES);
+	assert_memory_equal(&rq.cookie, cookie, 8);
+	assert_true(rq.off == 0x1011121314151617ULL);
+	assert_true(rq.len == 0x2021222324252627ULL);
+	assert_true(rq.extended);
+	assert_false(nbd_get_request(b, &rq));
 }
 
 static void a_request_with_another_magic_is_refused(void **state)
@@ -64,18 +86,44 @@ static void replies_have_the_bytes_of_the_specification(void **state)
 	static const unsigned char data[] = {0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1, 9, 8, 7, 6, 5, 4,
 					     3,	   2,	 0,    0,    2, 8, 0, 0, 0, 0, 0, 1, 0, 0};
 	static const unsigned char cookie_bytes[8] = {9, 8, 7, 6, 5, 4, 3, 2};
+	struct nbd_request rq = {.type = NBD_CMD_READ};
 	unsigned char b[64];
-	uint64_t cookie;
 
 	(void)state;
-	memcpy(&cookie, cookie_bytes, 8);
-	assert_int_equal(nbd_put_simple(b, cookie, NBD_ENOSPC), sizeof(simple));
+	memcpy(&rq.cookie, cookie_bytes, 8);
+	assert_int_equal(nbd_put_simple(b, &rq, NBD_ENOSPC), sizeof(simple));
 	assert_memory_equal(b, simple, sizeof(simple));
-	assert_int_equal(nbd_put_chunk_error(b, cookie, NBD_EIO), sizeof(error));
+	assert_int_equal(nbd_put_chunk_error(b, &rq, NBD_EIO), sizeof(error));
 	assert_memory_equal(b, error, sizeof(error));
-	assert_int_equal(nbd_put_chunk_data(b, NBD_REPLY_FLAG_DONE, cookie, 65536, 512),
-			 sizeof(data));
+	assert_int_equal(nbd_put_chunk_data(b, &rq, NBD_REPLY_FLAG_DONE, 65536, 512), sizeof(data));
 	assert_memory_equal(b, data, sizeof(data));
+}
+
+static void extended_replies_repeat_the_offset_of_the_request(void **state)
+{
+	static const unsigned char error[] = {
+		0x6e, 0x8a, 0x27, 0x8c, 0, 1, 0x80, 0x01, 9, 8, 7, 6, 5, 4, 3, 2, 0, 0, 0,
+		1,    0,    0,	  0x0f, 0, 0, 0,    0,	  0, 0, 0, 0, 6, 0, 0, 0, 5, 0, 0};
+	static const unsigned char status[] = {
+		0x6e, 0x8a, 0x27, 0x8c, 0, 1, 0, 6, 9, 8, 7, 6,	 5, 4, 3, 2, 0, 0, 0, 1,
+		0,    0,    0x0f, 0,	0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 1, 0, 0, 0, 2};
+	static const unsigned char descriptor[] = {0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3};
+	static const unsigned char cookie_bytes[8] = {9, 8, 7, 6, 5, 4, 3, 2};
+	struct nbd_request rq = {.extended = true, .off = 0x100000f00};
+	unsigned char b[64];
+
+	(void)state;
+	memcpy(&rq.cookie, cookie_bytes, 8);
+	assert_int_equal(nbd_put_chunk_error(b, &rq, NBD_EIO), sizeof(error));
+	assert_memory_equal(b, error, sizeof(error));
+	assert_int_equal(nbd_put_chunk_status(b, &rq, NBD_REPLY_FLAG_DONE, 1, 2), sizeof(status));
+	assert_memory_equal(b, status, sizeof(status));
+	assert_int_equal(nbd_put_descriptor(b, true, 1ULL << 40, 3), sizeof(descriptor));
+	assert_memory_equal(b, descriptor, sizeof(descriptor));
+	rq.off = 7;
+	assert_int_equal(nbd_put_chunk_data(b, &rq, 0, 65536, 512), 40);
+	assert_true(load_be64(b + 16) == 7 && load_be64(b + 32) == 65536);
+	assert_true(load_be64(b + 24) == 520);
 }
 
 static void every_errno_has_one_of_the_eight_errors(void **state)
@@ -159,7 +207,7 @@ static void a_context_query_that_does_not_add_up_is_malformed(void **state)
 
 static unsigned encode(struct nbd_extent *e, unsigned n, uint32_t len, unsigned char *out)
 {
-	unsigned count = nbd_metactx_encode(e, n, len);
+	unsigned count = nbd_metactx_encode(e, n, len, false);
 
 	memcpy(out, e, (size_t)count * NBD_DESCRIPTOR_SIZE);
 	return count;
@@ -191,21 +239,37 @@ static void no_extent_reaches_past_the_request(void **state)
 	assert_int_equal(load_be32(out), 0xfffffe00U);
 	assert_int_equal(encode(f, 3, 150, out), 2);
 	assert_int_equal(load_be32(out + 8), 50);
-	assert_int_equal(nbd_metactx_encode(f, 0, 150), 0);
+	assert_int_equal(nbd_metactx_encode(f, 0, 150, false), 0);
+}
+
+static void extended_extents_are_as_long_as_64_bits_allow(void **state)
+{
+	struct nbd_extent e[] = {{1ULL << 40, 0}, {1ULL << 40, 0}, {5, 2}, {1ULL << 62, 3}};
+	unsigned char *out = (unsigned char *)e;
+
+	(void)state;
+	assert_int_equal(nbd_metactx_encode(e, 4, 1ULL << 60, true), 3);
+	assert_true(load_be64(out) == 1ULL << 41 && load_be64(out + 8) == 0);
+	assert_true(load_be64(out + 16) == 5 && load_be64(out + 24) == 2);
+	assert_true(load_be64(out + 32) == (1ULL << 60) - (1ULL << 41) - 5);
+	assert_true(load_be64(out + 40) == 3);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_request_decodes_field_by_field),
+		cmocka_unit_test(an_extended_request_has_a_length_of_64_bits),
 		cmocka_unit_test(a_request_with_another_magic_is_refused),
 		cmocka_unit_test(an_option_decodes_and_its_magic_is_checked),
 		cmocka_unit_test(replies_have_the_bytes_of_the_specification),
+		cmocka_unit_test(extended_replies_repeat_the_offset_of_the_request),
 		cmocka_unit_test(every_errno_has_one_of_the_eight_errors),
 		cmocka_unit_test(a_context_query_is_understood),
 		cmocka_unit_test(a_context_query_that_does_not_add_up_is_malformed),
 		cmocka_unit_test(equal_neighbours_become_one_extent),
 		cmocka_unit_test(no_extent_reaches_past_the_request),
+		cmocka_unit_test(extended_extents_are_as_long_as_64_bits_allow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -263,6 +263,37 @@ int peer_enter_meta(const char *address, const char *name)
 	return fd;
 }
 
+int peer_enter_extended(const char *address, const char *name, const char *const *contexts,
+			unsigned count, uint32_t *ids)
+{
+	int fd = peer_connect(address);
+	unsigned char data[8192];
+	struct peer_rep rep;
+	unsigned i, k;
+
+	peer_greet(fd, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+	peer_option_expect(fd, NBD_OPT_EXTENDED_HEADERS, NULL, 0, NBD_REP_ACK);
+	if (count)
+		peer_option(fd, NBD_OPT_SET_META_CONTEXT, data,
+			    peer_meta_data(data, name, contexts, count));
+	for (i = 0; i < count; i++) {
+		peer_rep(fd, &rep);
+		assert_int_equal(rep.type, NBD_REP_META_CONTEXT);
+		for (k = 0; k < count; k++)
+			if (rep.len - 4 == strlen(contexts[k]) &&
+			    memcmp(rep.data + 4, contexts[k], rep.len - 4) == 0)
+				break;
+		assert_true(k < count);
+		ids[k] = load_be32(rep.data);
+	}
+	if (count) {
+		peer_rep(fd, &rep);
+		assert_int_equal(rep.type, NBD_REP_ACK);
+	}
+	assert_true(peer_go(fd, name, NULL, NULL));
+	return fd;
+}
+
 /* --- transmission ----------------------------------------------------------------------------- */
 
 void peer_put_request(unsigned char *p, uint16_t flags, uint16_t type, uint64_t cookie,
@@ -291,6 +322,33 @@ void peer_write(int fd, uint16_t flags, uint64_t cookie, uint64_t off, const voi
 	peer_send(fd, p, len);
 }
 
+void peer_put_ext_request(unsigned char *p, uint16_t flags, uint16_t type, uint64_t cookie,
+			  uint64_t off, uint64_t len)
+{
+	store_be32(p, NBD_EXT_REQUEST_MAGIC);
+	store_be16(p + 4, flags);
+	store_be16(p + 6, type);
+	store_be64(p + 8, cookie);
+	store_be64(p + 16, off);
+	store_be64(p + 24, len);
+}
+
+void peer_ext_request(int fd, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t off,
+		      uint64_t len)
+{
+	unsigned char b[NBD_EXT_REQUEST_SIZE];
+
+	peer_put_ext_request(b, flags, type, cookie, off, len);
+	peer_send(fd, b, sizeof(b));
+}
+
+void peer_ext_write(int fd, uint16_t flags, uint64_t cookie, uint64_t off, const void *p,
+		    uint32_t len)
+{
+	peer_ext_request(fd, flags | NBD_CMD_FLAG_PAYLOAD_LEN, NBD_CMD_WRITE, cookie, off, len);
+	peer_send(fd, p, len);
+}
+
 uint32_t peer_simple(int fd, uint64_t *cookie)
 {
 	unsigned char b[NBD_SIMPLE_SIZE];
@@ -310,19 +368,20 @@ uint32_t peer_simple_to(int fd, uint64_t cookie)
 	return error;
 }
 
-void peer_chunk(int fd, struct peer_chunk *chunk)
+static void chunk_head(struct peer_chunk *chunk, const unsigned char *b)
 {
-	unsigned char b[NBD_CHUNK_SIZE];
-	uint32_t skip;
-
 	memset(chunk, 0, sizeof(*chunk));
-	peer_recv(fd, b, sizeof(b));
-	assert_int_equal(load_be32(b), NBD_CHUNK_MAGIC);
 	chunk->flags = load_be16(b + 4);
 	chunk->type = load_be16(b + 6);
 	chunk->cookie = load_be64(b + 8);
-	chunk->len = load_be32(b + 16);
-	assert_true(chunk->len <= (33U << 20));
+}
+
+static void chunk_payload(int fd, struct peer_chunk *chunk, uint64_t len)
+{
+	uint32_t skip;
+
+	assert_true(len <= (33U << 20));
+	chunk->len = len;
 	chunk->data = malloc(chunk->len + 1);
 	assert_non_null(chunk->data);
 	peer_recv(fd, chunk->data, chunk->len);
@@ -335,14 +394,54 @@ void peer_chunk(int fd, struct peer_chunk *chunk)
 	memmove(chunk->data, chunk->data + skip, chunk->data_len);
 }
 
+void peer_chunk(int fd, struct peer_chunk *chunk)
+{
+	unsigned char b[NBD_CHUNK_SIZE];
+
+	peer_recv(fd, b, sizeof(b));
+	assert_int_equal(load_be32(b), NBD_CHUNK_MAGIC);
+	chunk_head(chunk, b);
+	chunk_payload(fd, chunk, load_be32(b + 16));
+}
+
+void peer_ext_chunk(int fd, struct peer_chunk *chunk, uint64_t off)
+{
+	unsigned char b[NBD_EXT_CHUNK_SIZE];
+
+	peer_recv(fd, b, sizeof(b));
+	assert_int_equal(load_be32(b), NBD_EXT_CHUNK_MAGIC);
+	chunk_head(chunk, b);
+	assert_true(load_be64(b + 16) == off);
+	chunk_payload(fd, chunk, load_be64(b + 24));
+}
+
+uint32_t peer_ext_reply(int fd, uint64_t cookie, uint64_t off)
+{
+	struct peer_chunk c;
+	uint32_t error;
+
+	peer_ext_chunk(fd, &c, off);
+	assert_true(c.cookie == cookie);
+	assert_int_equal(c.flags, NBD_REPLY_FLAG_DONE);
+	if (c.type == NBD_REPLY_TYPE_NONE) {
+		assert_int_equal(c.len, 0);
+	} else {
+		assert_int_equal(c.type, NBD_REPLY_TYPE_ERROR);
+		assert_true(c.error != 0);
+	}
+	error = c.error;
+	peer_chunk_free(&c);
+	return error;
+}
+
 void peer_chunk_free(struct peer_chunk *chunk)
 {
 	free(chunk->data);
 	chunk->data = NULL;
 }
 
-uint32_t peer_read_structured(int fd, uint64_t cookie, uint64_t off, uint32_t len, void *buf,
-			      unsigned *data_chunks)
+static uint32_t read_chunks(int fd, bool extended, uint64_t cookie, uint64_t off, uint32_t len,
+			    void *buf, unsigned *data_chunks)
 {
 	struct peer_chunk c;
 	uint32_t got = 0, error = 0;
@@ -351,7 +450,10 @@ uint32_t peer_read_structured(int fd, uint64_t cookie, uint64_t off, uint32_t le
 	if (data_chunks)
 		*data_chunks = 0;
 	do {
-		peer_chunk(fd, &c);
+		if (extended)
+			peer_ext_chunk(fd, &c, off);
+		else
+			peer_chunk(fd, &c);
 		assert_true(c.cookie == cookie);
 		done = c.flags & NBD_REPLY_FLAG_DONE;
 		if (c.type == NBD_REPLY_TYPE_OFFSET_DATA) {
@@ -372,4 +474,16 @@ uint32_t peer_read_structured(int fd, uint64_t cookie, uint64_t off, uint32_t le
 	if (!error)
 		assert_int_equal(got, len);
 	return error;
+}
+
+uint32_t peer_read_structured(int fd, uint64_t cookie, uint64_t off, uint32_t len, void *buf,
+			      unsigned *data_chunks)
+{
+	return read_chunks(fd, false, cookie, off, len, buf, data_chunks);
+}
+
+uint32_t peer_read_extended(int fd, uint64_t cookie, uint64_t off, uint32_t len, void *buf,
+			    unsigned *data_chunks)
+{
+	return read_chunks(fd, true, cookie, off, len, buf, data_chunks);
 }

@@ -60,6 +60,9 @@ bool peer_go(int fd, const char *name, struct peer_export *export, uint32_t *err
 int peer_enter(const char *address, const char *name);
 int peer_enter_structured(const char *address, const char *name);
 int peer_enter_meta(const char *address, const char *name);
+/* With extended headers and the contexts named, all of which must be there; their ids in @ids. */
+int peer_enter_extended(const char *address, const char *name, const char *const *contexts,
+			unsigned count, uint32_t *ids);
 
 /* --- transmission ----------------------------------------------------------------------------- */
 
@@ -68,6 +71,14 @@ void peer_request(int fd, uint16_t flags, uint16_t type, uint64_t cookie, uint64
 void peer_put_request(unsigned char *p, uint16_t flags, uint16_t type, uint64_t cookie,
 		      uint64_t off, uint32_t len);
 void peer_write(int fd, uint16_t flags, uint64_t cookie, uint64_t off, const void *p, uint32_t len);
+
+/* The same with extended headers; peer_ext_write() sets PAYLOAD_LEN itself. */
+void peer_ext_request(int fd, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t off,
+		      uint64_t len);
+void peer_put_ext_request(unsigned char *p, uint16_t flags, uint16_t type, uint64_t cookie,
+			  uint64_t off, uint64_t len);
+void peer_ext_write(int fd, uint16_t flags, uint64_t cookie, uint64_t off, const void *p,
+		    uint32_t len);
 
 /* A simple reply; returns its error. */
 uint32_t peer_simple(int fd, uint64_t *cookie);
@@ -86,11 +97,17 @@ struct peer_chunk {
 
 /* One chunk; peer_chunk_free() it. */
 void peer_chunk(int fd, struct peer_chunk *chunk);
+/* One extended chunk, whose header must repeat @off. */
+void peer_ext_chunk(int fd, struct peer_chunk *chunk, uint64_t off);
+/* An extended reply without data, which must be to @cookie and @off; returns its error, 0: none. */
+uint32_t peer_ext_reply(int fd, uint64_t cookie, uint64_t off);
 void peer_chunk_free(struct peer_chunk *chunk);
 
 /* A whole structured answer to a READ of [off, off + len) into @buf; returns the error, 0: none.
  * *@data_chunks (may be NULL) is how many OFFSET_DATA chunks it took. */
 uint32_t peer_read_structured(int fd, uint64_t cookie, uint64_t off, uint32_t len, void *buf,
 			      unsigned *data_chunks);
+uint32_t peer_read_extended(int fd, uint64_t cookie, uint64_t off, uint32_t len, void *buf,
+			    unsigned *data_chunks);
 
 #endif
