@@ -112,11 +112,8 @@ static int hub_listen(struct hub *hub, const struct hub_config *config, struct e
 
 static int hub_start_nbd(struct hub *hub, const struct hub_config *config, struct err *err)
 {
-	struct nbd_server_config nbd = NBD_SERVER_CONFIG_INIT;
-	int rc;
+	int rc = nbd_server_start(&hub->nbd, &config->nbd, err);
 
-	nbd.workers = config->nbd_workers;
-	rc = nbd_server_start(&hub->nbd, &nbd, err);
 	if (rc)
 		return rc < 0 ? rc : -EIO;
 	return hub_listen(hub, config, err);

@@ -19,6 +19,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "nbd/server.h"
 
 struct hub;
 struct catalog;
@@ -40,7 +41,7 @@ struct hub_config {
 	const char *agent_url; /* "http://127.0.0.1:9081" */
 	const char *const *nbd_listen; /* as for nbd_server_listen(); at least one */
 	size_t nbd_listen_count;
-	unsigned nbd_workers; /* 0: one a core */
+	struct nbd_server_config nbd; /* its limits */
 	/* Given to the agent with every start and discovery that brings none of its own; NULL or
 	 * "": "local". Never shown or logged. */
 	const char *vcenter_user, *vcenter_password;

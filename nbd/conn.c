@@ -160,6 +160,7 @@ void nbd_conn_unstarve(struct nbd_conn *conn)
 static void conn_take(struct nbd_conn *conn, unsigned char *buf, int slot, int res)
 {
 	nbd_now_ns(conn->worker);
+	conn->heard_ns = conn->worker->now_ns;
 	conn->quiet = !(conn->recv_op.cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
 	conn->in = buf;
 	conn->in_len = res;
@@ -242,8 +243,8 @@ static void conn_free(struct ring_op *op, int res)
 	close(conn->fd);
 	nbd_handshake_free(conn->hs);
 	list_del(&conn->node);
+	nbd_admit_end(worker, conn->peer);
 	free(conn);
-	atomic_fetch_sub(&worker->server->connections, 1);
 	nbd_worker_conn_gone(worker);
 }
 
@@ -290,11 +291,12 @@ void nbd_conn_join(struct nbd_conn *conn, struct nbd_export *export)
 	struct nbd_export_counters *c = &export->counters;
 
 	conn->export = export;
+	conn->heard_ns = nbd_now_ns(conn->worker);
 	list_add_tail(&export->conns, &conn->export_node);
 	export->conn_count++;
 	nbd_count(&c->connections_total, 1);
 	atomic_store_explicit(&c->connections, export->conn_count, memory_order_relaxed);
-	atomic_store_explicit(&c->last_active_ns, nbd_now_ns(conn->worker), memory_order_relaxed);
+	atomic_store_explicit(&c->last_active_ns, conn->heard_ns, memory_order_relaxed);
 	log_debug(&conn->log, "serves export '%s'", export->name);
 }
 
@@ -307,7 +309,7 @@ void nbd_conn_leave(struct nbd_conn *conn)
 	conn->export = NULL;
 	list_del(&conn->export_node);
 	export->conn_count--;
-	export->full_said = false;
+	nbd_notice_clear(&export->full);
 	atomic_store_explicit(&export->counters.connections, export->conn_count,
 			      memory_order_relaxed);
 	atomic_store_explicit(&export->counters.last_disconnect_ns, nbd_now_ns(conn->worker),
@@ -315,20 +317,38 @@ void nbd_conn_leave(struct nbd_conn *conn)
 	nbd_export_unref(export);
 }
 
+static bool conn_stalls(const struct nbd_conn *conn, int64_t timeout_ms)
+{
+	return conn->send.busy &&
+	       conn->worker->now_ns - conn->send.moved_ns > timeout_ms * 1000000LL;
+}
+
+/* It has had all of its answers, and whatever comes next is for the client to send. */
+static bool conn_idles(const struct nbd_conn *conn, int64_t timeout_ms)
+{
+	return timeout_ms && conn->export && conn->receiving && list_empty(&conn->reqs) &&
+	       !conn->send.busy && conn->worker->now_ns - conn->heard_ns > timeout_ms * 1000000LL;
+}
+
 void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
 {
-	int64_t now = conn->worker->now_ns;
-	int64_t stall_ns = conn->worker->server->config.stall_timeout_ms * 1000000LL;
+	struct nbd_worker *worker = conn->worker;
+	const struct nbd_server_config *config = &worker->server->config;
 
 	if (conn->dead)
 		return;
-	if (conn->hs && now > conn->hs->deadline_ns) {
-		log_debug(&conn->log, "negotiates for too long; closed");
+	if (conn->hs && worker->now_ns > conn->hs->deadline_ns) {
+		nbd_limit_met(worker, NBD_LIMIT_HANDSHAKE, &conn->log,
+			      "negotiates for too long; closed");
 		nbd_conn_close(conn);
-	} else if (conn->send.busy && (pressure || conn->closing) &&
-		   now - conn->send.moved_ns > stall_ns) {
-		log_warn(&conn->log, "takes no replies%s; closed",
-			 pressure ? ", and others wait for its buffers" : "");
+	} else if ((pressure || conn->closing) && conn_stalls(conn, config->stall_timeout_ms)) {
+		nbd_limit_met(worker, NBD_LIMIT_STALL, &conn->log,
+			      pressure ? "takes no replies, and others wait for its buffers; closed"
+				       : "takes no replies; closed");
+		nbd_conn_close(conn);
+	} else if (conn_idles(conn, config->idle_timeout_ms)) {
+		nbd_limit_met(worker, NBD_LIMIT_IDLE, &conn->log,
+			      "has been idle for too long; closed");
 		nbd_conn_close(conn);
 	}
 	nbd_conn_settle(conn);
@@ -362,11 +382,11 @@ static void socket_tune(int fd)
 static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_listener *listener,
 				 int fd)
 {
-	struct nbd_conn *conn = malloc(sizeof(*conn));
+	struct nbd_conn *conn = malloc(sizeof(*conn) + worker->server->config.send_queue_bytes);
 
 	if (!conn)
 		return NULL;
-	memset(conn, 0, offsetof(struct nbd_conn, small));
+	memset(conn, 0, offsetof(struct nbd_conn, inbuf));
 	conn->worker = worker;
 	conn->listener = listener;
 	conn->fd = fd;
@@ -390,25 +410,13 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	return conn;
 }
 
-static bool server_has_room(struct nbd_server *server)
-{
-	unsigned max = server->config.max_connections;
-
-	if (atomic_fetch_add(&server->connections, 1) < max) {
-		atomic_store(&server->full_said, false);
-		return true;
-	}
-	atomic_fetch_sub(&server->connections, 1);
-	if (!atomic_exchange(&server->full_said, true))
-		log_warn(&server->log, "%u connections are open; further ones are refused", max);
-	return false;
-}
-
 void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listener, int fd)
 {
-	struct nbd_conn *conn = NULL;
+	struct nbd_peer *peer = NULL;
+	struct nbd_conn *conn;
 
-	if (!server_has_room(worker->server)) {
+	nbd_now_ns(worker);
+	if (!nbd_admit(worker, fd, &peer)) {
 		close(fd);
 		return;
 	}
@@ -417,9 +425,10 @@ void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listen
 		log_warn(&worker->log, "no memory for another connection");
 		free(conn);
 		close(fd);
-		atomic_fetch_sub(&worker->server->connections, 1);
+		nbd_admit_end(worker, peer);
 		return;
 	}
+	conn->peer = peer;
 	socket_tune(fd);
 	list_add_tail(&worker->conns, &conn->node);
 	nbd_conn_run(conn);

@@ -26,11 +26,12 @@
 #include "nbd/worker.h"
 
 #define NBD_INBUF	  16384U
-#define NBD_OUTBUF	  4096U
 #define NBD_REPLY_MAX	  40U		  /* largest reply without data, rounded up */
 #define NBD_CONN_REQUESTS 64		  /* running at once, per connection */
-#define NBD_CONN_READS	  (NBD_READS / 2) /* read buffers, per connection */
-#define NBD_IOV		  (2 + NBD_CONN_READS)
+#define NBD_CONN_READS	  (NBD_READS / 2) /* read buffers at most, per connection */
+/* Holds the replies to all requests that run, one that arrives, and a spare one. */
+#define NBD_SEND_QUEUE_MIN 4096U
+#define NBD_IOV		   (2 + NBD_CONN_READS)
 
 struct nbd_export;
 struct nbd_handshake;
@@ -70,6 +71,7 @@ struct nbd_send {
 	bool busy;
 	bool mid; /* what was sent last wants its continuation first */
 	unsigned char *small;
+	uint32_t small_size; /* the send queue of the configuration */
 	uint32_t small_head, small_used;
 	uint32_t small_sending; /* of the send under way */
 	struct list chunks, later;
@@ -89,6 +91,7 @@ struct nbd_conn {
 	struct nbd_mail mail;		     /* hand-off */
 	struct log_scope log;
 	int fd;
+	struct nbd_peer *peer; /* NULL: not counted */
 
 	/* agreed on */
 	bool structured;      /* replies come in chunks, */
@@ -101,7 +104,8 @@ struct nbd_conn {
 	/* the pump */
 	struct ring_op recv_op;
 	bool receiving;
-	bool quiet; /* the last receive took all there was */
+	bool quiet;	  /* the last receive took all there was */
+	int64_t heard_ns; /* when it came */
 	const unsigned char *in;
 	uint32_t in_len;
 	int in_slot;	     /* staging buffer `in` points into; -1: inbuf */
@@ -133,8 +137,8 @@ struct nbd_conn {
 	struct ring_op free_op;
 	bool freeing;
 
-	unsigned char small[NBD_OUTBUF];
 	unsigned char inbuf[NBD_INBUF];
+	unsigned char small[]; /* send.small_size */
 };
 
 /* Takes @fd, accepted from @listener, over and starts the handshake. */

@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "nbd/export.h"
+#include "nbd/limits.h"
 #include "nbd/server.h"
 
 struct nbd_worker;
@@ -55,7 +56,7 @@ struct nbd_export {
 	struct list conns; /* struct nbd_conn.export_node */
 	unsigned conn_count;
 	unsigned running;	  /* operations the target has not finished */
-	bool full_said;		  /* "too many connections" is in the log */
+	struct nbd_notice full;	  /* "too many connections" */
 	struct nbd_call *removal; /* while draining */
 };
 

@@ -165,7 +165,9 @@ static bool handshake_option(struct nbd_conn *conn)
 		nbd_conn_close(conn);
 		return false;
 	}
-	if (hs->option.len > NBD_OPTION_MAX) {
+	if (hs->option.len > conn->worker->server->config.max_option_bytes) {
+		nbd_limit_met(conn->worker, NBD_LIMIT_OPTION, &conn->log,
+			      "sends an option that is too long; refused");
 		hs->phase = NBD_HS_SKIP;
 		return true;
 	}
@@ -238,9 +240,9 @@ static bool export_full(struct nbd_export *export)
 
 	if (export->conn_count < max)
 		return false;
-	if (!export->full_said)
+	nbd_limit_count(export->worker, NBD_LIMIT_EXPORT);
+	if (nbd_notice_due(&export->full, export->worker->now_ns))
 		log_warn(&export->log, "%u connections are open; further ones are refused", max);
-	export->full_said = true;
 	return true;
 }
 

@@ -3,7 +3,7 @@
  * or leaves. On any worker; entering happens on the worker that owns the export.
  *
  * An option is read whole, handled, and answered whole before the next byte is looked at: what a
- * client can make us hold is one option of NBD_OPTION_MAX bytes and its answer.
+ * client can make us hold is one option of max_option_bytes and its answer.
  */
 #ifndef NBD_HANDSHAKE_H
 #define NBD_HANDSHAKE_H
@@ -14,9 +14,7 @@
 #include "nbd/conn.h"
 #include "nbd/wire.h"
 
-/* Two strings and some change fit; longer options are drained and refused. */
-#define NBD_OPTION_MAX	  16384U
-#define NBD_OPTION_ABSURD (1U << 20) /* longer ones end the session */
+#define NBD_OPTION_ABSURD (1U << 20) /* longer ones are not even drained: the session ends */
 
 enum nbd_hs_phase { NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_DATA, NBD_HS_SKIP };
 

@@ -10,6 +10,8 @@
 #include "nbd/metactx.h"
 #include "nbd/server_priv.h"
 
+#define OPTION_ANY UINT32_MAX /* bounded by max_option_bytes */
+
 struct option_row {
 	uint32_t code;
 	uint32_t min, max; /* bytes of data */
@@ -261,13 +263,13 @@ static void option_set_meta_context(struct nbd_conn *conn)
 
 static const struct option_row option_rows[] = {
 	{NBD_OPT_EXPORT_NAME, 0, NBD_STRING_MAX, option_export_name},
-	{NBD_OPT_ABORT, 0, NBD_OPTION_MAX, option_abort},
+	{NBD_OPT_ABORT, 0, OPTION_ANY, option_abort},
 	{NBD_OPT_LIST, 0, 0, option_list},
-	{NBD_OPT_INFO, 6, NBD_OPTION_MAX, option_info},
-	{NBD_OPT_GO, 6, NBD_OPTION_MAX, option_go},
+	{NBD_OPT_INFO, 6, OPTION_ANY, option_info},
+	{NBD_OPT_GO, 6, OPTION_ANY, option_go},
 	{NBD_OPT_STRUCTURED_REPLY, 0, 0, option_structured_reply},
-	{NBD_OPT_LIST_META_CONTEXT, 8, NBD_OPTION_MAX, option_list_meta_context},
-	{NBD_OPT_SET_META_CONTEXT, 8, NBD_OPTION_MAX, option_set_meta_context},
+	{NBD_OPT_LIST_META_CONTEXT, 8, OPTION_ANY, option_list_meta_context},
+	{NBD_OPT_SET_META_CONTEXT, 8, OPTION_ANY, option_set_meta_context},
 	{NBD_OPT_EXTENDED_HEADERS, 0, 0, option_extended_headers},
 };
 

@@ -10,6 +10,7 @@
 #include "nbd/export_priv.h"
 #include "nbd/metactx.h"
 #include "nbd/reply.h"
+#include "nbd/server_priv.h"
 
 /* A read buffer: struct nbd_chunk ... wire header | data | wire trailer. */
 static unsigned char *buf_data(const struct nbd_req *req)
@@ -233,11 +234,16 @@ static void read_start(struct nbd_req *req, void *buf)
 		segment_start(req);
 }
 
+static bool conn_read_room(const struct nbd_conn *conn)
+{
+	return conn->read_bufs < conn->worker->server->config.max_inflight_bytes / NBD_SEGMENT;
+}
+
 void nbd_reads_kick(struct nbd_conn *conn)
 {
 	struct pool *pool = &conn->worker->reads;
 
-	while (!list_empty(&conn->reads) && conn->read_bufs < NBD_CONN_READS && !conn->dead) {
+	while (!list_empty(&conn->reads) && conn_read_room(conn) && !conn->dead) {
 		struct nbd_req *req = list_entry(conn->reads.next, struct nbd_req, read_node);
 		void *buf;
 
@@ -283,5 +289,7 @@ void nbd_read_queue(struct nbd_req *req)
 	req->whole = req->rq.type == NBD_CMD_READ && segment_size(req) < req->rq.len &&
 		     (!conn->structured || (req->rq.flags & NBD_CMD_FLAG_DF));
 	list_add_tail(&conn->reads, &req->read_node);
+	if (!conn_read_room(conn))
+		nbd_limit_count(conn->worker, NBD_LIMIT_INFLIGHT);
 	nbd_reads_kick(conn);
 }

@@ -8,6 +8,7 @@
 #include "nbd/export_priv.h"
 #include "nbd/handshake.h"
 #include "nbd/read.h"
+#include "nbd/server_priv.h"
 
 static const struct {
 	int error;
@@ -36,17 +37,27 @@ enum nbd_error nbd_error_of(int res)
 bool nbd_reply_room(const struct nbd_conn *conn)
 {
 	/* Each request that runs will need its reply, and so will the payload that arrives. */
+	_Static_assert((NBD_CONN_REQUESTS + 2) * NBD_REPLY_MAX <= NBD_SEND_QUEUE_MIN,
+		       "a client that reads its replies is never blocked for good");
 	uint32_t promised = (conn->req_count + 1) * NBD_REPLY_MAX;
 
-	return conn->send.small_used + promised + NBD_REPLY_MAX <= NBD_OUTBUF;
+	return conn->send.small_used + promised + NBD_REPLY_MAX <= conn->send.small_size;
+}
+
+/* Where in the ring the byte @n behind its head lies. */
+static uint32_t small_at(const struct nbd_send *send, uint32_t n)
+{
+	uint32_t at = send->small_head + n;
+
+	return at < send->small_size ? at : at - send->small_size;
 }
 
 static void small_add(struct nbd_send *send, const unsigned char *p, uint32_t len)
 {
-	uint32_t at = (send->small_head + send->small_used) % NBD_OUTBUF;
-	uint32_t first = MIN(len, NBD_OUTBUF - at);
+	uint32_t at = small_at(send, send->small_used);
+	uint32_t first = MIN(len, send->small_size - at);
 
-	assert(send->small_used + len <= NBD_OUTBUF);
+	assert(send->small_used + len <= send->small_size);
 	memcpy(send->small + at, p, first);
 	memcpy(send->small, p + first, len - first);
 	send->small_used += len;
@@ -99,7 +110,7 @@ bool nbd_send_idle(const struct nbd_conn *conn)
 
 static unsigned iov_small(struct nbd_send *send, struct iovec *iov)
 {
-	uint32_t first = MIN(send->small_used, NBD_OUTBUF - send->small_head);
+	uint32_t first = MIN(send->small_used, send->small_size - send->small_head);
 
 	send->small_sending = send->small_used;
 	iov[0] = (struct iovec){send->small + send->small_head, first};
@@ -172,7 +183,7 @@ static void send_consume(struct nbd_conn *conn, uint32_t n)
 	struct nbd_send *send = &conn->send;
 	uint32_t small = MIN(n, send->small_sending);
 
-	send->small_head = (send->small_head + small) % NBD_OUTBUF;
+	send->small_head = small_at(send, small);
 	send->small_used -= small;
 	n -= small;
 	while (n) {
@@ -239,6 +250,7 @@ void nbd_send_init(struct nbd_conn *conn)
 	list_init(&send->chunks);
 	list_init(&send->later);
 	send->small = conn->small;
+	send->small_size = conn->worker->server->config.send_queue_bytes;
 	send->msg.msg_iov = send->iov;
 	send->op.done = sent;
 }

@@ -368,8 +368,10 @@ static bool request_begin(struct nbd_conn *conn)
 		nbd_conn_close(conn);
 		return false;
 	}
-	if (!nbd_reply_room(conn))
+	if (!nbd_reply_room(conn)) {
+		nbd_limit_count(conn->worker, NBD_LIMIT_SEND_QUEUE);
 		return nbd_conn_block(conn, NBD_BLOCK_REPLIES);
+	}
 	res = request_validate(conn, rq);
 	if (!res && request_needs_slot(conn, rq)) {
 		req = req_get(conn, rq);

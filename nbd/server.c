@@ -17,13 +17,6 @@
 #include "nbd/listener.h"
 #include "nbd/server_priv.h"
 
-#define DEFAULT_CONNECTIONS	   1024
-#define DEFAULT_EXPORT_CONNECTIONS 64
-#define DEFAULT_HANDSHAKE_MS	   30000
-#define DEFAULT_STALL_MS	   10000
-#define DEFAULT_BATCHES		   20
-#define WORKERS_MAX		   64
-
 /* --- registry --------------------------------------------------------------------------------- */
 
 static bool name_is(const char *name, const char *wanted, size_t len)
@@ -71,7 +64,7 @@ void nbd_server_each(struct nbd_server *server,
 /* The worker with the fewest exports. Under the lock. */
 static struct nbd_worker *pick_worker(struct nbd_server *server)
 {
-	unsigned exports[WORKERS_MAX] = {0}, best = 0, i;
+	unsigned exports[NBD_WORKERS_MAX] = {0}, best = 0, i;
 	struct list *node;
 
 	list_for_each (node, &server->exports)
@@ -109,26 +102,6 @@ void nbd_server_unregister(struct nbd_server *server, struct nbd_export *export)
 
 /* --- start and stop --------------------------------------------------------------------------- */
 
-static void config_defaults(struct nbd_server_config *c)
-{
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-
-	if (!c->workers)
-		c->workers = cpus > 0 ? cpus : 1;
-	if (c->workers > WORKERS_MAX)
-		c->workers = WORKERS_MAX;
-	if (!c->max_connections)
-		c->max_connections = DEFAULT_CONNECTIONS;
-	if (!c->max_connections_per_export)
-		c->max_connections_per_export = DEFAULT_EXPORT_CONNECTIONS;
-	if (!c->handshake_timeout_ms)
-		c->handshake_timeout_ms = DEFAULT_HANDSHAKE_MS;
-	if (!c->stall_timeout_ms)
-		c->stall_timeout_ms = DEFAULT_STALL_MS;
-	if (!c->batch_count)
-		c->batch_count = DEFAULT_BATCHES;
-}
-
 /* What was started so far; the listeners go first, so that nobody connects to a closing house. */
 static void server_free(struct nbd_server *server)
 {
@@ -143,6 +116,7 @@ static void server_free(struct nbd_server *server)
 		nbd_worker_stop(&server->workers[i]);
 	while ((node = list_pop(&server->listeners)))
 		nbd_listener_close(list_entry(node, struct nbd_listener, node));
+	nbd_admission_deinit(&server->admission);
 	pthread_mutex_destroy(&server->lock);
 	pthread_mutex_destroy(&server->call_lock);
 	pthread_cond_destroy(&server->call_done);
@@ -157,7 +131,7 @@ static struct nbd_server *server_new(const struct nbd_server_config *config)
 	if (!server)
 		return NULL;
 	server->config = *config;
-	config_defaults(&server->config);
+	nbd_config_complete(&server->config);
 	server->workers = calloc(server->config.workers, sizeof(*server->workers));
 	if (!server->workers) {
 		free(server);
@@ -167,6 +141,7 @@ static struct nbd_server *server_new(const struct nbd_server_config *config)
 	pthread_mutex_init(&server->lock, NULL);
 	pthread_mutex_init(&server->call_lock, NULL);
 	pthread_cond_init(&server->call_done, NULL);
+	nbd_admission_init(&server->admission);
 	list_init(&server->exports);
 	list_init(&server->listeners);
 	return server;
@@ -175,12 +150,20 @@ static struct nbd_server *server_new(const struct nbd_server_config *config)
 int nbd_server_start(struct nbd_server **out, const struct nbd_server_config *config,
 		     struct err *err)
 {
-	struct nbd_server *server = server_new(config);
+	struct nbd_server *server;
 	unsigned i;
-	int r;
+	int r = nbd_server_config_check(config, err);
 
+	if (r)
+		return r;
+	server = server_new(config);
 	if (!server)
 		return err_set(err, -ENOMEM, "no memory for the NBD server");
+	if (server->config.max_connections < config->max_connections)
+		log_warn(&server->log,
+			 "%u connections instead of %u: this process may not open more files "
+			 "(LimitNOFILE, ulimit -n)",
+			 server->config.max_connections, config->max_connections);
 	for (i = 0; i < server->config.workers; i++) {
 		r = nbd_worker_start(&server->workers[i], server, i, err);
 		if (r) {
@@ -188,11 +171,7 @@ int nbd_server_start(struct nbd_server **out, const struct nbd_server_config *co
 			return r;
 		}
 	}
-	log_info(&server->log,
-		 "workers: %u; write buffers: %u x 2 MiB a worker; connections: %u, "
-		 "%u an export",
-		 server->config.workers, server->config.batch_count, server->config.max_connections,
-		 server->config.max_connections_per_export);
+	nbd_config_log(&server->config, &server->log);
 	*out = server;
 	return 0;
 }

@@ -23,17 +23,34 @@
 struct nbd_server;
 struct nbd_export;
 
+/*
+ * What a server may spend. 0 is the default, which for the limits that can be off is off; anything
+ * outside the bounds is refused by nbd_server_start(). docs/nbd.md says what each is for.
+ */
 struct nbd_server_config {
-	unsigned workers;		     /* 0: one per online CPU */
-	unsigned max_connections;	     /* in total; 0: 1024 */
+	unsigned workers;		     /* 0: one per online CPU; up to 64 */
+	unsigned max_connections;	     /* in total; 0: 1024; up to 65536 */
+	unsigned max_connections_per_peer;   /* one IP address; 0: half of the total */
 	unsigned max_connections_per_export; /* 0: 64 */
-	unsigned handshake_timeout_ms;	     /* 0: 30 s */
+	unsigned handshake_timeout_ms;	     /* 10 ms to an hour; 0: 30 s */
+	unsigned
+		idle_timeout_ms; /* a client that owes us its next byte; 10 ms to 30 days; 0: off */
 	unsigned stall_timeout_ms; /* a client that reads no reply for so long while others wait for
-				    * the buffers it holds is hung up on; 0: 10 s */
-	unsigned batch_count;	   /* write-behind buffers of 2 MiB per worker; 0: 20 */
+				    * the buffers it holds is hung up on; 10 ms to an hour; 0: 10 s
+				    */
+	unsigned max_option_bytes; /* of data; 512 to 65536; 0: 16384 */
+	unsigned max_inflight_bytes; /* data of replies between disk and socket, per connection, in
+				      * steps of 256 KiB; 256 KiB to 3 MiB, half of a worker's; 0: 3
+				      * MiB */
+	unsigned
+		send_queue_bytes; /* replies without data, per connection; 4096 to 1 MiB; 0: 4096 */
+	unsigned batch_count;	  /* write-behind buffers of 2 MiB per worker; up to 4096; 0: 20 */
 };
 
 #define NBD_SERVER_CONFIG_INIT ((struct nbd_server_config){0})
+
+/* 0, or -EINVAL + err naming what is out of bounds. */
+int nbd_server_config_check(const struct nbd_server_config *config, struct err *err);
 
 /* Starts the workers; nothing listens yet. */
 int nbd_server_start(struct nbd_server **out, const struct nbd_server_config *config,
@@ -54,6 +71,32 @@ int nbd_server_listen(struct nbd_server *server, const char *address, char *boun
  * no failure. -ENOTSOCK, -EINVAL: no connected stream socket.
  */
 int nbd_server_adopt(struct nbd_server *server, int fd, struct err *err);
+
+/* What a limit that is met does is in docs/nbd.md. */
+enum nbd_limit {
+	NBD_LIMIT_CONNECTIONS,
+	NBD_LIMIT_PEER,
+	NBD_LIMIT_EXPORT,
+	NBD_LIMIT_HANDSHAKE,
+	NBD_LIMIT_IDLE,
+	NBD_LIMIT_STALL,
+	NBD_LIMIT_OPTION,
+	NBD_LIMIT_INFLIGHT,
+	NBD_LIMIT_SEND_QUEUE,
+	NBD_LIMITS,
+};
+
+/* "connections", "peer", ...: for logs and metrics. */
+const char *nbd_limit_name(enum nbd_limit limit);
+
+struct nbd_server_stats {
+	unsigned connections;	  /* now, those that negotiate included */
+	uint64_t accepted;	  /* ever, refused ones not included */
+	uint64_t met[NBD_LIMITS]; /* how often a limit was met */
+};
+
+/* Never waits for a worker. */
+void nbd_server_get_stats(struct nbd_server *server, struct nbd_server_stats *stats);
 
 /* Stops accepting, closes connections, frees everything. Exports must have been removed. */
 void nbd_server_stop(struct nbd_server *server); /* accepts NULL */

@@ -12,12 +12,15 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "nbd/export_priv.h"
+#include "nbd/limits.h"
 #include "nbd/listener.h"
 #include "nbd/server.h"
 #include "nbd/worker.h"
 
+#define NBD_WORKERS_MAX 64
+
 struct nbd_server {
-	struct nbd_server_config config; /* defaults filled in; immutable */
+	struct nbd_server_config config; /* complete; immutable */
 	struct log_scope log;
 	struct nbd_worker *workers; /* config.workers of them */
 
@@ -32,10 +35,9 @@ struct nbd_server {
 	/* What adopted connections came through: never opened, its settings are all zero. */
 	struct nbd_listener adopted;
 
-	atomic_uint connections; /* of all workers */
-	atomic_ulong next_conn;	 /* number of the next connection, for the log */
-	atomic_uint next_host;	 /* the worker that adopts the next one */
-	atomic_bool full_said;	 /* "too many connections" is in the log */
+	struct nbd_admission admission;
+	atomic_ulong next_conn; /* number of the next connection, for the log */
+	atomic_uint next_host;	/* the worker that adopts the next one */
 };
 
 /* The export called @name (or with that alias), referenced; NULL: there is none. Any thread. */

@@ -303,6 +303,8 @@ static struct __kernel_timespec tick_period(const struct nbd_server_config *conf
 {
 	unsigned ms = MIN(config->handshake_timeout_ms, config->stall_timeout_ms) / 4;
 
+	if (config->idle_timeout_ms)
+		ms = MIN(ms, config->idle_timeout_ms / 4);
 	ms = ms < 20 ? 20 : ms > 1000 ? 1000 : ms;
 	return (struct __kernel_timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
 }

@@ -10,6 +10,7 @@
 #define NBD_WORKER_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@
 #include "base/pool.h"
 #include "base/ring.h"
 #include "nbd/export.h"
+#include "nbd/limits.h"
 
 struct nbd_listener;
 struct nbd_server;
@@ -86,6 +88,11 @@ struct nbd_acceptor {
 	bool fault_said; /* why it cannot accept is in the log */
 };
 
+/* Written by the worker alone, read by anybody. */
+struct nbd_worker_counters {
+	_Atomic uint64_t accepted, met[NBD_LIMITS];
+};
+
 struct nbd_worker {
 	struct nbd_server *server;
 	struct log_scope log;
@@ -103,6 +110,8 @@ struct nbd_worker {
 	struct list conns;   /* struct nbd_conn.node */
 	struct list exports; /* struct nbd_export.owned */
 	struct list acceptors;
+	struct nbd_worker_counters counters;
+	struct nbd_notice notices[NBD_LIMITS];
 	int64_t now_ns; /* CLOCK_MONOTONIC_COARSE, once a tick and once a receive */
 
 	struct ring_op tick, tick_cancel;

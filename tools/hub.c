@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "hub/hub.h"
 #include "tools/hub_config.h"
@@ -27,7 +28,11 @@ static const char usage[] =
 	"  --config FILE        JSON with the options' names as keys (data_dir, http, nbd,\n"
 	"                       agent_url, db, workers) and start_timeout_s, disconnect_grace_s,\n"
 	"                       silence_timeout_s, tick_ms, progress_poll_ms, agent_timeout_s,\n"
-	"                       discovery_timeout_s, vcenter_user, vcenter_password;\n"
+	"                       discovery_timeout_s, vcenter_user, vcenter_password, and the NBD\n"
+	"                       limits: nbd_max_connections, nbd_max_connections_per_peer,\n"
+	"                       nbd_max_connections_per_export, nbd_handshake_timeout_s,\n"
+	"                       nbd_idle_timeout_s, nbd_stall_timeout_s, nbd_max_option_bytes,\n"
+	"                       nbd_max_inflight_bytes, nbd_send_queue_bytes (docs/nbd.md);\n"
 	"                       what is given on the command line wins\n"
 	"  --http ADDR:PORT     REST API (default 127.0.0.1:8082)\n"
 	"  --nbd ADDR:PORT|unix:PATH\n"
@@ -138,6 +143,7 @@ int main(int argc, char **argv)
 		return rc - 1;
 	}
 	block_signals(&signals);
+	descriptors_raise();
 	rc = hub_settings_read(settings, &err);
 	if (!rc)
 		rc = start(settings, &hub, &api, &err);

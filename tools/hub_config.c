@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +27,7 @@ static const struct setting {
 	{"config", HUB_OPT_CONFIG, TEXT, offsetof(struct hub_settings, config)},
 	{"vcenter_user", 0, TEXT, offsetof(struct hub_settings, vcenter_user)},
 	{"vcenter_password", 0, TEXT, offsetof(struct hub_settings, vcenter_password)},
-	{"workers", HUB_OPT_WORKERS, NUMBER, offsetof(struct hub_settings, workers), 0, 1024},
+	{"workers", HUB_OPT_WORKERS, NUMBER, offsetof(struct hub_settings, workers), 0, 64},
 	{"start_timeout_s", 0, NUMBER, offsetof(struct hub_settings, start_timeout_s), 1, 1000000},
 	{"disconnect_grace_s", 0, NUMBER, offsetof(struct hub_settings, disconnect_grace_s), 1,
 	 1000000},
@@ -38,6 +39,25 @@ static const struct setting {
 	{"agent_timeout_s", 0, NUMBER, offsetof(struct hub_settings, agent_timeout_s), 1, 100000},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
 	 100000},
+	/* nbd_server_config_check() knows the bounds of these. */
+	{"nbd_max_connections", 0, NUMBER, offsetof(struct hub_settings, nbd_max_connections), 1,
+	 UINT_MAX},
+	{"nbd_max_connections_per_peer", 0, NUMBER,
+	 offsetof(struct hub_settings, nbd_max_connections_per_peer), 1, UINT_MAX},
+	{"nbd_max_connections_per_export", 0, NUMBER,
+	 offsetof(struct hub_settings, nbd_max_connections_per_export), 1, UINT_MAX},
+	{"nbd_handshake_timeout_s", 0, NUMBER,
+	 offsetof(struct hub_settings, nbd_handshake_timeout_s), 1, UINT_MAX / 1000},
+	{"nbd_idle_timeout_s", 0, NUMBER, offsetof(struct hub_settings, nbd_idle_timeout_s), 0,
+	 UINT_MAX / 1000},
+	{"nbd_stall_timeout_s", 0, NUMBER, offsetof(struct hub_settings, nbd_stall_timeout_s), 1,
+	 UINT_MAX / 1000},
+	{"nbd_max_option_bytes", 0, NUMBER, offsetof(struct hub_settings, nbd_max_option_bytes), 1,
+	 UINT_MAX},
+	{"nbd_max_inflight_bytes", 0, NUMBER, offsetof(struct hub_settings, nbd_max_inflight_bytes),
+	 1, UINT_MAX},
+	{"nbd_send_queue_bytes", 0, NUMBER, offsetof(struct hub_settings, nbd_send_queue_bytes), 1,
+	 UINT_MAX},
 };
 
 static char *setting_text(struct hub_settings *settings, const struct setting *s)
@@ -206,6 +226,34 @@ static void default_text(char *text, const char *value)
 		strcpy(text, value);
 }
 
+static void apply(unsigned *to, long value, long factor)
+{
+	if (value >= 0)
+		*to = (unsigned)(value * factor);
+}
+
+static void apply_nbd(const struct hub_settings *s, struct nbd_server_config *nbd)
+{
+	apply(&nbd->workers, s->workers, 1);
+	apply(&nbd->max_connections, s->nbd_max_connections, 1);
+	apply(&nbd->max_connections_per_peer, s->nbd_max_connections_per_peer, 1);
+	apply(&nbd->max_connections_per_export, s->nbd_max_connections_per_export, 1);
+	apply(&nbd->handshake_timeout_ms, s->nbd_handshake_timeout_s, 1000);
+	apply(&nbd->idle_timeout_ms, s->nbd_idle_timeout_s, 1000);
+	apply(&nbd->stall_timeout_ms, s->nbd_stall_timeout_s, 1000);
+	apply(&nbd->max_option_bytes, s->nbd_max_option_bytes, 1);
+	apply(&nbd->max_inflight_bytes, s->nbd_max_inflight_bytes, 1);
+	apply(&nbd->send_queue_bytes, s->nbd_send_queue_bytes, 1);
+}
+
+static int check_nbd(const struct hub_settings *settings, struct err *err)
+{
+	struct nbd_server_config nbd = NBD_SERVER_CONFIG_INIT;
+
+	apply_nbd(settings, &nbd);
+	return nbd_server_config_check(&nbd, err);
+}
+
 int hub_settings_read(struct hub_settings *settings, struct err *err)
 {
 	int rc = settings->config[0] ? read_file(settings, err) : 0;
@@ -220,13 +268,7 @@ int hub_settings_read(struct hub_settings *settings, struct err *err)
 		if (!rc)
 			rc = add_nbd(settings, "127.0.0.1:10100", err);
 	}
-	return rc;
-}
-
-static void apply_ms(unsigned *to, long value, long factor)
-{
-	if (value >= 0)
-		*to = (unsigned)(value * factor);
+	return rc ? rc : check_nbd(settings, err);
 }
 
 void hub_settings_apply(const struct hub_settings *settings, struct hub_config *config)
@@ -237,14 +279,14 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	config->agent_url = settings->agent_url;
 	config->nbd_listen = settings->nbd_list;
 	config->nbd_listen_count = settings->nbd_count;
-	config->nbd_workers = settings->workers > 0 ? (unsigned)settings->workers : 0;
+	apply_nbd(settings, &config->nbd);
 	config->vcenter_user = settings->vcenter_user;
 	config->vcenter_password = settings->vcenter_password;
-	apply_ms(&config->start_timeout_ms, settings->start_timeout_s, 1000);
-	apply_ms(&config->disconnect_grace_ms, settings->disconnect_grace_s, 1000);
-	apply_ms(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);
-	apply_ms(&config->tick_ms, settings->tick_ms, 1);
-	apply_ms(&config->progress_poll_ms, settings->progress_poll_ms, 1);
-	apply_ms(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);
-	apply_ms(&config->discovery_timeout_ms, settings->discovery_timeout_s, 1000);
+	apply(&config->start_timeout_ms, settings->start_timeout_s, 1000);
+	apply(&config->disconnect_grace_ms, settings->disconnect_grace_s, 1000);
+	apply(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);
+	apply(&config->tick_ms, settings->tick_ms, 1);
+	apply(&config->progress_poll_ms, settings->progress_poll_ms, 1);
+	apply(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);
+	apply(&config->discovery_timeout_ms, settings->discovery_timeout_s, 1000);
 }

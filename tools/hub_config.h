@@ -1,8 +1,8 @@
 /*
  * What sendense-hub is told: by options, by a JSON file, by defaults, in that order of weight. The
  * file's keys are the options' names with '_' (data_dir, http, nbd: text or list, agent_url, db,
- * workers), and the timeouts. A key it does not know is refused by name: a misspelled timeout must
- * not be a default in disguise.
+ * workers), the timeouts and the NBD limits. A key it does not know is refused by name: a
+ * misspelled timeout must not be a default in disguise.
  */
 #ifndef TOOLS_HUB_CONFIG_H
 #define TOOLS_HUB_CONFIG_H
@@ -37,6 +37,9 @@ struct hub_settings {
 	size_t nbd_count;
 	long workers; /* -1: not set, as for the others */
 	long start_timeout_s, disconnect_grace_s, silence_timeout_s;
+	long nbd_max_connections, nbd_max_connections_per_peer, nbd_max_connections_per_export;
+	long nbd_handshake_timeout_s, nbd_idle_timeout_s, nbd_stall_timeout_s;
+	long nbd_max_option_bytes, nbd_max_inflight_bytes, nbd_send_queue_bytes;
 	long tick_ms, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
 };
 
@@ -47,7 +50,8 @@ void hub_settings_free(struct hub_settings *settings);
 int hub_settings_option(struct hub_settings *settings, int option, const char *value,
 			struct err *err);
 
-/* Reads the file --config named, if any, for what no option has set; then fills in defaults. */
+/* Reads the file --config named, if any, for what no option has set; then fills in defaults.
+ * -EINVAL: the sentence names the key. */
 int hub_settings_read(struct hub_settings *settings, struct err *err);
 
 /* @config borrows the texts of @settings. */

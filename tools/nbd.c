@@ -15,6 +15,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "nbd/export_qcow2.h"
 #include "nbd/server.h"
@@ -41,6 +42,26 @@ static const char usage[] =
 	"  --read-only          refuse writes; the file is not changed at all\n"
 	"  --export NAME        name of the export (default: the empty name)\n"
 	"  --workers N          threads (default: 1)\n"
+	"\n"
+	"Limits; those of a connection bound what one client costs (docs/nbd.md):\n"
+	"  --max-connections N  in total (default 1024)\n"
+	"  --max-connections-per-peer N\n"
+	"                       from one IP address (default: half of the total)\n"
+	"  --max-connections-per-export N\n"
+	"                       (default 64)\n"
+	"  --handshake-timeout SECONDS\n"
+	"                       for the negotiation (default 30)\n"
+	"  --idle-timeout SECONDS\n"
+	"                       without a byte from the client (default 0: off)\n"
+	"  --stall-timeout SECONDS\n"
+	"                       without reading replies while others wait (default 10)\n"
+	"  --max-option-bytes N[K]\n"
+	"                       data of one option (default 16K)\n"
+	"  --max-inflight-bytes N[K|M]\n"
+	"                       reply data in memory, a connection (default 3M, the most)\n"
+	"  --send-queue-bytes N[K|M]\n"
+	"                       replies without data, a connection (default 4K, the least)\n"
+	"\n"
 	"  --verbose            log more\n"
 	"  --help, --version\n"
 	"\n"
@@ -55,7 +76,7 @@ static const struct log_scope nbd_log = {.name = "sendense-nbd"};
 struct settings {
 	const char *socket, *listen, *image, *backing, *repository, *export;
 	uint64_t size, cluster_size;
-	unsigned workers;
+	struct nbd_server_config limits;
 	int zstd_level; /* 0: no compression */
 	bool create, sized, read_only, no_suppress, no_sums, verbose;
 };
@@ -75,6 +96,15 @@ enum {
 	OPT_READ_ONLY,
 	OPT_EXPORT,
 	OPT_WORKERS,
+	OPT_MAX_CONNECTIONS,
+	OPT_MAX_PER_PEER,
+	OPT_MAX_PER_EXPORT,
+	OPT_HANDSHAKE_TIMEOUT,
+	OPT_IDLE_TIMEOUT,
+	OPT_STALL_TIMEOUT,
+	OPT_MAX_OPTION,
+	OPT_MAX_INFLIGHT,
+	OPT_SEND_QUEUE,
 	OPT_VERBOSE,
 	OPT_HELP,
 	OPT_VERSION,
@@ -95,6 +125,15 @@ static const struct option options[] = {
 	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"export", required_argument, NULL, OPT_EXPORT},
 	{"workers", required_argument, NULL, OPT_WORKERS},
+	{"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
+	{"max-connections-per-peer", required_argument, NULL, OPT_MAX_PER_PEER},
+	{"max-connections-per-export", required_argument, NULL, OPT_MAX_PER_EXPORT},
+	{"handshake-timeout", required_argument, NULL, OPT_HANDSHAKE_TIMEOUT},
+	{"idle-timeout", required_argument, NULL, OPT_IDLE_TIMEOUT},
+	{"stall-timeout", required_argument, NULL, OPT_STALL_TIMEOUT},
+	{"max-option-bytes", required_argument, NULL, OPT_MAX_OPTION},
+	{"max-inflight-bytes", required_argument, NULL, OPT_MAX_INFLIGHT},
+	{"send-queue-bytes", required_argument, NULL, OPT_SEND_QUEUE},
 	{"verbose", no_argument, NULL, OPT_VERBOSE},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
@@ -130,14 +169,41 @@ static bool parse_size(const char *text, uint64_t *out)
 	return true;
 }
 
-static bool parse_workers(const char *text, unsigned *out)
+/* A limit is zero only where that means off; the server knows the other bounds. */
+static bool parse_limit(const char *text, unsigned factor, bool may_be_off, unsigned *out)
 {
 	uint64_t v;
 
-	if (!parse_size(text, &v) || v < 1 || v > 64)
+	if (!parse_size(text, &v) || (!v && !may_be_off) || v > UINT32_MAX / factor)
 		return false;
-	*out = v;
+	*out = v * factor;
 	return true;
+}
+
+static bool take_limit(struct nbd_server_config *limits, int option)
+{
+	switch (option) {
+	case OPT_WORKERS:
+		return parse_limit(optarg, 1, false, &limits->workers);
+	case OPT_MAX_CONNECTIONS:
+		return parse_limit(optarg, 1, false, &limits->max_connections);
+	case OPT_MAX_PER_PEER:
+		return parse_limit(optarg, 1, false, &limits->max_connections_per_peer);
+	case OPT_MAX_PER_EXPORT:
+		return parse_limit(optarg, 1, false, &limits->max_connections_per_export);
+	case OPT_HANDSHAKE_TIMEOUT:
+		return parse_limit(optarg, 1000, false, &limits->handshake_timeout_ms);
+	case OPT_IDLE_TIMEOUT:
+		return parse_limit(optarg, 1000, true, &limits->idle_timeout_ms);
+	case OPT_STALL_TIMEOUT:
+		return parse_limit(optarg, 1000, false, &limits->stall_timeout_ms);
+	case OPT_MAX_OPTION:
+		return parse_limit(optarg, 1, false, &limits->max_option_bytes);
+	case OPT_MAX_INFLIGHT:
+		return parse_limit(optarg, 1, false, &limits->max_inflight_bytes);
+	default:
+		return parse_limit(optarg, 1, false, &limits->send_queue_bytes);
+	}
 }
 
 /* One option; false: its value makes no sense. */
@@ -181,11 +247,11 @@ static bool take_option(struct settings *s, int option)
 	case OPT_EXPORT:
 		s->export = optarg;
 		return true;
-	case OPT_WORKERS:
-		return parse_workers(optarg, &s->workers);
-	default:
+	case OPT_VERBOSE:
 		s->verbose = true;
 		return true;
+	default:
+		return take_limit(&s->limits, option);
 	}
 }
 
@@ -216,6 +282,7 @@ static int usage_fault(const char *fault, const char *detail)
 /* 0: go on; otherwise the exit status plus one. */
 static int parse_options(struct settings *s, int argc, char **argv)
 {
+	struct err err = ERR_INIT;
 	const char *fault;
 	char what[64];
 	int c, index = 0;
@@ -241,6 +308,8 @@ static int parse_options(struct settings *s, int argc, char **argv)
 	if (optind < argc)
 		return usage_fault("unexpected argument", argv[optind]) + 1;
 	fault = settings_fault(s);
+	if (!fault && nbd_server_config_check(&s->limits, &err))
+		fault = err.text;
 	return fault ? usage_fault(fault, NULL) + 1 : 0;
 }
 
@@ -407,8 +476,7 @@ static void block_signals(sigset_t *signals)
 
 int main(int argc, char **argv)
 {
-	struct nbd_server_config config = NBD_SERVER_CONFIG_INIT;
-	struct settings s = {.export = "", .workers = 1};
+	struct settings s = {.export = "", .limits.workers = 1};
 	struct nbd_server *server = NULL;
 	struct err err = ERR_INIT;
 	sigset_t signals;
@@ -419,8 +487,8 @@ int main(int argc, char **argv)
 	if (s.verbose)
 		log_set_level(LOG_LEVEL_DEBUG);
 	block_signals(&signals);
-	config.workers = s.workers;
-	r = nbd_server_start(&server, &config, &err);
+	descriptors_raise();
+	r = nbd_server_start(&server, &s.limits, &err);
 	if (!r)
 		r = serve(server, &s, &signals, &err);
 	nbd_server_stop(server);

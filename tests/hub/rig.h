@@ -66,7 +66,7 @@ static inline void hubrig_init(struct hubrig *rig)
 	rig->config = HUB_CONFIG_INIT;
 	rig->config.tick_ms = 20;
 	rig->config.progress_poll_ms = 50;
-	rig->config.nbd_workers = 1;
+	rig->config.nbd.workers = 1;
 }
 
 /* fails the test */

@@ -1,0 +1,11 @@
+/*
+ * How many files the process may have open: every connection and every link of a chain is one.
+ */
+#ifndef BASE_DESCRIPTORS_H
+#define BASE_DESCRIPTORS_H
+
+/* Raises the soft limit to the hard one, which is what the administrator allows: the soft one is
+ * low for the sake of programs that use select(). Called by main() before threads start. */
+void descriptors_raise(void);
+
+#endif
