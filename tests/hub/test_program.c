@@ -73,6 +73,12 @@ static void a_configuration_file_is_read_strictly(void **state)
 	scratch_run("echo '{\"start_timeout_s\":0}' > c.json");
 	assert_int_equal(run("--config c.json"), 1);
 	assert_true(said("between 1 and"));
+	scratch_run("echo '{\"nbd_max_option_bytes\":100}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("max_option_bytes is 100; it must be between 512 and 65536"));
+	scratch_run("echo '{\"nbd_max_connections\":-1}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("nbd_max_connections must be between"));
 	scratch_run("echo '{' > c.json");
 	assert_int_equal(run("--config c.json"), 1);
 }
@@ -83,7 +89,9 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 	static const char story[] =
 		"set -e\n"
 		"echo '{\"http\":\"127.0.0.1:0\",\"nbd\":[\"127.0.0.1:0\",\"unix:hub.sock\"],"
-		"\"data_dir\":\"elsewhere\",\"disconnect_grace_s\":5}' > c.json\n"
+		"\"data_dir\":\"elsewhere\",\"disconnect_grace_s\":5,"
+		"\"nbd_max_connections\":70,\"nbd_idle_timeout_s\":90,"
+		"\"nbd_max_inflight_bytes\":1000000}' > c.json\n"
 		"$HUB --config c.json --data-dir data >out 2>err & pid=$!\n"
 		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
 		"cat out err\n"
@@ -96,6 +104,8 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 		"url=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
 		"curl -sf --noproxy '*' http://$url/health | grep -q healthy\n"
 		"kill -TERM $pid; wait $pid\n"
+		"grep -q 'connections: 70, 35 an IP address, 64 an export; handshake 30000 ms, "
+		"idle 90000 ms, .* 1000000 bytes of data' err\n"
 		"grep -q SIGTERM err\n";
 
 	(void)state;

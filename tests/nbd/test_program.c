@@ -99,6 +99,18 @@ static void what_it_does_not_understand_it_refuses_with_status_2(void **state)
 		"--socket s --image x.qcow2 --create --size 99999999999999999999",
 		"--socket s --image x.qcow2 --create --size 99999999999T",
 		"--socket s --image x.qcow2 --workers 0",
+		"--socket s --image x.qcow2 --workers 65",
+		"--socket s --image x.qcow2 --max-connections 0",
+		"--socket s --image x.qcow2 --max-connections 65537",
+		"--socket s --image x.qcow2 --max-connections-per-peer -1",
+		"--socket s --image x.qcow2 --max-connections-per-export many",
+		"--socket s --image x.qcow2 --handshake-timeout 3601",
+		"--socket s --image x.qcow2 --handshake-timeout 4294968",
+		"--socket s --image x.qcow2 --idle-timeout 4294967",
+		"--socket s --image x.qcow2 --stall-timeout 0",
+		"--socket s --image x.qcow2 --max-option-bytes 511",
+		"--socket s --image x.qcow2 --max-inflight-bytes 4M",
+		"--socket s --image x.qcow2 --send-queue-bytes 1G",
 		"--socket s --image x.qcow2 word",
 	};
 	unsigned i;
@@ -127,6 +139,25 @@ static void what_cannot_be_done_fails_with_status_1_and_leaves_no_file(void **st
 	assert_int_equal(run("--socket s --image junk.qcow2"), 1);
 	assert_int_equal(run("--socket s --image junk.qcow2 --create --size 1M"), 1);
 	assert_int_equal(scratch_run("grep -q junk junk.qcow2"), 0);
+}
+
+static void limits_are_what_the_options_say(void **state)
+{
+	(void)state;
+	assert_int_equal(run("--socket s --image x.qcow2 --max-option-bytes 511"), 2);
+	assert_true(said("max_option_bytes is 511; it must be between 512 and 65536"));
+	scratch_run("qemu-img create -q -f qcow2 l.qcow2 1M");
+	serve("--socket s --image l.qcow2 --workers 2 --max-connections 41 "
+	      "--max-connections-per-peer 42 --max-connections-per-export 43 "
+	      "--handshake-timeout 44 --idle-timeout 0 --stall-timeout 45 "
+	      "--max-option-bytes 1K --max-inflight-bytes 1M --send-queue-bytes 8K");
+	assert_int_equal(scratch_run("grep -q 'limits: 2 workers .*; connections: 41, 42 an IP "
+				     "address, 43 an export; handshake 44000 ms, idle off, stall "
+				     "45000 ms; a connection: option 1024 bytes, 64 requests and "
+				     "1048576 bytes of data in flight, send queue 8192 bytes' "
+				     "err.txt"),
+			 0);
+	end("TERM", 0);
 }
 
 static void the_ready_line_is_the_uri(void **state)
@@ -247,6 +278,7 @@ int main(void)
 		cmocka_unit_test(help_and_version_tell_and_succeed),
 		cmocka_unit_test(what_it_does_not_understand_it_refuses_with_status_2),
 		cmocka_unit_test(what_cannot_be_done_fails_with_status_1_and_leaves_no_file),
+		cmocka_unit_test(limits_are_what_the_options_say),
 		cmocka_unit_test(the_ready_line_is_the_uri),
 		cmocka_unit_test(an_image_is_made_served_and_continued),
 		cmocka_unit_test(a_killed_server_leaves_what_was_flushed),
