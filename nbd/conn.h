@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/pool.h"
 #include "base/ring.h"
+#include "nbd/metactx.h"
 #include "nbd/wire.h"
 #include "nbd/worker.h"
 
@@ -46,13 +47,16 @@ enum nbd_block {
 	NBD_BLOCK_REPLIES,  /* this client has enough replies to read */
 };
 
-/* The WRITE whose payload is arriving. */
+/* The request whose payload is arriving: a WRITE, or a BLOCK_STATUS limited to some contexts. */
 struct nbd_payload {
 	struct nbd_request rq;
 	uint64_t off;  /* where the next byte goes */
 	uint32_t left; /* bytes still to come */
-	bool active;   /* until it is replied to, or has become a request (FUA) */
+	bool active;   /* until it is replied to, or has become a request */
 	int error;     /* 0 or -errno: the rest is drained */
+	/* of a BLOCK_STATUS */
+	unsigned char body[NBD_STATUS_PAYLOAD_MAX];
+	uint32_t contexts; /* what it narrowed the request down to: NBD_META_BITs */
 };
 
 /* Head of a read buffer: one piece of a reply, waiting to be sent. */
@@ -94,9 +98,9 @@ struct nbd_conn {
 	struct nbd_peer *peer; /* NULL: not counted */
 
 	/* agreed on */
-	bool structured;      /* replies come in chunks, */
-	bool extended;	      /* and all headers are the extended ones */
-	bool meta_allocation; /* base:allocation was selected */
+	bool structured;   /* replies come in chunks, */
+	bool extended;	   /* and all headers are the extended ones */
+	uint32_t contexts; /* selected: NBD_META_BITs */
 
 	bool closing; /* receives nothing more, ends when all is answered */
 	bool dead;    /* hung up: waits for what is pending, answers nothing */

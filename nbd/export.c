@@ -15,6 +15,8 @@
 
 #include "base/bytes.h"
 #include "nbd/conn.h"
+#include "nbd/handshake.h"
+#include "nbd/metactx.h"
 #include "nbd/request.h"
 #include "nbd/server_priv.h"
 
@@ -37,6 +39,13 @@ void nbd_export_unref(struct nbd_export *export)
 	free(export);
 }
 
+uint32_t nbd_export_contexts(const struct nbd_export *export)
+{
+	bool received = export->ops->received && !export->read_only;
+
+	return NBD_META_BIT(NBD_META_ALLOCATION) | (received ? NBD_META_BIT(NBD_META_RECEIVED) : 0);
+}
+
 uint16_t nbd_export_flags(const struct nbd_export *export, const struct nbd_conn *conn)
 {
 	uint16_t flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
@@ -47,6 +56,8 @@ uint16_t nbd_export_flags(const struct nbd_export *export, const struct nbd_conn
 		flags |= NBD_FLAG_READ_ONLY;
 	if (conn->structured)
 		flags |= NBD_FLAG_SEND_DF;
+	if (conn->extended && nbd_handshake_contexts(conn, export))
+		flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
 	return flags;
 }
 

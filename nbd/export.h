@@ -28,10 +28,10 @@ struct nbd_worker_io {
 /* Room inside every request slot for the export's own operation state, bytes. */
 #define NBD_OP_SPACE 4096
 
-/* base:allocation flags (NBD_STATE_*) are the request layer's business: same values. */
+/* As on the wire: base:allocation 1: hole, 2: reads as zero; sendense:received 1: received. */
 struct nbd_extent {
-	uint64_t len;	/* bytes */
-	uint32_t flags; /* 1: hole, 2: reads as zero */
+	uint64_t len; /* bytes */
+	uint32_t flags;
 };
 
 /* One running operation; embedded in the request. The caller sets the first part. */
@@ -69,7 +69,13 @@ struct nbd_export_ops {
 	void (*read)(void *target, struct nbd_io *io);
 	void (*zero)(void *target, struct nbd_io *io);	/* WRITE_ZEROES and TRIM */
 	void (*flush)(void *target, struct nbd_io *io); /* also the last call before detach */
+	/* What base:allocation says about [off, off + len), or about the front of it. */
 	void (*extents)(void *target, struct nbd_io *io);
+
+	/* Optional: the export has sendense:received, and this is what it says, in the same way.
+	 * What is called received is on the disk when done() runs. Never called on a read-only
+	 * export. */
+	void (*received)(void *target, struct nbd_io *io);
 
 	/* Optional. The data will be thrown away: what is running ends early, a flush merely waits
 	 * for it. Without this, an abandoned export is detached without a flush. */

@@ -65,6 +65,9 @@ void nbd_export_unref(struct nbd_export *export);
 
 struct nbd_conn;
 
+/* The metadata contexts it has: NBD_META_BITs. */
+uint32_t nbd_export_contexts(const struct nbd_export *export);
+
 /* NBD transmission flags of @export for a client that agreed on what @conn says. */
 uint16_t nbd_export_flags(const struct nbd_export *export, const struct nbd_conn *conn);
 

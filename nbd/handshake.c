@@ -254,6 +254,11 @@ static void enter_refuse(struct nbd_handshake *hs, uint32_t type, const char *te
 		nbd_answer_error(hs, type, text);
 }
 
+uint32_t nbd_handshake_contexts(const struct nbd_conn *conn, const struct nbd_export *export)
+{
+	return conn->hs->meta_serial == export->serial ? conn->hs->meta_contexts : 0;
+}
+
 static void enter_accept(struct nbd_conn *conn, struct nbd_export *export)
 {
 	struct nbd_handshake *hs = conn->hs;
@@ -263,7 +268,7 @@ static void enter_accept(struct nbd_conn *conn, struct nbd_export *export)
 	else
 		nbd_option_info_reply(conn, export);
 	hs->then = NBD_HS_TRANSMIT;
-	conn->meta_allocation = conn->structured && hs->meta_serial == export->serial;
+	conn->contexts = nbd_handshake_contexts(conn, export);
 	nbd_conn_join(conn, nbd_export_ref(export));
 }
 

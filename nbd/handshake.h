@@ -36,7 +36,8 @@ struct nbd_handshake {
 	unsigned char *data; /* option.len bytes, owned, while the option is handled */
 	struct nbd_answer answer;
 	bool no_zeroes;
-	uint64_t meta_serial;	  /* the export base:allocation was selected for; 0: none */
+	uint64_t meta_serial;	  /* the export contexts were selected for; 0: none */
+	uint32_t meta_contexts;	  /* which: NBD_META_BITs */
 	struct nbd_export *enter; /* GO, EXPORT_NAME: on the way into this one; referenced */
 	uint32_t infos;		  /* bit i: NBD_INFO i was asked for */
 	int64_t deadline_ns;
@@ -51,6 +52,9 @@ bool nbd_handshake_step(struct nbd_conn *conn);
 
 /* @n bytes of the answer are sent. */
 void nbd_handshake_sent(struct nbd_conn *conn, size_t n);
+
+/* The contexts that were selected for @export: NBD_META_BITs. */
+uint32_t nbd_handshake_contexts(const struct nbd_conn *conn, const struct nbd_export *export);
 
 /* On the owner's thread: hs->enter, answered. */
 void nbd_handshake_enter(struct nbd_conn *conn);

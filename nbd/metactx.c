@@ -5,7 +5,15 @@
 #include "base/bytes.h"
 #include "nbd/wire.h"
 
-#define BASE_WILDCARD "base:"
+static const char *const names[NBD_META_END] = {
+	[NBD_META_ALLOCATION] = "base:allocation",
+	[NBD_META_RECEIVED] = "sendense:received",
+};
+
+const char *nbd_metactx_name(enum nbd_meta id)
+{
+	return names[id];
+}
 
 /* Cuts a length-prefixed string off [*p, *p + *len); false: it is not all there. */
 static bool take_string(const unsigned char **p, size_t *len, const char **s, uint32_t *s_len)
@@ -21,9 +29,20 @@ static bool take_string(const unsigned char **p, size_t *len, const char **s, ui
 	return true;
 }
 
-static bool string_is(const char *s, uint32_t len, const char *wanted)
+static void query_look(struct nbd_metactx_query *query, const char *s, uint32_t len)
 {
-	return len == strlen(wanted) && memcmp(s, wanted, len) == 0;
+	unsigned id;
+
+	for (id = 1; id < NBD_META_END; id++) {
+		const char *name = names[id];
+		size_t full = strlen(name), space = strchr(name, ':') + 1 - name;
+
+		if (len == full && memcmp(s, name, full) == 0)
+			query->named |= NBD_META_BIT(id);
+		else if (len == space && memcmp(s, name, space) == 0)
+			query->matched |= NBD_META_BIT(id);
+	}
+	query->matched |= query->named;
 }
 
 bool nbd_metactx_parse(const void *data, size_t len, struct nbd_metactx_query *query)
@@ -41,10 +60,29 @@ bool nbd_metactx_parse(const void *data, size_t len, struct nbd_metactx_query *q
 	for (i = 0; i < query->queries; i++) {
 		if (!take_string(&p, &len, &s, &s_len))
 			return false;
-		query->allocation |= string_is(s, s_len, NBD_META_ALLOCATION_NAME);
-		query->wildcard |= string_is(s, s_len, BASE_WILDCARD);
+		query_look(query, s, s_len);
 	}
 	return len == 0;
+}
+
+bool nbd_metactx_payload(const void *data, uint64_t len, uint32_t selected, uint64_t *effect_len,
+			 uint32_t *contexts)
+{
+	const unsigned char *p = data;
+	uint64_t pos;
+
+	if (len <= 8 || len > NBD_STATUS_PAYLOAD_MAX || len % 4)
+		return false;
+	*effect_len = load_be64(p);
+	*contexts = 0;
+	for (pos = 8; pos < len; pos += 4) {
+		uint32_t id = load_be32(p + pos);
+
+		if (id >= NBD_META_END || !(selected & ~*contexts & NBD_META_BIT(id)))
+			return false;
+		*contexts |= NBD_META_BIT(id);
+	}
+	return true;
 }
 
 unsigned nbd_metactx_encode(struct nbd_extent *extents, unsigned count, uint64_t len, bool extended)

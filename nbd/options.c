@@ -202,15 +202,23 @@ static void option_go(struct nbd_conn *conn)
 
 /* --- metadata contexts ------------------------------------------------------------------------ */
 
-static void answer_context(struct nbd_handshake *hs, uint32_t id)
+/* Names the contexts of a set, with their ids or, where ids mean nothing, with 0. */
+static void answer_contexts(struct nbd_handshake *hs, uint32_t contexts, bool ids)
 {
-	size_t len = strlen(NBD_META_ALLOCATION_NAME);
-	unsigned char *p = nbd_answer_rep(hs, NBD_REP_META_CONTEXT, 4 + len);
+	unsigned id;
 
-	if (!p)
-		return;
-	store_be32(p, id);
-	memcpy(p + 4, NBD_META_ALLOCATION_NAME, len);
+	for (id = 1; id < NBD_META_END; id++) {
+		const char *name = nbd_metactx_name(id);
+		unsigned char *p;
+
+		if (!(contexts & NBD_META_BIT(id)))
+			continue;
+		p = nbd_answer_rep(hs, NBD_REP_META_CONTEXT, 4 + strlen(name));
+		if (!p)
+			return;
+		store_be32(p, ids ? id : 0);
+		memcpy(p + 4, name, strlen(name));
+	}
 }
 
 /* Parses, finds the export (referenced); NULL: the refusal is in the answer. */
@@ -232,8 +240,9 @@ static void option_list_meta_context(struct nbd_conn *conn)
 
 	if (!export)
 		return;
-	if (!query.queries || query.allocation || query.wildcard)
-		answer_context(conn->hs, 0);
+	answer_contexts(conn->hs,
+			nbd_export_contexts(export) & (query.queries ? query.matched : UINT32_MAX),
+			false);
 	nbd_answer_ack(conn->hs);
 	nbd_export_unref(export);
 }
@@ -251,10 +260,9 @@ static void option_set_meta_context(struct nbd_conn *conn)
 	export = metactx_target(conn, &query);
 	if (!export)
 		return;
-	if (query.allocation) {
-		hs->meta_serial = export->serial;
-		answer_context(hs, NBD_META_ALLOCATION);
-	}
+	hs->meta_serial = export->serial;
+	hs->meta_contexts = nbd_export_contexts(export) & query.named;
+	answer_contexts(hs, hs->meta_contexts, true);
 	nbd_answer_ack(hs);
 	nbd_export_unref(export);
 }

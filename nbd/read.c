@@ -25,42 +25,74 @@ void nbd_read_put(struct nbd_conn *conn, void *buf)
 	pool_put(&conn->worker->reads, buf);
 }
 
-/* --- BLOCK_STATUS ----------------------------------------------------------------------------- */
+/* --- BLOCK_STATUS -----------------------------------------------------------------------------
+ *
+ * One context after the other, each described by a chunk behind the one before, in one read buffer:
+ * the reply goes out whole or, if one of them fails, as an error.
+ */
+
+_Static_assert((NBD_META_END - 1) * (NBD_EXTENTS_MAX * sizeof(struct nbd_extent) +
+				     NBD_EXT_CHUNK_SIZE + 8) <=
+		       NBD_SEGMENT + NBD_READ_TAIL,
+	       "all contexts fit a read buffer");
+
+static void segment_done(struct nbd_io *io, int res);
+
+/* Where the next chunk goes: the first one's descriptors lie where data lies. Heads and descriptors
+ * are multiples of 8 bytes, so extents are aligned wherever they begin. */
+static unsigned char *status_chunk(const struct nbd_req *req)
+{
+	return buf_data(req) - nbd_chunk_status_size(req->rq.extended) + req->filled;
+}
+
+static void status_start(struct nbd_req *req)
+{
+	const struct nbd_export_ops *ops = req->export->ops;
+	bool received = __builtin_ctz(req->contexts) == NBD_META_RECEIVED;
+	bool one = req->rq.flags & NBD_CMD_FLAG_REQ_ONE;
+
+	req->io.off = req->rq.off;
+	req->io.len = req->rq.len;
+	req->io.extents =
+		(struct nbd_extent *)(status_chunk(req) + nbd_chunk_status_size(req->rq.extended));
+	req->io.extent_max = one ? 1 : NBD_EXTENTS_MAX;
+	req->io.extent_count = 0;
+	nbd_req_submit(req, received ? ops->received : ops->extents, segment_done);
+}
+
+/* Turns what the export said into a chunk; false: it said nothing. */
+static bool status_encode(struct nbd_req *req)
+{
+	const struct nbd_request *rq = &req->rq;
+	unsigned id = __builtin_ctz(req->contexts);
+	unsigned n =
+		nbd_metactx_encode(req->io.extents, req->io.extent_count, rq->len, rq->extended);
+
+	req->contexts &= ~NBD_META_BIT(id);
+	nbd_put_chunk_status(status_chunk(req), rq, req->contexts ? 0 : NBD_REPLY_FLAG_DONE, id, n);
+	req->filled += nbd_chunk_status_size(rq->extended) + n * nbd_descriptor_size(rq->extended);
+	return n;
+}
 
 static void status_ready(struct nbd_req *req, int res)
 {
 	struct nbd_conn *conn = req->conn;
-	bool extended = conn->extended;
-	uint32_t head = nbd_chunk_status_size(extended);
-	unsigned char *header = buf_data(req) - head;
-	unsigned n = res ? 0
-			 : nbd_metactx_encode(req->io.extents, req->io.extent_count, req->rq.len,
-					      extended);
+	unsigned char *reply = buf_data(req) - nbd_chunk_status_size(req->rq.extended);
 
-	if (!n) {
-		nbd_req_finish(req, res ? res : -EIO);
+	if (!res && !status_encode(req))
+		res = -EIO;
+	if (!res && req->contexts && req->export->state != NBD_EXPORT_LIVE)
+		res = -ESHUTDOWN;
+	if (res) {
+		nbd_req_finish(req, res);
 		return;
 	}
-	nbd_put_chunk_status(header, &req->rq, NBD_REPLY_FLAG_DONE, NBD_META_ALLOCATION, n);
-	nbd_reply_chunk(conn, steal(&req->buf), header, head + n * nbd_descriptor_size(extended),
-			false, false);
+	if (req->contexts) {
+		status_start(req);
+		return;
+	}
+	nbd_reply_chunk(conn, steal(&req->buf), reply, req->filled, false, false);
 	nbd_req_sent(req, 0);
-}
-
-static void segment_done(struct nbd_io *io, int res);
-
-static void status_start(struct nbd_req *req)
-{
-	bool one = req->rq.flags & NBD_CMD_FLAG_REQ_ONE;
-
-	_Static_assert(NBD_EXTENTS_MAX * sizeof(struct nbd_extent) <= NBD_SEGMENT,
-		       "extents fit a read buffer");
-	req->io.off = req->rq.off;
-	req->io.len = req->rq.len;
-	req->io.extents = (struct nbd_extent *)buf_data(req);
-	req->io.extent_max = one ? 1 : NBD_EXTENTS_MAX;
-	req->io.extent_count = 0;
-	nbd_req_submit(req, req->export->ops->extents, segment_done);
 }
 
 /* --- READ ------------------------------------------------------------------------------------- */

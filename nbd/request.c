@@ -75,6 +75,7 @@ static const struct nbd_command commands[] = {
 	},
 	[NBD_CMD_BLOCK_STATUS] = {
 		.flags = NBD_CMD_FLAG_REQ_ONE,
+		.extended_flags = NBD_CMD_FLAG_PAYLOAD_LEN,
 		.range = NBD_RANGE_INSIDE,
 		.past_end = -EINVAL,
 		.describes = true,
@@ -124,6 +125,12 @@ static bool flags_accepted(const struct nbd_conn *conn, const struct nbd_command
 	       rq->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
 }
 
+/* A BLOCK_STATUS with a payload that has not been looked at yet. */
+static bool status_limited(const struct nbd_request *rq)
+{
+	return rq->type == NBD_CMD_BLOCK_STATUS && rq->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
+}
+
 /* 0: may be executed; nobody checks again. Otherwise the error to answer with. */
 static int request_validate(const struct nbd_conn *conn, const struct nbd_request *rq)
 {
@@ -140,8 +147,10 @@ static int request_validate(const struct nbd_conn *conn, const struct nbd_reques
 		return -EINVAL;
 	if (cmd->changes && export->read_only)
 		return -EPERM;
-	if (cmd->describes && (!conn->meta_allocation || !rq->len))
+	if (cmd->describes && (!conn->contexts || !rq->len))
 		return -EINVAL;
+	if (status_limited(rq)) /* what it is about is in the payload: status_narrow() */
+		return rq->len <= NBD_STATUS_PAYLOAD_MAX ? 0 : -EINVAL;
 	r = validate_range(cmd, rq, export->size);
 	if (!r && cmd->payload && rq->len > NBD_MAX_PAYLOAD)
 		r = rq->type == NBD_CMD_READ && conn->structured ? -EOVERFLOW : -EINVAL;
@@ -171,6 +180,7 @@ static struct nbd_req *req_get(struct nbd_conn *conn, const struct nbd_request *
 	req->conn = conn;
 	req->export = conn->export;
 	req->rq = *rq;
+	req->contexts = conn->contexts;
 	list_init(&req->read_node);
 	list_add_tail(&conn->reqs, &req->node);
 	conn->req_count++;
@@ -279,26 +289,62 @@ static void zero_start(struct nbd_req *req)
 	nbd_req_submit(req, req->export->ops->zero, zero_done);
 }
 
-/* --- WRITE ------------------------------------------------------------------------------------ */
+/* --- payload ---------------------------------------------------------------------------------- */
 
-/* All bytes are in (or were drained): reply, or flush first. False: blocked for want of a slot. */
+/* The payload says what the request is about: from here on it is one like others. */
+static int status_narrow(struct nbd_conn *conn)
+{
+	struct nbd_payload *p = &conn->payload;
+
+	if (!nbd_metactx_payload(p->body, p->rq.len, conn->contexts, &p->rq.len, &p->contexts))
+		return -EINVAL;
+	p->rq.flags &= ~NBD_CMD_FLAG_PAYLOAD_LEN;
+	return request_validate(conn, &p->rq);
+}
+
+/* All bytes are in and there is more to do than to reply. False: blocked for want of a slot. */
+static bool payload_execute(struct nbd_conn *conn)
+{
+	struct nbd_payload *p = &conn->payload;
+	struct nbd_req *req = req_get(conn, &p->rq);
+
+	if (!req)
+		return false;
+	p->active = false;
+	if (p->rq.type == NBD_CMD_WRITE) {
+		flush_start(req);
+	} else {
+		req->contexts = p->contexts;
+		commands[p->rq.type].start(req);
+	}
+	return true;
+}
+
+/* All bytes are in, or were drained. */
 static bool payload_end(struct nbd_conn *conn)
 {
 	struct nbd_payload *p = &conn->payload;
 
-	if (!p->error && (p->rq.flags & NBD_CMD_FLAG_FUA)) {
-		struct nbd_req *req = req_get(conn, &p->rq);
-
-		if (!req)
-			return false;
-		p->active = false;
-		flush_start(req);
-		return true;
-	}
+	if (!p->error && status_limited(&p->rq))
+		p->error = status_narrow(conn);
+	if (!p->error && (p->rq.type == NBD_CMD_BLOCK_STATUS || p->rq.flags & NBD_CMD_FLAG_FUA))
+		return payload_execute(conn);
 	p->active = false;
 	request_account(conn->export, &p->rq, p->error);
 	nbd_reply(conn, &p->rq, p->error);
 	return true;
+}
+
+/* As ops->write(), for whatever the payload is. */
+static ssize_t payload_take(struct nbd_conn *conn, uint32_t n)
+{
+	struct nbd_payload *p = &conn->payload;
+	struct nbd_export *export = conn->export;
+
+	if (p->rq.type == NBD_CMD_WRITE)
+		return export->ops->write(export->target, p->off, conn->in, n);
+	memcpy(p->body + p->rq.len - p->left, conn->in, n);
+	return n;
 }
 
 bool nbd_payload_step(struct nbd_conn *conn)
@@ -312,7 +358,7 @@ bool nbd_payload_step(struct nbd_conn *conn)
 	if (!n)
 		return false;
 	if (!p->error) {
-		ssize_t took = export->ops->write(export->target, p->off, conn->in, n);
+		ssize_t took = payload_take(conn, n);
 
 		if (took == -EAGAIN) {
 			export->ops->wait_room(export->target, &conn->waiter);
@@ -373,7 +419,7 @@ static bool request_begin(struct nbd_conn *conn)
 		return nbd_conn_block(conn, NBD_BLOCK_REPLIES);
 	}
 	res = request_validate(conn, rq);
-	if (!res && request_needs_slot(conn, rq)) {
+	if (!res && !payload && request_needs_slot(conn, rq)) {
 		req = req_get(conn, rq);
 		if (!req)
 			return false;

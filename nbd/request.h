@@ -31,6 +31,8 @@ struct nbd_req {
 	bool whole;	    /* more than one segment, and nothing may come between them */
 	bool started;	    /* has had a buffer */
 	int error;	    /* whole: the rest is padding, the trailer says why */
+	uint32_t contexts;  /* BLOCK_STATUS: those still to be described, NBD_META_BITs */
+	uint32_t filled;    /* BLOCK_STATUS: bytes of the reply so far */
 
 	struct nbd_io io;
 };

@@ -178,13 +178,52 @@ static void a_context_query_is_understood(void **state)
 
 	(void)state;
 	assert_true(nbd_metactx_parse(b, put_query(b, "x", 1, "base:allocation", NULL), &q));
-	assert_true(q.allocation && !q.wildcard && q.queries == 1 && q.name_len == 1);
+	assert_true(q.queries == 1 && q.name_len == 1);
+	assert_int_equal(q.named, NBD_META_BIT(NBD_META_ALLOCATION));
+	assert_int_equal(q.matched, q.named);
 	assert_true(nbd_metactx_parse(b, put_query(b, "", 2, "qemu:foo", "base:"), &q));
-	assert_true(!q.allocation && q.wildcard && q.queries == 2 && q.name_len == 0);
-	assert_true(nbd_metactx_parse(b, put_query(b, "", 1, "base:allocations", NULL), &q));
-	assert_true(!q.allocation && !q.wildcard);
+	assert_true(q.queries == 2 && q.name_len == 0 && !q.named);
+	assert_int_equal(q.matched, NBD_META_BIT(NBD_META_ALLOCATION));
+	assert_true(nbd_metactx_parse(b, put_query(b, "", 2, "sendense:", "base:allocation"), &q));
+	assert_int_equal(q.named, NBD_META_BIT(NBD_META_ALLOCATION));
+	assert_int_equal(q.matched,
+			 NBD_META_BIT(NBD_META_ALLOCATION) | NBD_META_BIT(NBD_META_RECEIVED));
+	assert_true(nbd_metactx_parse(b, put_query(b, "", 2, "base:allocations", "bas"), &q));
+	assert_true(!q.named && !q.matched);
+	assert_true(nbd_metactx_parse(b, put_query(b, "", 2, "", "base:allocatio"), &q));
+	assert_true(!q.named && !q.matched);
 	assert_true(nbd_metactx_parse(b, put_query(b, "", 0, NULL, NULL), &q));
 	assert_int_equal(q.queries, 0);
+}
+
+static void a_status_payload_names_selected_contexts_once(void **state)
+{
+	const uint32_t both = NBD_META_BIT(NBD_META_ALLOCATION) | NBD_META_BIT(NBD_META_RECEIVED);
+	unsigned char b[8 + 4 * 4];
+	uint32_t contexts = 0;
+	uint64_t len = 0;
+
+	(void)state;
+	store_be64(b, 1ULL << 40);
+	store_be32(b + 8, NBD_META_RECEIVED);
+	store_be32(b + 12, NBD_META_ALLOCATION);
+	store_be32(b + 16, NBD_META_RECEIVED);
+	assert_true(nbd_metactx_payload(b, 12, both, &len, &contexts));
+	assert_true(len == 1ULL << 40 && contexts == NBD_META_BIT(NBD_META_RECEIVED));
+	assert_true(nbd_metactx_payload(b, 16, both, &len, &contexts));
+	assert_true(contexts == both);
+	assert_false(
+		nbd_metactx_payload(b, 16, NBD_META_BIT(NBD_META_ALLOCATION), &len, &contexts));
+	assert_false(nbd_metactx_payload(b, 20, both, &len, &contexts)); /* one of them twice */
+	assert_false(nbd_metactx_payload(b, 8, both, &len, &contexts));
+	assert_false(nbd_metactx_payload(b, 13, both, &len, &contexts));
+	assert_false(nbd_metactx_payload(b, 4, both, &len, &contexts));
+	store_be32(b + 12, NBD_META_RECEIVED);
+	assert_false(nbd_metactx_payload(b, 16, both, &len, &contexts));
+	store_be32(b + 8, 0);
+	assert_false(nbd_metactx_payload(b, 12, both, &len, &contexts));
+	store_be32(b + 8, 32 + NBD_META_ALLOCATION); /* no shift goes that far */
+	assert_false(nbd_metactx_payload(b, 12, both, &len, &contexts));
 }
 
 static void a_context_query_that_does_not_add_up_is_malformed(void **state)
@@ -267,6 +306,7 @@ int main(void)
 		cmocka_unit_test(every_errno_has_one_of_the_eight_errors),
 		cmocka_unit_test(a_context_query_is_understood),
 		cmocka_unit_test(a_context_query_that_does_not_add_up_is_malformed),
+		cmocka_unit_test(a_status_payload_names_selected_contexts_once),
 		cmocka_unit_test(equal_neighbours_become_one_extent),
 		cmocka_unit_test(no_extent_reaches_past_the_request),
 		cmocka_unit_test(extended_extents_are_as_long_as_64_bits_allow),

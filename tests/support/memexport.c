@@ -150,11 +150,10 @@ static void mem_flush(void *target, struct nbd_io *io)
 	mem_finish(mem, io, atomic_load(&mem->flush_error));
 }
 
-/* Data, hole, data, ... of extent_size each, from offset 0 of the export on. */
-static void mem_extents(void *target, struct nbd_io *io)
+/* Extents of @size each, from offset 0 of the export on, every other one with @flags. */
+static void mem_describe(struct memexport *mem, struct nbd_io *io, unsigned size, unsigned odd,
+			 uint32_t flags)
 {
-	struct memexport *mem = target;
-	unsigned size = atomic_load(&mem->extent_size);
 	uint64_t off = io->off, end = io->off + io->len;
 
 	assert(range_inside(io->off, io->len, mem->size));
@@ -164,11 +163,27 @@ static void mem_extents(void *target, struct nbd_io *io)
 
 		io->extents[io->extent_count++] = (struct nbd_extent){
 			.len = next - off,
-			.flags = size && (off / size) % 2 ? 3 : 0,
+			.flags = (size && (off / size) % 2) == odd ? flags : 0,
 		};
 		off = next;
 	}
+	atomic_fetch_add(&mem->extents, 1);
+}
+
+static void mem_extents(void *target, struct nbd_io *io)
+{
+	struct memexport *mem = target;
+
+	mem_describe(mem, io, atomic_load(&mem->extent_size), 1, 3);
 	mem_finish(mem, io, 0);
+}
+
+static void mem_received(void *target, struct nbd_io *io)
+{
+	struct memexport *mem = target;
+
+	mem_describe(mem, io, atomic_load(&mem->received_size), 0, 1);
+	mem_finish(mem, io, atomic_load(&mem->received_error));
 }
 
 static void mem_abandon(void *target)
@@ -178,17 +193,13 @@ static void mem_abandon(void *target)
 	atomic_fetch_add(&mem->abandoned, 1);
 }
 
-const struct nbd_export_ops memexport_ops = {
-	.attach = mem_attach,
-	.detach = mem_detach,
-	.write = mem_write,
-	.wait_room = mem_wait_room,
-	.read = mem_read,
-	.zero = mem_zero,
-	.flush = mem_flush,
-	.extents = mem_extents,
-	.abandon = mem_abandon,
-};
+#define MEM_OPS                                                                                    \
+	.attach = mem_attach, .detach = mem_detach, .write = mem_write,                            \
+	.wait_room = mem_wait_room, .read = mem_read, .zero = mem_zero, .flush = mem_flush,        \
+	.extents = mem_extents, .abandon = mem_abandon
+
+const struct nbd_export_ops memexport_ops = {MEM_OPS};
+const struct nbd_export_ops memexport_received_ops = {MEM_OPS, .received = mem_received};
 
 void memexport_init(struct memexport *mem, uint64_t size)
 {
