@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <xxhash.h>
 
 #include "base/bytes.h"
+#include "base/xxh3.h"
 #include "hub/job.h"
 
 #define HUB_SLUG_MAX 20

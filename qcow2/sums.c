@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/xxh3.h"
 #include "qcow2/scan.h"
 #include "qcow2/sums_file.h"
 

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 #include "base/bytes.h"
+#include "base/xxh3.h"
 
 #define INDEX_MAGIC  "SDNSIDX1"
 #define INDEX_HEADER 4096u

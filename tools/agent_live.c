@@ -5,9 +5,9 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/bytes.h"
+#include "base/xxh3.h"
 #include "tools/agent_qmp.h"
 #include "tools/agent_track.h"
 

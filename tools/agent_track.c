@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 #include "base/bytes.h"
+#include "base/xxh3.h"
 
 #define TRACK_FILES_MAX 4096 /* far above what pruning leaves; more is not our folder */
 
