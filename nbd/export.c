@@ -72,8 +72,13 @@ static int config_check(const struct nbd_export_config *c, struct err *err)
 		return err_set(err, -ENAMETOOLONG,
 			       "an export name has at most %d bytes: '%.40s...'",
 			       NBD_EXPORT_NAME_MAX, c->name);
-	if (c->description && strlen(c->description) > NBD_STRING_MAX)
-		return err_set(err, -EINVAL, "the description of export '%s' is too long", c->name);
+	if (!nbd_string_valid(c->name) || (c->alias && !nbd_string_valid(c->alias)))
+		return err_set(err, -EINVAL, "the name of export '%s' is not UTF-8 text", c->name);
+	if (c->description && !nbd_string_valid(c->description))
+		return err_set(err, -EINVAL,
+			       "the description of export '%s' is not UTF-8 text of at most %u "
+			       "bytes",
+			       c->name, NBD_STRING_MAX);
 	if (c->size > INT64_MAX)
 		return err_set(err, -EFBIG, "export '%s' is larger than 2^63 bytes", c->name);
 	if (block &&

@@ -102,9 +102,10 @@ void nbd_server_get_stats(struct nbd_server *server, struct nbd_server_stats *st
 void nbd_server_stop(struct nbd_server *server); /* accepts NULL */
 
 struct nbd_export_config {
-	const char *name;	  /* unique among names and aliases; copied */
-	const char *alias;	  /* a second name for the same export, or NULL; copied */
-	const char *description;  /* shown by LIST/INFO, or NULL; copied */
+	/* Texts are UTF-8 and copied. */
+	const char *name;	  /* unique among names and aliases */
+	const char *alias;	  /* a second name for the same export, or NULL */
+	const char *description;  /* shown by LIST/INFO, or NULL */
 	uint64_t size;		  /* bytes */
 	uint32_t preferred_block; /* bytes, power of two: the cluster size */
 	bool read_only;
@@ -112,7 +113,8 @@ struct nbd_export_config {
 
 /*
  * Adds an export while others stream. @target is passed to @ops and must outlive the export.
- * -EEXIST: a name is taken. The export is returned referenced; end it with nbd_export_remove().
+ * -EEXIST: a name is taken; -EINVAL: @config is wrong. The export is returned referenced; end it
+ * with nbd_export_remove().
  */
 int nbd_export_add(struct nbd_server *server, const struct nbd_export_config *config,
 		   const struct nbd_export_ops *ops, void *target, struct nbd_export **out,

@@ -1,6 +1,44 @@
 #include "nbd/wire.h"
 
+#include <string.h>
+
 #include "base/bytes.h"
+
+/* --- strings ---------------------------------------------------------------------------------- */
+
+/* Bytes of the UTF-8 character that begins at @s; 0: there is none (RFC 3629). */
+static unsigned utf8_length(const unsigned char *s)
+{
+	unsigned n = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4, i;
+	/* What the second byte may be keeps out surrogates, overlong forms and what is too large.
+	 */
+	unsigned char low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+	unsigned char high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+
+	if (n == 1)
+		return 1;
+	if (s[0] < 0xc2 || s[0] > 0xf4 || s[1] < low || s[1] > high)
+		return 0;
+	for (i = 2; i < n; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	return n;
+}
+
+bool nbd_string_valid(const char *s)
+{
+	const unsigned char *p = (const unsigned char *)s;
+	unsigned n;
+
+	for (; *p; p += n) {
+		n = utf8_length(p);
+		if (!n)
+			return false;
+	}
+	return strlen(s) <= NBD_STRING_MAX;
+}
+
+/* --- handshake -------------------------------------------------------------------------------- */
 
 void nbd_put_greeting(void *p, uint16_t flags)
 {

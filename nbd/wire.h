@@ -25,6 +25,9 @@
 /* Longest string the protocol allows ("Conventions"). */
 #define NBD_STRING_MAX 4096U
 
+/* True when @s may go out as a string: UTF-8 of at most NBD_STRING_MAX bytes. */
+bool nbd_string_valid(const char *s);
+
 /* Handshake flags, and the client's answer bit for bit. */
 enum {
 	NBD_FLAG_FIXED_NEWSTYLE = 1 << 0,
