@@ -324,9 +324,14 @@ void nbd_option_handle(struct nbd_conn *conn)
 void nbd_option_refuse(struct nbd_conn *conn)
 {
 	struct nbd_handshake *hs = conn->hs;
+	const struct option_row *row = option_begin(hs);
 
-	if (option_begin(hs))
-		option_refuse(hs, NBD_REP_ERR_TOO_BIG, "the option is too long");
-	else
+	if (!row)
 		option_refuse(hs, NBD_REP_ERR_UNSUP, "this server does not know the option");
+	else if (row->code == NBD_OPT_ABORT)
+		row->handle(conn); /* whatever comes with it is ignored */
+	else if (row->max < NBD_OPTION_MAX)
+		option_refuse(hs, NBD_REP_ERR_INVALID, "the option has a wrong length");
+	else
+		option_refuse(hs, NBD_REP_ERR_TOO_BIG, "the option is too long");
 }
