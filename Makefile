@@ -50,8 +50,8 @@ LIBS_AGENT := -lnbd -lmicrohttpd -lcurl -ljansson -lxxhash
 PROGRAMS := sendense-hub sendense-ctl sendense-agent sendense-nbd
 BIN      := $(PROGRAMS:%=$(O)/bin/%)
 
-TEST_SRC  := $(wildcard tests/base/test_*.c tests/qcow2/test_*.c tests/nbd/test_*.c tests/catalog/test_*.c \
-               tests/hub/test_*.c tests/api/test_*.c tests/crash/test_*.c tests/tools/test_*.c)
+TEST_SRC  := $(wildcard tests/base/test_*.c tests/qcow2/test_*.c tests/nbd/test_*.c tests/nbd/spec/test_*.c \
+               tests/catalog/test_*.c tests/hub/test_*.c tests/api/test_*.c tests/crash/test_*.c tests/tools/test_*.c)
 TEST_BIN  := $(TEST_SRC:tests/%.c=$(O)/tests/%)
 SUPPORT   := $(wildcard tests/support/*.c)
 FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
