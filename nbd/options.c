@@ -330,7 +330,7 @@ void nbd_option_refuse(struct nbd_conn *conn)
 		option_refuse(hs, NBD_REP_ERR_UNSUP, "this server does not know the option");
 	else if (row->code == NBD_OPT_ABORT)
 		row->handle(conn); /* whatever comes with it is ignored */
-	else if (row->max < NBD_OPTION_MAX)
+	else if (hs->option.len > row->max)
 		option_refuse(hs, NBD_REP_ERR_INVALID, "the option has a wrong length");
 	else
 		option_refuse(hs, NBD_REP_ERR_TOO_BIG, "the option is too long");

@@ -183,7 +183,7 @@ static void only_defined_values_are_sent(void **state)
 
 static void overflow_is_for_long_reads_alone(void **state)
 {
-	static const uint32_t lengths[] = {NBD_MAX_PAYLOAD + 1, 0x80000000U, 0xffffffffU};
+	static const uint32_t lengths[] = {NBD_MAX_PAYLOAD + 1, RIG_SIZE};
 	static const uint16_t cmds[] = {NBD_CMD_TRIM, NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES};
 	int structured = spec_chunks(), simple = spec_simple();
 	unsigned i, k;
