@@ -43,6 +43,7 @@ LIB     := $(foreach f,$(FOLDERS),$(O)/lib/$(f).a)
 LIB_DOWN := $(O)/lib/api.a $(O)/lib/hub.a $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/lib/catalog.a $(O)/lib/base.a
 
 LIBS_SYS   := -luring -lxxhash -lzstd -lz -lm
+LIBS_NBD   := -lssl -lcrypto
 LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3
 LIBS_CTL   := -lcurl -ljansson
 LIBS_AGENT := -lnbd -lmicrohttpd -lcurl -ljansson -lxxhash
@@ -96,26 +97,26 @@ define link
 endef
 
 $(O)/bin/sendense-hub: $(call obj,$(wildcard tools/hub*.c)) $(LIB_DOWN)
-	$(call link,$(LIBS_HUB) $(LIBS_SYS))
+	$(call link,$(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 $(O)/bin/sendense-ctl: $(call obj,$(wildcard tools/ctl*.c)) $(O)/lib/qcow2.a $(O)/lib/base.a
 	$(call link,$(LIBS_CTL) $(LIBS_SYS))
 $(O)/bin/sendense-agent: $(call obj,$(wildcard tools/agent*.c)) $(O)/lib/base.a
 	$(call link,$(LIBS_AGENT) $(LIBS_SYS))
 $(O)/bin/sendense-nbd: $(call obj,tools/nbd.c) $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/lib/base.a
-	$(call link,$(LIBS_SYS))
+	$(call link,$(LIBS_NBD) $(LIBS_SYS))
 
 # A test program is one file plus tests/support; tests of a program link that program's own modules.
 # Static where a wider pattern would do as well: make prefers the one whose objects exist already.
 $(FUZZ_BIN): $(O)/tests/fuzz/%: $(O)/obj/tests/fuzz/%.o $(call obj,$(FUZZ_KIT)) $(LIB_DOWN)
-	$(call link,$(LIBS_HUB) $(LIBS_SYS))
+	$(call link,$(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 $(filter $(O)/tests/tools/%,$(TEST_BIN)): $(O)/tests/tools/%: $(O)/obj/tests/tools/%.o $(call obj,$(SUPPORT)) \
 		$(call obj,$(filter-out tools/agent.c,$(wildcard tools/agent_*.c))) \
 		$(call obj,$(filter-out tools/ctl.c,$(wildcard tools/ctl_*.c))) $(LIB_DOWN)
-	$(call link,-lcmocka -lnbd $(LIBS_HUB) $(LIBS_SYS))
+	$(call link,-lcmocka -lnbd $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 $(O)/tests/%: $(O)/obj/tests/%.o $(call obj,$(SUPPORT)) $(LIB_DOWN)
-	$(call link,-lcmocka $(LIBS_HUB) $(LIBS_SYS))
+	$(call link,-lcmocka $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 $(O)/bench/%: $(O)/obj/bench/%.o $(LIB_DOWN)
-	$(call link,$(LIBS_HUB) $(LIBS_SYS))
+	$(call link,$(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 
 -include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
 

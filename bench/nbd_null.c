@@ -41,7 +41,7 @@ int main(int argc, char **argv)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	if (nbd_server_start(&server, &config, &err) ||
 	    nbd_export_add(server, &ec, &nbd_export_null_ops, &null, &export, &err) ||
-	    nbd_server_listen(server, argv[1], bound, sizeof(bound), &err))
+	    nbd_server_listen(server, argv[1], NULL, bound, sizeof(bound), &err))
 		return fail(&err);
 	printf("ready on %s\n", bound);
 	fflush(stdout);

@@ -95,8 +95,8 @@ static int hub_listen(struct hub *hub, const struct hub_config *config, struct e
 	int rc;
 
 	for (size_t i = 0; i < config->nbd_listen_count; i++) {
-		rc = nbd_server_listen(hub->nbd, config->nbd_listen[i], bound[i], sizeof(bound[i]),
-				       err);
+		rc = nbd_server_listen(hub->nbd, config->nbd_listen[i], NULL, bound[i],
+				       sizeof(bound[i]), err);
 		if (rc)
 			return rc < 0 ? rc : -EIO;
 		names[i] = bound[i];

@@ -14,6 +14,7 @@
 #include "nbd/reply.h"
 #include "nbd/request.h"
 #include "nbd/server_priv.h"
+#include "nbd/tls.h"
 
 #define KEEPALIVE_IDLE_S     60
 #define KEEPALIVE_INTERVAL_S 15
@@ -72,6 +73,20 @@ static void conn_wake_done(struct ring_op *op, int res)
 
 /* --- the pump --------------------------------------------------------------------------------- */
 
+/* Where bytes go that no staging buffer takes. */
+static unsigned char *conn_home(struct nbd_conn *conn)
+{
+	return conn->tls ? conn->tls->home : conn->inbuf;
+}
+
+/* Bytes to ask for so that what remains behind @due bytes of payload fits a buffer of our own. */
+static uint32_t conn_ask(const struct nbd_conn *conn, uint32_t due)
+{
+	uint32_t extra = conn->tls ? NBD_INBUF - MIN(conn->tls->partial, NBD_INBUF) : NBD_INBUF;
+
+	return MIN(due + extra, NBD_STAGING_SIZE);
+}
+
 /* Payload goes through the worker's cache-hot buffers, everything else through the connection's. */
 static void conn_receive(struct nbd_conn *conn)
 {
@@ -83,11 +98,11 @@ static void conn_receive(struct nbd_conn *conn)
 		return;
 	sqe = ring_get_sqe(ring);
 	if (due > NBD_INBUF) {
-		io_uring_prep_recv(sqe, conn->fd, NULL, MIN(due + NBD_INBUF, NBD_STAGING_SIZE), 0);
+		io_uring_prep_recv(sqe, conn->fd, NULL, conn_ask(conn, due), 0);
 		sqe->flags |= IOSQE_BUFFER_SELECT;
 		sqe->buf_group = 0;
 	} else {
-		io_uring_prep_recv(sqe, conn->fd, conn->inbuf, NBD_INBUF, 0);
+		io_uring_prep_recv(sqe, conn->fd, conn_home(conn), NBD_INBUF, 0);
 	}
 	/* Nothing was left last time: do not try in vain before waiting. */
 	if (conn->quiet)
@@ -99,14 +114,25 @@ static void conn_receive(struct nbd_conn *conn)
 /* Gives the staging buffer back as soon as what is left in it fits elsewhere. */
 static void conn_stash(struct nbd_conn *conn)
 {
+	const unsigned char **left = conn->tls ? &conn->tls->raw : &conn->in;
+	uint32_t len = conn->tls ? conn->tls->raw_len : conn->in_len;
 	unsigned slot = conn->in_slot;
 
-	if (conn->in_slot < 0 || conn->in_len > NBD_INBUF)
+	if (conn->in_slot < 0 || len > NBD_INBUF)
 		return;
-	memcpy(conn->inbuf, conn->in, conn->in_len);
-	conn->in = conn->inbuf;
+	memcpy(conn_home(conn), *left, len);
+	*left = conn_home(conn);
 	conn->in_slot = -1;
 	nbd_staging_put(conn->worker, slot);
+}
+
+/* Forgets what was received. */
+static void conn_forget(struct nbd_conn *conn)
+{
+	conn->in_len = 0;
+	if (conn->tls)
+		conn->tls->raw_len = 0;
+	conn_stash(conn);
 }
 
 /* True while there is something to go on with. */
@@ -123,16 +149,27 @@ static bool conn_step(struct nbd_conn *conn)
 
 static void conn_move(struct nbd_conn *conn);
 
+/* Nothing of it may be pending when it moves. */
+static bool conn_may_move(struct nbd_conn *conn)
+{
+	struct iovec iov;
+
+	return !conn->tls || !nbd_tls_unsent(conn->tls, &iov) ||
+	       nbd_conn_block(conn, NBD_BLOCK_TLS);
+}
+
 void nbd_conn_run(struct nbd_conn *conn)
 {
-	while (conn_step(conn))
-		;
-	if (conn->move_to) {
+	do {
+		while (conn_step(conn))
+			;
+	} while (conn->tls && nbd_tls_refill(conn));
+	if (conn->move_to && conn_may_move(conn)) {
 		conn_move(conn);
 		return;
 	}
 	if (conn->dead || conn->closing)
-		conn->in_len = 0;
+		conn_forget(conn);
 	conn_stash(conn);
 	/* Replies go out with the submission that asks for more. */
 	nbd_send_kick(conn);
@@ -162,16 +199,21 @@ static void conn_take(struct nbd_conn *conn, unsigned char *buf, int slot, int r
 	nbd_now_ns(conn->worker);
 	conn->heard_ns = conn->worker->now_ns;
 	conn->quiet = !(conn->recv_op.cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
-	conn->in = buf;
-	conn->in_len = res;
 	conn->in_slot = slot;
+	if (conn->tls) {
+		conn->tls->raw = buf;
+		conn->tls->raw_len = res;
+	} else {
+		conn->in = buf;
+		conn->in_len = res;
+	}
 }
 
 static void conn_received(struct ring_op *op, int res)
 {
 	struct nbd_conn *conn = container_of(op, struct nbd_conn, recv_op);
 	struct nbd_worker *worker = conn->worker;
-	unsigned char *buf = conn->inbuf;
+	unsigned char *buf = conn_home(conn);
 	int slot = -1;
 
 	conn->receiving = false;
@@ -242,15 +284,27 @@ static void conn_free(struct ring_op *op, int res)
 	assert(list_empty(&conn->reqs) && !conn->read_bufs && conn->in_slot < 0);
 	close(conn->fd);
 	nbd_handshake_free(conn->hs);
+	nbd_tls_free(conn->tls);
 	list_del(&conn->node);
 	nbd_admit_end(worker, conn->peer);
 	free(conn);
 	nbd_worker_conn_gone(worker);
 }
 
+/* All is answered; with TLS the end has to be told as well. */
+static bool conn_ended(struct nbd_conn *conn)
+{
+	if (!list_empty(&conn->reqs) || !nbd_send_idle(conn))
+		return false;
+	if (!conn->tls || !nbd_tls_end(conn->tls))
+		return true;
+	nbd_send_kick(conn);
+	return false;
+}
+
 void nbd_conn_settle(struct nbd_conn *conn)
 {
-	if (conn->closing && !conn->dead && list_empty(&conn->reqs) && nbd_send_idle(conn))
+	if (conn->closing && !conn->dead && conn_ended(conn))
 		nbd_conn_close(conn);
 	if (!conn->dead || conn->freeing || conn->receiving || conn->send.busy ||
 	    conn->wake_posted || conn->read_posted || !list_empty(&conn->reqs))
@@ -268,8 +322,8 @@ void nbd_conn_finish(struct nbd_conn *conn)
 	list_del(&conn->starved);
 	conn->block = NBD_BLOCK_NONE;
 	conn->payload.active = false; /* a WRITE without all of its bytes is not acknowledged */
-	conn->in_len = 0;
-	conn_stash(conn);
+	conn->move_to = NULL;
+	conn_forget(conn);
 }
 
 void nbd_conn_close(struct nbd_conn *conn)

@@ -11,6 +11,9 @@
  * staging buffer of the worker. A receive into a staging buffer asks for at most NBD_INBUF bytes
  * more than the payload still due, so that whatever is left once the payload is through fits into
  * `inbuf`: no client that blocks by its own doing sits on a staging buffer.
+ *
+ * With TLS (tls.h) the same is true of ciphertext, `tls->raw` and `tls->home`; it is decrypted into
+ * `inbuf` when what was there is consumed.
  */
 #ifndef NBD_CONN_H
 #define NBD_CONN_H
@@ -37,6 +40,7 @@
 struct nbd_export;
 struct nbd_handshake;
 struct nbd_req;
+struct nbd_tls;
 
 enum nbd_block {
 	NBD_BLOCK_NONE,
@@ -45,6 +49,7 @@ enum nbd_block {
 	NBD_BLOCK_SLOT,	    /* the worker has no request slot */
 	NBD_BLOCK_REQUESTS, /* this connection has enough requests running */
 	NBD_BLOCK_REPLIES,  /* this client has enough replies to read */
+	NBD_BLOCK_TLS,	    /* what TLS has to say has to be sent first */
 };
 
 /* The request whose payload is arriving: a WRITE, or a BLOCK_STATUS limited to some contexts. */
@@ -92,6 +97,7 @@ struct nbd_conn {
 	const struct nbd_listener *listener; /* it came through this one */
 	struct nbd_export *export;	     /* in transmission: referenced */
 	struct nbd_handshake *hs;	     /* while negotiating: owned */
+	struct nbd_tls *tls;		     /* owned; NULL: what is received is plain */
 	struct nbd_mail mail;		     /* hand-off */
 	struct log_scope log;
 	int fd;

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "nbd/reply.h"
 #include "nbd/server_priv.h"
+#include "nbd/tls.h"
 
 #define HANDSHAKE_FLAGS (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES)
 
@@ -59,16 +60,22 @@ void nbd_handshake_sent(struct nbd_conn *conn, size_t n)
 	struct nbd_handshake *hs = conn->hs;
 
 	hs->answer.sent += n;
-	if (hs->answer.sent < hs->answer.len)
+	if (!n || hs->answer.sent < hs->answer.len)
 		return;
 	hs->answer.sent = hs->answer.len = 0;
 	if (hs->then == NBD_HS_CLOSE) {
 		nbd_conn_finish(conn);
 		return;
 	}
+	if (hs->then == NBD_HS_TLS && nbd_tls_start(conn)) {
+		nbd_conn_close(conn);
+		return;
+	}
 	if (hs->then == NBD_HS_TRANSMIT) {
 		nbd_handshake_free(hs);
 		conn->hs = NULL;
+	} else {
+		hs->then = NBD_HS_NEXT;
 	}
 	nbd_conn_unblock(conn, NBD_BLOCK_ANSWER);
 }
@@ -147,7 +154,13 @@ static bool handshake_flags(struct nbd_conn *conn)
 		nbd_conn_close(conn);
 		return false;
 	}
+	hs->fixed_newstyle = flags & NBD_FLAG_FIXED_NEWSTYLE;
 	hs->no_zeroes = flags & NBD_FLAG_NO_ZEROES;
+	if (!hs->fixed_newstyle && nbd_option_tls_missing(conn)) {
+		log_debug(&conn->log, "cannot negotiate TLS, which is required; closed");
+		nbd_conn_close(conn);
+		return false;
+	}
 	hs->phase = NBD_HS_OPTION;
 	hs->have = 0;
 	return true;

@@ -2,6 +2,9 @@
  * The negotiation: greeting, client flags, options one at a time, until the client enters an export
  * or leaves. On any worker; entering happens on the worker that owns the export.
  *
+ * STARTTLS puts TLS (tls.h) underneath, once its answer is out; the negotiation goes on as if
+ * nothing had been said before.
+ *
  * An option is read whole, handled, and answered whole before the next byte is looked at: what a
  * client can make us hold is one option of max_option_bytes and its answer.
  */
@@ -19,7 +22,7 @@
 enum nbd_hs_phase { NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_DATA, NBD_HS_SKIP };
 
 /* What follows once the answer is out. */
-enum nbd_hs_then { NBD_HS_NEXT, NBD_HS_TRANSMIT, NBD_HS_CLOSE };
+enum nbd_hs_then { NBD_HS_NEXT, NBD_HS_TLS, NBD_HS_TRANSMIT, NBD_HS_CLOSE };
 
 struct nbd_answer {
 	unsigned char *p; /* owned */
@@ -35,11 +38,11 @@ struct nbd_handshake {
 	struct nbd_option option;
 	unsigned char *data; /* option.len bytes, owned, while the option is handled */
 	struct nbd_answer answer;
-	bool no_zeroes;
-	uint64_t meta_serial;	  /* the export contexts were selected for; 0: none */
-	uint32_t meta_contexts;	  /* which: NBD_META_BITs */
-	struct nbd_export *enter; /* GO, EXPORT_NAME: on the way into this one; referenced */
-	uint32_t infos;		  /* bit i: NBD_INFO i was asked for */
+	bool fixed_newstyle, no_zeroes; /* the client's flags */
+	uint64_t meta_serial;		/* the export contexts were selected for; 0: none */
+	uint32_t meta_contexts;		/* which: NBD_META_BITs */
+	struct nbd_export *enter;	/* GO, EXPORT_NAME: on the way into this one; referenced */
+	uint32_t infos;			/* bit i: NBD_INFO i was asked for */
 	int64_t deadline_ns;
 };
 
@@ -74,6 +77,9 @@ void nbd_option_handle(struct nbd_conn *conn);
 
 /* The same for one whose data was too long to keep. */
 void nbd_option_refuse(struct nbd_conn *conn);
+
+/* The listener requires TLS and the connection has none. */
+bool nbd_option_tls_missing(const struct nbd_conn *conn);
 
 /* The answers of those who may enter @export, or ask about it. */
 void nbd_option_export_name_reply(struct nbd_conn *conn, const struct nbd_export *export);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "nbd/tls_creds.h"
 
 #define BACKLOG 256
 
@@ -138,31 +139,36 @@ void nbd_listener_describe(const struct nbd_listener *l, char *bound, size_t siz
 		describe_tcp(l->fd, bound, size);
 }
 
-int nbd_listener_open(struct nbd_listener **out, const char *address, struct err *err)
-{
-	const char *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
-	struct nbd_listener *l = calloc(1, sizeof(*l));
-	int r;
-
-	if (!l || (path && !(l->path = strdup(path)))) {
-		free(l);
-		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
-	}
-	r = path ? listen_unix(&l->fd, path, err) : listen_tcp(&l->fd, address, err);
-	if (r) {
-		free(l->path);
-		free(l);
-		return r;
-	}
-	*out = l;
-	return 0;
-}
-
 void nbd_listener_close(struct nbd_listener *l)
 {
-	close(l->fd);
-	if (l->path)
+	if (l->fd >= 0)
+		close(l->fd);
+	if (l->fd >= 0 && l->path)
 		unlink(l->path);
+	nbd_tls_creds_free(l->tls);
 	free(l->path);
 	free(l);
+}
+
+DEFINE_CLEANUP(struct nbd_listener *, nbd_listener_close)
+
+int nbd_listener_open(struct nbd_listener **out, const char *address,
+		      const struct nbd_listen_config *config, struct err *err)
+{
+	const char *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
+	_cleanup_(nbd_listener_closep) struct nbd_listener *l = calloc(1, sizeof(*l));
+	int r = 0;
+
+	if (!l)
+		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
+	l->fd = -1;
+	if (path && !(l->path = strdup(path)))
+		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
+	if (config)
+		r = nbd_tls_creds_load(&l->tls, &config->tls, address, err);
+	if (!r)
+		r = path ? listen_unix(&l->fd, path, err) : listen_tcp(&l->fd, address, err);
+	if (!r)
+		*out = steal(&l);
+	return r;
 }

@@ -9,15 +9,20 @@
 
 #include "base/err.h"
 #include "base/list.h"
+#include "nbd/server.h"
+
+struct nbd_tls_creds;
 
 struct nbd_listener {
 	struct list node; /* server->listeners */
 	int fd;
-	char *path; /* of a unix socket, to be removed at the end; NULL: TCP */
+	char *path;		   /* of a unix socket, to be removed at the end; NULL: TCP */
+	struct nbd_tls_creds *tls; /* NULL: without TLS */
 };
 
-/* @address as for nbd_server_listen(). */
-int nbd_listener_open(struct nbd_listener **out, const char *address, struct err *err);
+/* @address and @config (may be NULL) as for nbd_server_listen(). */
+int nbd_listener_open(struct nbd_listener **out, const char *address,
+		      const struct nbd_listen_config *config, struct err *err);
 
 /* When no worker accepts on it any more and none of its connections is left. */
 void nbd_listener_close(struct nbd_listener *l);

@@ -7,8 +7,10 @@
 
 #include "base/bytes.h"
 #include "nbd/handshake.h"
+#include "nbd/listener.h"
 #include "nbd/metactx.h"
 #include "nbd/server_priv.h"
+#include "nbd/tls_creds.h"
 
 #define OPTION_ANY UINT32_MAX /* bounded by max_option_bytes */
 
@@ -86,6 +88,43 @@ static void option_extended_headers(struct nbd_conn *conn)
 {
 	conn->structured = conn->extended = true;
 	nbd_answer_ack(conn->hs);
+}
+
+/* --- STARTTLS --------------------------------------------------------------------------------- */
+
+bool nbd_option_tls_missing(const struct nbd_conn *conn)
+{
+	const struct nbd_tls_creds *creds = conn->listener->tls;
+
+	return creds && creds->policy == NBD_TLS_REQUIRE && !conn->tls;
+}
+
+/* Whoever sits between us and the client could have said it all. */
+static void forget_what_was_negotiated(struct nbd_conn *conn)
+{
+	conn->structured = conn->extended = false;
+	conn->hs->meta_serial = 0;
+	conn->hs->meta_contexts = 0;
+}
+
+static void option_starttls(struct nbd_conn *conn)
+{
+	struct nbd_handshake *hs = conn->hs;
+
+	if (!hs->fixed_newstyle) {
+		nbd_answer_error(hs, NBD_REP_ERR_POLICY, "TLS needs fixed newstyle negotiation");
+	} else if (conn->tls) {
+		nbd_answer_error(hs, NBD_REP_ERR_INVALID, "TLS is on already");
+	} else if (conn->in_len) {
+		/* What stands behind the option came before our answer, so not by TLS: somebody
+		 * wants it taken for what the client says in TLS. */
+		log_warn(&conn->log, "sent more behind STARTTLS without waiting; closed");
+		hs->then = NBD_HS_CLOSE;
+	} else {
+		forget_what_was_negotiated(conn);
+		nbd_answer_ack(hs);
+		hs->then = NBD_HS_TLS;
+	}
 }
 
 /* --- INFO, GO --------------------------------------------------------------------------------- */
@@ -273,6 +312,7 @@ static const struct option_row option_rows[] = {
 	{NBD_OPT_EXPORT_NAME, 0, NBD_STRING_MAX, option_export_name},
 	{NBD_OPT_ABORT, 0, OPTION_ANY, option_abort},
 	{NBD_OPT_LIST, 0, 0, option_list},
+	{NBD_OPT_STARTTLS, 0, 0, option_starttls},
 	{NBD_OPT_INFO, 6, OPTION_ANY, option_info},
 	{NBD_OPT_GO, 6, OPTION_ANY, option_go},
 	{NBD_OPT_STRUCTURED_REPLY, 0, 0, option_structured_reply},
@@ -292,11 +332,23 @@ static const struct option_row *option_find_row(uint32_t code)
 }
 
 /* A SET_META_CONTEXT replaces what was selected before even when it fails. */
-static const struct option_row *option_begin(struct nbd_handshake *hs)
+static const struct option_row *option_begin(struct nbd_conn *conn)
 {
+	struct nbd_handshake *hs = conn->hs;
+
+	if (hs->option.code == NBD_OPT_STARTTLS && !conn->listener->tls)
+		return NULL;
 	if (hs->option.code == NBD_OPT_SET_META_CONTEXT)
 		hs->meta_serial = 0;
 	return option_find_row(hs->option.code);
+}
+
+/* Without the TLS that is required, this is all there is to say. */
+static bool option_awaits_tls(const struct nbd_conn *conn)
+{
+	uint32_t code = conn->hs->option.code;
+
+	return nbd_option_tls_missing(conn) && code != NBD_OPT_STARTTLS && code != NBD_OPT_ABORT;
 }
 
 /* A refusal in words, or the only one there is for EXPORT_NAME. */
@@ -311,9 +363,11 @@ static void option_refuse(struct nbd_handshake *hs, uint32_t type, const char *t
 void nbd_option_handle(struct nbd_conn *conn)
 {
 	struct nbd_handshake *hs = conn->hs;
-	const struct option_row *row = option_begin(hs);
+	const struct option_row *row = option_begin(conn);
 
-	if (!row)
+	if (option_awaits_tls(conn))
+		option_refuse(hs, NBD_REP_ERR_TLS_REQD, "TLS is required: STARTTLS comes first");
+	else if (!row)
 		option_refuse(hs, NBD_REP_ERR_UNSUP, "this server does not know the option");
 	else if (hs->option.len < row->min || hs->option.len > row->max)
 		option_refuse(hs, NBD_REP_ERR_INVALID, "the option has a wrong length");
@@ -324,9 +378,11 @@ void nbd_option_handle(struct nbd_conn *conn)
 void nbd_option_refuse(struct nbd_conn *conn)
 {
 	struct nbd_handshake *hs = conn->hs;
-	const struct option_row *row = option_begin(hs);
+	const struct option_row *row = option_begin(conn);
 
-	if (!row)
+	if (option_awaits_tls(conn))
+		option_refuse(hs, NBD_REP_ERR_TLS_REQD, "TLS is required: STARTTLS comes first");
+	else if (!row)
 		option_refuse(hs, NBD_REP_ERR_UNSUP, "this server does not know the option");
 	else if (row->code == NBD_OPT_ABORT)
 		row->handle(conn); /* whatever comes with it is ignored */

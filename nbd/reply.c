@@ -9,6 +9,7 @@
 #include "nbd/handshake.h"
 #include "nbd/read.h"
 #include "nbd/server_priv.h"
+#include "nbd/tls.h"
 
 static const struct {
 	int error;
@@ -102,9 +103,10 @@ void nbd_reply_stream_end(struct nbd_conn *conn)
 bool nbd_send_idle(const struct nbd_conn *conn)
 {
 	const struct nbd_send *send = &conn->send;
+	struct iovec iov;
 
 	return !send->busy && !send->small_used && list_empty(&send->chunks) &&
-	       list_empty(&send->later) &&
+	       list_empty(&send->later) && !(conn->tls && nbd_tls_unsent(conn->tls, &iov)) &&
 	       !(conn->hs && conn->hs->answer.sent < conn->hs->answer.len);
 }
 
@@ -152,6 +154,21 @@ static unsigned send_build(struct nbd_conn *conn)
 	return n + iov_chunks(send, send->iov + n, NBD_IOV - n);
 }
 
+/* As send_build(), encrypted: one piece, what is left of the last one first. */
+static unsigned send_build_sealed(struct nbd_conn *conn)
+{
+	struct nbd_send *send = &conn->send;
+	unsigned n = nbd_tls_unsent(conn->tls, send->iov);
+
+	if (n)
+		return n;
+	if (!nbd_tls_seal(conn->tls, send->iov, send_build(conn))) {
+		nbd_conn_close(conn);
+		return 0;
+	}
+	return nbd_tls_unsent(conn->tls, send->iov);
+}
+
 void nbd_send_kick(struct nbd_conn *conn)
 {
 	struct ring *ring = &conn->worker->ring;
@@ -161,7 +178,7 @@ void nbd_send_kick(struct nbd_conn *conn)
 
 	if (send->busy || conn->dead)
 		return;
-	n = send_build(conn);
+	n = conn->tls ? send_build_sealed(conn) : send_build(conn);
 	if (!n)
 		return;
 	sqe = ring_get_sqe(ring);
@@ -228,11 +245,14 @@ static void sent(struct ring_op *op, int res)
 	if (conn->dead) {
 		nbd_send_drop(conn);
 	} else if (res > 0) {
+		if (conn->tls)
+			res = nbd_tls_sent(conn->tls, res);
 		if (conn->hs)
 			nbd_handshake_sent(conn, res);
 		else
 			send_consume(conn, res);
 		nbd_conn_unblock(conn, NBD_BLOCK_REPLIES);
+		nbd_conn_unblock(conn, NBD_BLOCK_TLS);
 		nbd_reads_kick(conn);
 		nbd_send_kick(conn);
 	} else if (res == -EINTR || res == -EAGAIN) {

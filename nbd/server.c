@@ -195,11 +195,12 @@ static int server_accept_on(struct nbd_server *server, const struct nbd_listener
 	return r ? err_set(err, r, "no memory to listen") : 0;
 }
 
-int nbd_server_listen(struct nbd_server *server, const char *address, char *bound,
-		      size_t bound_size, struct err *err)
+int nbd_server_listen(struct nbd_server *server, const char *address,
+		      const struct nbd_listen_config *config, char *bound, size_t bound_size,
+		      struct err *err)
 {
 	struct nbd_listener *l;
-	int r = nbd_listener_open(&l, address, err);
+	int r = nbd_listener_open(&l, address, config, err);
 
 	if (r)
 		return r;

@@ -56,13 +56,46 @@ int nbd_server_config_check(const struct nbd_server_config *config, struct err *
 int nbd_server_start(struct nbd_server **out, const struct nbd_server_config *config,
 		     struct err *err);
 
+enum nbd_tls_policy {
+	NBD_TLS_OFF,	 /* STARTTLS is an option like any unknown one */
+	NBD_TLS_ALLOW,	 /* clients may */
+	NBD_TLS_REQUIRE, /* nothing is told or served without ("FORCEDTLS") */
+};
+
+/* "off", "allow", "require"; false: none of these. */
+bool nbd_tls_parse_policy(const char *text, enum nbd_tls_policy *policy);
+
+/* Of one listener; read and checked by nbd_server_listen(), not kept. One of `certificates` and
+ * `psk`. */
+struct nbd_tls_config {
+	enum nbd_tls_policy policy;
+	/* Folder with server-cert.pem, server-key.pem, ca-cert.pem (needed for verify_peer; without
+	 * that merely the server's own certificate is checked against it) and, where there are
+	 * any, the revoked in ca-crl.pem. */
+	const char *certificates;
+	const char *psk;  /* file with one USER:HEXKEY a line, as psktool makes it */
+	bool verify_peer; /* clients must show a certificate of ca-cert.pem's */
+	/* With verify_peer: clients that may come. With '=' in it: the whole subject as RFC 2253
+	 * writes it ("CN=agent1,O=Example"); else the host name of the certificate, or its CN where
+	 * it has none. Empty: all whom the authority vouches for. */
+	const char *const *allow;
+	size_t allow_count;
+};
+
+/* How a listener treats its clients. */
+struct nbd_listen_config {
+	struct nbd_tls_config tls;
+};
+
 /*
  * Listens on "ADDR:PORT" ("127.0.0.1:10809", "[::1]:10809"; port 0: chosen by the kernel) or
  * "unix:PATH" (a stale socket file is replaced, a living one refused; mode 0600).
- * @bound (may be NULL) gets the address as it came out, in the same form.
+ * @config may be NULL: all zero. @bound (may be NULL) gets the address as it came out, in the same
+ * form.
  */
-int nbd_server_listen(struct nbd_server *server, const char *address, char *bound,
-		      size_t bound_size, struct err *err);
+int nbd_server_listen(struct nbd_server *server, const char *address,
+		      const struct nbd_listen_config *config, char *bound, size_t bound_size,
+		      struct err *err);
 
 /*
  * Serves the client at the other end of @fd, a connected stream socket, as if it had been accepted:

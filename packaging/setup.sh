@@ -6,9 +6,9 @@
 set -eu
 
 build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libjansson-dev
-       libmicrohttpd-dev libcurl4-openssl-dev libsqlite3-dev libnbd-dev libcmocka-dev"
+       libmicrohttpd-dev libcurl4-openssl-dev libsqlite3-dev libssl-dev libnbd-dev libcmocka-dev"
 judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl jq bc
-        e2fsprogs fdisk util-linux procps"
+        openssl gnutls-bin e2fsprogs fdisk util-linux procps"
 
 missing=""
 for p in $build $judges "$@"; do

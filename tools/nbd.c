@@ -43,6 +43,15 @@ static const char usage[] =
 	"  --export NAME        name of the export (default: the empty name)\n"
 	"  --workers N          threads (default: 1)\n"
 	"\n"
+	"  --tls off|allow|require\n"
+	"                       encryption by STARTTLS (default: off), with one of:\n"
+	"  --tls-certificates DIR\n"
+	"                       server-cert.pem, server-key.pem, ca-cert.pem[, ca-crl.pem]\n"
+	"  --tls-psk FILE       pre-shared keys, as psktool makes them\n"
+	"  --tls-verify-peer    clients must show a certificate of ca-cert.pem's\n"
+	"  --tls-allow NAME     of such a client, by its subject (CN=a,O=b) or host name; may be\n"
+	"                       repeated (default: all of them)\n"
+	"\n"
 	"Limits; those of a connection bound what one client costs (docs/nbd.md):\n"
 	"  --max-connections N  in total (default 1024)\n"
 	"  --max-connections-per-peer N\n"
@@ -73,11 +82,15 @@ DEFINE_CLEANUP(struct qcow2_image *, qcow2_close)
 
 static const struct log_scope nbd_log = {.name = "sendense-nbd"};
 
+#define TLS_ALLOW_MAX 64
+
 struct settings {
 	const char *socket, *listen, *image, *backing, *repository, *export;
 	uint64_t size, cluster_size;
 	struct nbd_server_config limits;
 	int zstd_level; /* 0: no compression */
+	struct nbd_listen_config listener;
+	const char *tls_allow[TLS_ALLOW_MAX]; /* listener.tls.allow */
 	bool create, sized, read_only, no_suppress, no_sums, verbose;
 };
 
@@ -96,6 +109,11 @@ enum {
 	OPT_READ_ONLY,
 	OPT_EXPORT,
 	OPT_WORKERS,
+	OPT_TLS,
+	OPT_TLS_CERTIFICATES,
+	OPT_TLS_PSK,
+	OPT_TLS_VERIFY_PEER,
+	OPT_TLS_ALLOW,
 	OPT_MAX_CONNECTIONS,
 	OPT_MAX_PER_PEER,
 	OPT_MAX_PER_EXPORT,
@@ -125,6 +143,11 @@ static const struct option options[] = {
 	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"export", required_argument, NULL, OPT_EXPORT},
 	{"workers", required_argument, NULL, OPT_WORKERS},
+	{"tls", required_argument, NULL, OPT_TLS},
+	{"tls-certificates", required_argument, NULL, OPT_TLS_CERTIFICATES},
+	{"tls-psk", required_argument, NULL, OPT_TLS_PSK},
+	{"tls-verify-peer", no_argument, NULL, OPT_TLS_VERIFY_PEER},
+	{"tls-allow", required_argument, NULL, OPT_TLS_ALLOW},
 	{"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
 	{"max-connections-per-peer", required_argument, NULL, OPT_MAX_PER_PEER},
 	{"max-connections-per-export", required_argument, NULL, OPT_MAX_PER_EXPORT},
@@ -180,6 +203,38 @@ static bool parse_limit(const char *text, unsigned factor, bool may_be_off, unsi
 	return true;
 }
 
+static bool take_tls_allow(struct settings *s)
+{
+	struct nbd_tls_config *tls = &s->listener.tls;
+
+	if (tls->allow_count == TLS_ALLOW_MAX)
+		return false;
+	s->tls_allow[tls->allow_count++] = optarg;
+	tls->allow = s->tls_allow;
+	return true;
+}
+
+static bool take_tls_option(struct settings *s, int option)
+{
+	struct nbd_tls_config *tls = &s->listener.tls;
+
+	switch (option) {
+	case OPT_TLS:
+		return nbd_tls_parse_policy(optarg, &tls->policy);
+	case OPT_TLS_CERTIFICATES:
+		tls->certificates = optarg;
+		return true;
+	case OPT_TLS_PSK:
+		tls->psk = optarg;
+		return true;
+	case OPT_TLS_VERIFY_PEER:
+		tls->verify_peer = true;
+		return true;
+	default:
+		return take_tls_allow(s);
+	}
+}
+
 static bool take_limit(struct nbd_server_config *limits, int option)
 {
 	switch (option) {
@@ -210,6 +265,12 @@ static bool take_limit(struct nbd_server_config *limits, int option)
 static bool take_option(struct settings *s, int option)
 {
 	switch (option) {
+	case OPT_TLS:
+	case OPT_TLS_CERTIFICATES:
+	case OPT_TLS_PSK:
+	case OPT_TLS_VERIFY_PEER:
+	case OPT_TLS_ALLOW:
+		return take_tls_option(s, option);
 	case OPT_SOCKET:
 		s->socket = optarg;
 		return true;
@@ -255,6 +316,21 @@ static bool take_option(struct settings *s, int option)
 	}
 }
 
+static const char *tls_fault(const struct nbd_tls_config *tls)
+{
+	bool off = tls->policy == NBD_TLS_OFF;
+
+	if (off && (tls->certificates || tls->psk || tls->verify_peer || tls->allow_count))
+		return "the --tls-* options go with --tls allow or --tls require";
+	if (!off && !tls->certificates == !tls->psk)
+		return "--tls needs one of --tls-certificates and --tls-psk";
+	if (tls->verify_peer && !tls->certificates)
+		return "--tls-verify-peer goes with --tls-certificates";
+	if (tls->allow_count && !tls->verify_peer)
+		return "--tls-allow goes with --tls-verify-peer";
+	return NULL;
+}
+
 static const char *settings_fault(const struct settings *s)
 {
 	if (!s->image)
@@ -269,7 +345,7 @@ static const char *settings_fault(const struct settings *s)
 		return "--size, --backing and --cluster-size go with --create";
 	if (s->create && !s->sized && !s->backing)
 		return "--create needs --size, or a --backing to take it from";
-	return NULL;
+	return tls_fault(&s->listener.tls);
 }
 
 static int usage_fault(const char *fault, const char *detail)
@@ -395,11 +471,11 @@ static void print_escaped(const char *s)
 
 static void print_ready(const struct settings *s, const char *bound)
 {
-	fputs("sendense-nbd ready on ", stdout);
+	printf("sendense-nbd ready on nbd%s", s->listener.tls.policy == NBD_TLS_REQUIRE ? "s" : "");
 	if (s->listen)
-		printf("nbd://%s/", bound);
+		printf("://%s/", bound);
 	else
-		fputs("nbd+unix:///", stdout);
+		fputs("+unix:///", stdout);
 	print_escaped(s->export);
 	if (s->socket) {
 		fputs("?socket=", stdout);
@@ -415,10 +491,10 @@ static int server_listen(struct nbd_server *server, const struct settings *s, ch
 	_cleanup_(freep) char *address = NULL;
 
 	if (s->listen)
-		return nbd_server_listen(server, s->listen, bound, size, err);
+		return nbd_server_listen(server, s->listen, &s->listener, bound, size, err);
 	if (asprintf(&address, "unix:%s", s->socket) < 0)
 		return err_set(err, -ENOMEM, "no memory to listen");
-	return nbd_server_listen(server, address, bound, size, err);
+	return nbd_server_listen(server, address, &s->listener, bound, size, err);
 }
 
 /* From the open image to the finalized one. Takes @img over. */

@@ -67,7 +67,7 @@ static inline struct rig *rig_start(struct nbd_server_config config)
 	assert_non_null(mkdtemp(rig->dir));
 	snprintf(rig->address, sizeof(rig->address), "unix:%s/s", rig->dir);
 	rig_ok(nbd_server_start(&rig->server, &config, &err), &err);
-	rig_ok(nbd_server_listen(rig->server, rig->address, NULL, 0, &err), &err);
+	rig_ok(nbd_server_listen(rig->server, rig->address, NULL, NULL, 0, &err), &err);
 	memexport_init(&rig->mem, RIG_SIZE);
 	rig->export = rig_add(rig, &rig->mem, RIG_NAME);
 	return rig;

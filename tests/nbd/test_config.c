@@ -80,7 +80,7 @@ static void listen_tcp(struct rig *rig, char *bound, size_t size)
 {
 	struct err err = ERR_INIT;
 
-	rig_ok(nbd_server_listen(rig->server, "127.0.0.1:0", bound, size, &err), &err);
+	rig_ok(nbd_server_listen(rig->server, "127.0.0.1:0", NULL, bound, size, &err), &err);
 }
 
 /* From 127.0.0.@last to the loopback address in @to. */

@@ -382,11 +382,12 @@ static void every_export_is_reached_on_every_listener(void **state)
 	struct err err = ERR_INIT;
 	char bound[128];
 
-	rig_ok(nbd_server_listen(rig->server, "127.0.0.1:0", bound, sizeof(bound), &err), &err);
+	rig_ok(nbd_server_listen(rig->server, "127.0.0.1:0", NULL, bound, sizeof(bound), &err),
+	       &err);
 	assert_true(strncmp(bound, "127.0.0.1:", 10) == 0 && strcmp(bound, "127.0.0.1:0") != 0);
 	assert_serves(bound);
 	/* Not every machine has IPv6. */
-	if (!nbd_server_listen(rig->server, "[::1]:0", bound, sizeof(bound), &err)) {
+	if (!nbd_server_listen(rig->server, "[::1]:0", NULL, bound, sizeof(bound), &err)) {
 		assert_true(strncmp(bound, "[::1]:", 6) == 0);
 		assert_serves(bound);
 	}
@@ -410,11 +411,13 @@ static void addresses_that_are_none_are_refused(void **state)
 
 	for (i = 0; i < ARRAY_SIZE(wrong); i++) {
 		err = ERR_INIT;
-		assert_int_not_equal(nbd_server_listen(rig->server, wrong[i], NULL, 0, &err), 0);
+		assert_int_not_equal(nbd_server_listen(rig->server, wrong[i], NULL, NULL, 0, &err),
+				     0);
 		assert_true(err.text[0] != '\0');
 	}
-	rig_ok(nbd_server_listen(rig->server, "127.0.0.1:0", taken, sizeof(taken), &err), &err);
-	assert_int_equal(nbd_server_listen(rig->server, taken, NULL, 0, &err), -EADDRINUSE);
+	rig_ok(nbd_server_listen(rig->server, "127.0.0.1:0", NULL, taken, sizeof(taken), &err),
+	       &err);
+	assert_int_equal(nbd_server_listen(rig->server, taken, NULL, NULL, 0, &err), -EADDRINUSE);
 }
 
 static void a_stale_socket_file_is_replaced_and_a_living_one_is_not(void **state)
@@ -427,7 +430,8 @@ static void a_stale_socket_file_is_replaced_and_a_living_one_is_not(void **state
 	FILE *file;
 	int fd;
 
-	assert_int_equal(nbd_server_listen(rig->server, rig->address, NULL, 0, &err), -EADDRINUSE);
+	assert_int_equal(nbd_server_listen(rig->server, rig->address, NULL, NULL, 0, &err),
+			 -EADDRINUSE);
 	assert_serves(rig->address);
 
 	snprintf(path, sizeof(path), "%s/stale", rig->dir);
@@ -437,7 +441,7 @@ static void a_stale_socket_file_is_replaced_and_a_living_one_is_not(void **state
 	fd = socket(AF_UNIX, SOCK_STREAM, 0);
 	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
 	close(fd);
-	rig_ok(nbd_server_listen(rig->server, address, NULL, 0, &err), &err);
+	rig_ok(nbd_server_listen(rig->server, address, NULL, NULL, 0, &err), &err);
 	assert_serves(address);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
@@ -447,7 +451,7 @@ static void a_stale_socket_file_is_replaced_and_a_living_one_is_not(void **state
 	file = fopen(path, "w");
 	assert_non_null(file);
 	fclose(file);
-	assert_int_equal(nbd_server_listen(rig->server, address, NULL, 0, &err), -EEXIST);
+	assert_int_equal(nbd_server_listen(rig->server, address, NULL, NULL, 0, &err), -EEXIST);
 	assert_int_equal(unlink(path), 0);
 }
 

@@ -179,7 +179,7 @@ static struct nbd_server *server_new(unsigned workers, unsigned batches)
 
 	log_set_level(LOG_LEVEL_ERROR);
 	ok(nbd_server_start(&server, &config, &err), &err);
-	ok(nbd_server_listen(server, SOCKET, NULL, 0, &err), &err);
+	ok(nbd_server_listen(server, SOCKET, NULL, NULL, 0, &err), &err);
 	return server;
 }
 

@@ -80,7 +80,7 @@ static int setup(void **state)
 	strcat(socket_path, "/s");
 	snprintf(address, sizeof(address), "unix:%.120s", socket_path);
 	return nbd_server_start(&server, &config, &err) ||
-	       nbd_server_listen(server, address, NULL, 0, &err);
+	       nbd_server_listen(server, address, NULL, NULL, 0, &err);
 }
 
 static int teardown(void **state)
