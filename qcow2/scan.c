@@ -13,8 +13,8 @@
 
 #define SCAN_DEPTH   8
 #define SCAN_EXTENTS 128
-#define SCAN_STRETCH (64 * MIB) /* mapped at once: little enough to be known already, see chain.h  \
-				 */
+/* Mapped at once: little enough to be known already, see chain.h. */
+#define SCAN_STRETCH (64 * MIB)
 
 struct piece {
 	struct qcow2_op op;
@@ -30,7 +30,8 @@ struct scan {
 	struct qcow2_image *img;
 	const struct qcow2_scan_ops *ops;
 	void *arg;
-	uint64_t pos, end; /* next piece to start; where to stop */
+	uint64_t limit;	   /* nothing from here on will be asked for */
+	uint64_t pos, end; /* next piece to start; where this part stops */
 	struct piece piece[SCAN_DEPTH];
 	unsigned first, count; /* the circle */
 	struct qcow2_op map;
@@ -59,7 +60,7 @@ static void piece_done(struct qcow2_op *op, int res)
  * there. */
 static int scan_map(struct scan *s)
 {
-	uint64_t i, len = MIN(s->end - s->pos, SCAN_STRETCH), sum = 0;
+	uint64_t i, len = MIN(s->limit - s->pos, SCAN_STRETCH), sum = 0;
 	int r = 0;
 
 	s->mapped = false;
@@ -102,22 +103,22 @@ static uint64_t zero_until(const struct scan *s, uint64_t off)
 static int scan_start_piece(struct scan *s)
 {
 	struct piece *p = &s->piece[(s->first + s->count) % SCAN_DEPTH];
-	uint64_t zero;
+	uint64_t zero, end = MIN(s->end, align_down(s->pos, QCOW2_SCAN_PIECE) + QCOW2_SCAN_PIECE);
 
-	if (s->pos >= s->mapped_to) {
+	if (s->pos < s->mapped_from || s->pos >= s->mapped_to) {
 		int r = scan_map(s);
 
 		if (r)
 			return r;
 	}
-	zero = zero_until(s, s->pos);
+	zero = MIN(zero_until(s, s->pos), s->end);
 	if (zero < s->end)
 		zero = align_down(zero, QCOW2_SCAN_PIECE);
 	p->off = s->pos;
 	p->zero = zero > s->pos;
 	p->done = p->zero;
 	p->res = 0;
-	p->len = p->zero ? zero - s->pos : MIN(QCOW2_SCAN_PIECE, s->end - s->pos);
+	p->len = (p->zero ? zero : end) - s->pos;
 	s->pos += p->len;
 	s->count++;
 	if (p->zero)
@@ -184,13 +185,29 @@ static void scan_drain(struct scan *s)
 		r = ring_round(&s->ring);
 }
 
+/* Moves on to the next part that is wanted; none: pos stays at the end. */
+static int scan_next(struct scan *s)
+{
+	int r;
+
+	if (s->pos < s->end || !s->ops->next)
+		return 0;
+	r = s->ops->next(s->arg, &s->pos, &s->end);
+	if (!r)
+		s->pos = s->end;
+	return MIN(r, 0);
+}
+
 static int scan_run(struct scan *s)
 {
-	int r = 0;
+	int r = scan_next(s);
 
 	while (!r && (s->pos < s->end || s->count)) {
-		while (!r && s->pos < s->end && s->count < SCAN_DEPTH)
+		while (!r && s->pos < s->end && s->count < SCAN_DEPTH) {
 			r = scan_start_piece(s);
+			if (!r)
+				r = scan_next(s);
+		}
 		while (!r && !s->piece[s->first].done)
 			r = ring_round(&s->ring);
 		if (!r)
@@ -238,8 +255,8 @@ int qcow2_scan(const char *path, const char *repository, uint64_t from, uint64_t
 		return err_set(err, -ENOMEM, "no memory to read '%s'", path);
 	s->ops = ops;
 	s->arg = arg;
-	s->pos = from;
-	s->end = from + len;
+	s->pos = ops->next ? from + len : from;
+	s->end = s->limit = from + len;
 	if ((r = ring_init(&s->ring, 128, err)))
 		return r;
 	r = qcow2_open(&s->img, path, &opts, err);

@@ -6,18 +6,22 @@
 
 #include "qcow2/qcow2.h"
 
-/* Pieces begin on this boundary, which is one of every cluster size; the last may be shorter. */
+/* A piece never crosses this boundary, which is one of every cluster size, unless it is zeroes. */
 #define QCOW2_SCAN_PIECE QCOW2_CLUSTER_MAX
 
 struct qcow2_scan_ops {
-	/* @len bytes at guest offset @off, in ascending order without gaps. @data NULL: all zeroes
-	 * (@len may then be any multiple of the piece). @res: 0, or the -errno with which reading
+	/* @len bytes at guest offset @off, in ascending order. @data NULL: all zeroes
+	 * (@len may then be longer than a piece). @res: 0, or the -errno with which reading
 	 * the piece failed (@data NULL too). Returns 0 to go on; anything else ends the scan. */
 	int (*piece)(void *arg, uint64_t off, const void *data, uint64_t len, int res);
+	/* Optional: only parts of [from, from + len) are wanted. Sets [*@from, *@to) to the next
+	 * one, behind those before it and beginning at a cluster; 1, 0 when there are no more, or
+	 * what is to end the scan. It is called ahead of the pieces. */
+	int (*next)(void *arg, uint64_t *from, uint64_t *to);
 };
 
 /*
- * Reads [from, from + len) of the image at @path (@from a multiple of the piece) on a ring of its
+ * Reads [from, from + len) of the image at @path (@from where a cluster begins) on a ring of its
  * own, several reads in flight. Blocking; allocates about 40 MiB. 0, -errno, QCOW2_E_*, or what
  * piece() returned.
  */

@@ -15,6 +15,8 @@
 #include "qcow2/scan.h"
 
 #define PAGE_SUMS 256U
+#define REREAD_GAP                                                                                 \
+	(256 * KIB) /* less than this between two stretches is cheaper read than skipped */
 static const struct qcow2_sum sum_unknown = {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
 					      0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
 
@@ -26,6 +28,7 @@ struct build {
 	uint64_t page;
 	bool loaded, dirty;
 	struct qcow2_sum sum[PAGE_SUMS];
+	uint64_t reread; /* the cluster from which on nobody has looked for unknown ones */
 	unsigned char *padded;
 };
 
@@ -210,32 +213,38 @@ static int reread_piece(void *arg, uint64_t off, const void *data, uint64_t len,
 	return r;
 }
 
-/* Reads the stretches that hold unknown clusters, at least a piece at a time. */
-static int reread_unknown(struct build *b, struct err *err)
+/* The next stretch with unknown clusters; small gaps of known ones are read along. */
+static int next_unknown(void *arg, uint64_t *from, uint64_t *to)
 {
-	static const struct qcow2_scan_ops ops = {.piece = reread_piece};
-	uint64_t cs = b->img->geom.cluster_size, per_piece = QCOW2_SCAN_PIECE / cs, i = 0;
+	struct build *b = arg;
+	uint64_t cs = b->img->geom.cluster_size, gap = div_up(REREAD_GAP, cs), first, last, i;
+	struct qcow2_sum *sum;
+	bool found = false;
 	int r = 0;
 
-	while (!r && i < b->sums.clusters) {
-		uint64_t first, last = i;
-		struct qcow2_sum *sum;
-
+	for (i = b->reread, first = last = i; i < b->sums.clusters && i - last <= gap; i++) {
 		r = sum_at(b, i, &sum);
-		if (r || !qcow2_sum_equal(sum, &sum_unknown)) {
-			i++;
-			continue;
+		if (r)
+			return r;
+		if (qcow2_sum_equal(sum, &sum_unknown)) {
+			first = found ? first : i;
+			found = true;
+			last = i + 1;
+		} else if (!found) {
+			last = i;
 		}
-		while (!r && last < b->sums.clusters && qcow2_sum_equal(sum, &sum_unknown))
-			if (++last < b->sums.clusters)
-				r = sum_at(b, last, &sum);
-		first = align_down(i, per_piece) * cs;
-		if (!r)
-			r = qcow2_scan(b->img->path, b->img->repository, first,
-				       MIN(last * cs, b->sums.size) - first, &ops, b, err);
-		i = last;
 	}
-	return r;
+	b->reread = i;
+	*from = first * cs;
+	*to = MIN(last * cs, b->sums.size);
+	return found;
+}
+
+static int reread_unknown(struct build *b, struct err *err)
+{
+	static const struct qcow2_scan_ops ops = {.piece = reread_piece, .next = next_unknown};
+
+	return qcow2_scan(b->img->path, b->img->repository, 0, b->sums.size, &ops, b, err);
 }
 
 /* --- all of it ------------------------------------------------------------------------------ */

@@ -127,6 +127,31 @@ static void every_kind_of_write_keeps_the_sums_right(void **state)
 	assert_verifies("kinds.qcow2");
 }
 
+/* What is read again at the end lies scattered: near and far, over pieces, in holes, at the end. */
+static void clusters_overwritten_in_part_here_and_there_are_summed_again(void **state)
+{
+	static const unsigned at[] = {0,  1,  3,   7,	12,  31,  32,  33,
+				      34, 90, 100, 150, 255, 256, 300, 384};
+	uint64_t size = 384 * (uint64_t)CS + 12288;
+	unsigned i, round;
+
+	(void)state;
+	create("scattered.qcow2", size, NULL);
+	open_rw("scattered.qcow2", false);
+	for (i = 0; i < 384; i += 8)
+		write_random((uint64_t)i * CS, 8 * CS);
+	write_random((uint64_t)384 * CS, 12288);
+	assert_int_equal(imgloop_zero(&loop, 120ULL * CS, 80ULL * CS), 0);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	for (round = 0; round < 2; round++) {
+		for (i = 0; i < ARRAY_SIZE(at); i++)
+			write_random((uint64_t)at[i] * CS + 1000 + 3000 * round, 700);
+		assert_int_equal(imgloop_flush(&loop), 0);
+	}
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_verifies("scattered.qcow2");
+}
+
 static void a_chain_verifies_at_every_point(void **state)
 {
 	uint64_t size = (8 << 20) + 512;
@@ -286,6 +311,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_kind_of_write_keeps_the_sums_right),
+		cmocka_unit_test(clusters_overwritten_in_part_here_and_there_are_summed_again),
 		cmocka_unit_test(a_chain_verifies_at_every_point),
 		cmocka_unit_test(a_parent_without_sidecar_is_read_instead),
 		cmocka_unit_test(a_continued_image_gets_right_sums),
