@@ -160,8 +160,9 @@ static int open_sums(struct qcow2_image *img, int root_fd, struct err *err)
 #define LOCK_WAIT_MS 3000
 #define LOCK_TRY_MS  10
 
-/* The lock of a killed writer stays until the kernel has ended the writes it had under way, which may
- * be after its parent has heard of its end: who restarts it at once waits for the last of them. */
+/* The lock of a killed writer stays until the kernel has ended the writes it had under way, which
+ * may be after its parent has heard of its end: who restarts it at once waits for the last of them.
+ */
 static int open_locked(struct file **out, int root_fd, const char *relative, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = LOCK_TRY_MS * 1000000L};
@@ -325,6 +326,7 @@ int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err 
 	assert(!img->io.ring && io->batches->slot_size == QCOW2_BATCH_SIZE &&
 	       io->bounces->slot_size >= QCOW2_BOUNCE_SIZE);
 	img->io = *io;
+	list_init(&img->turns);
 	r = qcow2_unpacker_attach(img, err);
 	if (!r && img->chain)
 		r = qcow2_chain_attach(img->chain, io->ring, err);
