@@ -428,9 +428,10 @@ struct qcow2_walk {
 int qcow2_walk(const struct qcow2_walk *walk);
 
 /* rebuild.c: counts every reference of @layer into @refs and finds the end of use.
+ * @flags_wrong: not every used cluster is marked COPIED, as it must be where each has one user.
  * QCOW2_E_CORRUPT + err when writing to the image would not be safe. */
 int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
-		       uint64_t *end_of_use, struct err *err);
+		       uint64_t *end_of_use, bool *flags_wrong, struct err *err);
 /* Empties the refcount table of an image that is marked dirty: what it points to will be cut off or
  * become data. Takes a cluster at the tail when the table cannot stay where it is. 0 or -errno. */
 int qcow2_void_refcounts(struct qcow2_image *img);
