@@ -83,14 +83,15 @@ static void the_table_of_the_document_and_that_of_the_program_agree(void **state
 
 /* --- the server ------------------------------------------------------------------------------- */
 
-static struct nbd_export *spec_add(struct memexport *mem, struct nbd_export_config config)
+static struct nbd_export *spec_add(struct memexport *mem, const struct nbd_export_ops *ops,
+				   struct nbd_export_config config)
 {
 	struct err err = ERR_INIT;
 	struct nbd_export *export;
 
 	memexport_init(mem, SPEC_SMALL);
 	config.size = SPEC_SMALL;
-	rig_ok(nbd_export_add(spec.rig->server, &config, &memexport_ops, mem, &export, &err), &err);
+	rig_ok(nbd_export_add(spec.rig->server, &config, ops, mem, &export, &err), &err);
 	return export;
 }
 
@@ -98,12 +99,16 @@ static int spec_setup(void **state)
 {
 	(void)state;
 	spec.rig = rig_start((struct nbd_server_config){.workers = 2, .batch_count = 2});
-	spec.ro_export = spec_add(&spec.ro, (struct nbd_export_config){
-						    .name = SPEC_RO,
-						    .description = SPEC_DESCRIPTION,
-						    .read_only = true,
-					    });
-	spec.small_export = spec_add(&spec.small, (struct nbd_export_config){.name = SPEC_DEFAULT});
+	spec.ro_export = spec_add(&spec.ro, &memexport_ops,
+				  (struct nbd_export_config){
+					  .name = SPEC_RO,
+					  .description = SPEC_DESCRIPTION,
+					  .read_only = true,
+				  });
+	spec.small_export = spec_add(&spec.small, &memexport_ops,
+				     (struct nbd_export_config){.name = SPEC_DEFAULT});
+	spec.two_export = spec_add(&spec.two, &memexport_received_ops,
+				   (struct nbd_export_config){.name = SPEC_TWO});
 	return 0;
 }
 
@@ -112,9 +117,11 @@ static int spec_teardown(void **state)
 	spec_reset(state); /* what a failed test holds back must not hold up the end */
 	nbd_export_remove(spec.ro_export, false);
 	nbd_export_remove(spec.small_export, false);
+	nbd_export_remove(spec.two_export, false);
 	rig_stop(spec.rig);
 	memexport_deinit(&spec.ro);
 	memexport_deinit(&spec.small);
+	memexport_deinit(&spec.two);
 	return 0;
 }
 
@@ -136,7 +143,8 @@ int spec_reset(void **state)
 	return 0;
 }
 
-int spec_run(const char *file, const struct CMUnitTest *rules, size_t count)
+int spec_run_own(const char *file, const struct CMUnitTest *rules, size_t count,
+		 CMFixtureFunction setup, CMFixtureFunction teardown)
 {
 	const struct program this = {file, rules, count};
 	const struct CMUnitTest document[] = {
@@ -146,17 +154,31 @@ int spec_run(const char *file, const struct CMUnitTest *rules, size_t count)
 
 	program = &this;
 	table = table_load();
-	failed = _cmocka_run_group_tests(file, rules, count, spec_setup, spec_teardown);
+	failed = _cmocka_run_group_tests(file, rules, count, setup, teardown);
 	failed += cmocka_run_group_tests(document, NULL, NULL);
 	free(table);
 	return failed;
 }
 
+int spec_run(const char *file, const struct CMUnitTest *rules, size_t count)
+{
+	return spec_run_own(file, rules, count, spec_setup, spec_teardown);
+}
+
 /* --- negotiation ------------------------------------------------------------------------------ */
+
+static bool is_extended[1024]; /* by descriptor */
+
+static int in_style(int fd, enum spec_style style)
+{
+	assert_true(fd >= 0 && (size_t)fd < ARRAY_SIZE(is_extended));
+	is_extended[fd] = style == SPEC_EXTENDED;
+	return fd;
+}
 
 int spec_connect(void)
 {
-	return peer_connect(spec.rig->address);
+	return in_style(peer_connect(spec.rig->address), SPEC_SIMPLE);
 }
 
 int spec_greeted(void)
@@ -223,44 +245,100 @@ uint32_t spec_meta(int fd, uint32_t code, const char *name, const char *const *q
 
 /* --- transmission ----------------------------------------------------------------------------- */
 
+int spec_enter(const char *name, enum spec_style style)
+{
+	const char *address = spec.rig->address;
+
+	if (style == SPEC_EXTENDED)
+		return in_style(peer_enter_extended(address, name, NULL, 0, NULL), style);
+	return in_style(style == SPEC_CHUNKS ? peer_enter_structured(address, name)
+					     : peer_enter(address, name),
+			style);
+}
+
 int spec_simple(void)
 {
-	return peer_enter(spec.rig->address, RIG_NAME);
+	return spec_enter(RIG_NAME, SPEC_SIMPLE);
 }
 
 int spec_chunks(void)
 {
-	return spec_enter(RIG_NAME);
+	return spec_enter(RIG_NAME, SPEC_CHUNKS);
+}
+
+int spec_extended(void)
+{
+	return spec_enter(RIG_NAME, SPEC_EXTENDED);
 }
 
 int spec_allocation(void)
 {
-	return peer_enter_meta(spec.rig->address, RIG_NAME);
+	return in_style(peer_enter_meta(spec.rig->address, RIG_NAME), SPEC_CHUNKS);
 }
 
-int spec_enter(const char *name)
+int spec_two(enum spec_style style, uint32_t ids[2])
 {
-	return peer_enter_structured(spec.rig->address, name);
+	static const char *const names[] = {"base:allocation", "sendense:received"};
+	struct spec_reps reps;
+	int fd = spec_greeted();
+	unsigned i;
+
+	peer_option_expect(
+		fd, style == SPEC_EXTENDED ? NBD_OPT_EXTENDED_HEADERS : NBD_OPT_STRUCTURED_REPLY,
+		NULL, 0, NBD_REP_ACK);
+	assert_int_equal(spec_meta(fd, NBD_OPT_SET_META_CONTEXT, SPEC_TWO, names, 2, &reps),
+			 NBD_REP_ACK);
+	assert_int_equal(reps.count, 3);
+	for (i = 0; i < 2; i++)
+		ids[i] = load_be32(reps.rep[i].data);
+	assert_true(peer_go(fd, SPEC_TWO, NULL, NULL));
+	return in_style(fd, style);
+}
+
+void spec_request(int fd, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t off,
+		  uint64_t len)
+{
+	if (is_extended[fd]) {
+		peer_ext_request(fd, flags, type, cookie, off, len);
+		return;
+	}
+	assert_true(len <= UINT32_MAX);
+	peer_request(fd, flags, type, cookie, off, len);
+}
+
+/* The rest of a header of which NBD_SIMPLE_SIZE bytes are there, and the payload's length. */
+static uint64_t chunk_header(int fd, struct spec_msg *msg, unsigned char *b)
+{
+	bool extended = msg->magic == NBD_EXT_CHUNK_MAGIC;
+
+	assert_true(extended || msg->magic == NBD_CHUNK_MAGIC);
+	assert_int_equal(is_extended[fd], extended);
+	peer_recv(fd, b + NBD_SIMPLE_SIZE, nbd_chunk_size(extended) - NBD_SIMPLE_SIZE);
+	msg->flags = load_be16(b + 4);
+	msg->type = load_be16(b + 6);
+	if (!extended)
+		return load_be32(b + 16);
+	msg->off = load_be64(b + 16);
+	return load_be64(b + 24);
 }
 
 void spec_msg(int fd, struct spec_msg *msg)
 {
-	unsigned char b[NBD_CHUNK_SIZE];
+	unsigned char b[NBD_EXT_CHUNK_SIZE];
+	uint64_t len;
 
 	*msg = (struct spec_msg){0};
 	peer_recv(fd, b, NBD_SIMPLE_SIZE);
 	msg->magic = load_be32(b);
 	msg->cookie = load_be64(b + 8);
 	if (msg->magic == NBD_SIMPLE_MAGIC) {
+		assert_false(is_extended[fd]);
 		msg->error = load_be32(b + 4);
 		return;
 	}
-	assert_int_equal(msg->magic, NBD_CHUNK_MAGIC);
-	peer_recv(fd, b + NBD_SIMPLE_SIZE, NBD_CHUNK_SIZE - NBD_SIMPLE_SIZE);
-	msg->flags = load_be16(b + 4);
-	msg->type = load_be16(b + 6);
-	msg->len = load_be32(b + 16);
-	assert_true(msg->len <= NBD_MAX_PAYLOAD + 8);
+	len = chunk_header(fd, msg, b);
+	assert_true(len <= NBD_MAX_PAYLOAD + 8);
+	msg->len = len;
 	msg->payload = malloc(msg->len + 1);
 	assert_non_null(msg->payload);
 	peer_recv(fd, msg->payload, msg->len);
@@ -283,26 +361,36 @@ uint32_t spec_answer(int fd, uint64_t cookie)
 	do {
 		spec_msg(fd, &msg);
 		assert_true(msg.cookie == cookie);
-		more = msg.magic == NBD_CHUNK_MAGIC && !(msg.flags & NBD_REPLY_FLAG_DONE);
+		more = msg.magic != NBD_SIMPLE_MAGIC && !(msg.flags & NBD_REPLY_FLAG_DONE);
 		error = msg.error ? msg.error : error;
 		spec_msg_free(&msg);
 	} while (more);
 	return error;
 }
 
-uint32_t spec_do(int fd, uint16_t flags, uint16_t type, uint64_t off, uint32_t len)
+static uint64_t next_cookie(void)
 {
 	static uint64_t cookie = 0xc00c1e00c00c1e00ULL;
 
-	peer_request(fd, flags, type, ++cookie, off, len);
+	return ++cookie;
+}
+
+uint32_t spec_do(int fd, uint16_t flags, uint16_t type, uint64_t off, uint64_t len)
+{
+	uint64_t cookie = next_cookie();
+
+	spec_request(fd, flags, type, cookie, off, len);
 	return spec_answer(fd, cookie);
 }
 
 uint32_t spec_write(int fd, uint16_t flags, uint64_t off, const void *p, uint32_t len)
 {
-	static uint64_t cookie = 0x3417e003417e00ULL;
+	uint64_t cookie = next_cookie();
 
-	peer_write(fd, flags, ++cookie, off, p, len);
+	if (is_extended[fd])
+		flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+	spec_request(fd, flags, NBD_CMD_WRITE, cookie, off, len);
+	peer_send(fd, p, len);
 	return spec_answer(fd, cookie);
 }
 
@@ -312,7 +400,7 @@ void spec_lives(int fd)
 	unsigned char byte;
 	struct spec_msg msg;
 
-	peer_request(fd, 0, NBD_CMD_READ, cookie, 0, 1);
+	spec_request(fd, 0, NBD_CMD_READ, cookie, 0, 1);
 	spec_msg(fd, &msg);
 	assert_true(msg.cookie == cookie);
 	assert_int_equal(msg.error, 0);
@@ -333,7 +421,7 @@ struct spec_chunks *spec_gather(int fd, uint64_t cookie)
 		assert_true(chunks->count < ARRAY_SIZE(chunks->chunk));
 		c = &chunks->chunk[chunks->count++];
 		spec_msg(fd, c);
-		assert_int_equal(c->magic, NBD_CHUNK_MAGIC);
+		assert_int_not_equal(c->magic, NBD_SIMPLE_MAGIC);
 		assert_true(c->cookie == cookie);
 	} while (!(c->flags & NBD_REPLY_FLAG_DONE));
 	return chunks;

@@ -250,9 +250,9 @@ static void errors_never_end_the_connection(void **state)
 	} rows[] = {
 		{0, NBD_CMD_READ, 0, 0xffffffffU},
 		{0, NBD_CMD_READ, UINT64_MAX, 1},
-		{0xffff, NBD_CMD_READ, 0, 512},
+		{0xffdf, NBD_CMD_READ, 0, 512},
 		{0, NBD_CMD_FLUSH, 1, 1},
-		{0xfffe, NBD_CMD_FLUSH, 0, 0},
+		{0xffde, NBD_CMD_FLUSH, 0, 0},
 		{0, NBD_CMD_TRIM, 0, 0xffffffffU},
 		{0, NBD_CMD_WRITE_ZEROES, 0, 0xffffffffU},
 		{0, NBD_CMD_CACHE, 0, 0xffffffffU},
@@ -260,7 +260,8 @@ static void errors_never_end_the_connection(void **state)
 		{0, 8, 0, 0},
 		{0, 0xffff, UINT64_MAX, 0xffffffffU},
 	};
-	int fds[] = {spec_simple(), spec_chunks(), spec_allocation(), spec_enter(SPEC_RO)};
+	int fds[] = {spec_simple(), spec_chunks(), spec_allocation(), spec_extended(),
+		     spec_enter(SPEC_RO, SPEC_CHUNKS)};
 	unsigned i, k;
 
 	(void)state;

@@ -10,16 +10,17 @@ static const unsigned char bytes[4096];
 static void expect(const char *export, uint16_t flags, uint16_t cmd, uint64_t off, uint32_t len,
 		   uint32_t error)
 {
-	int fds[] = {peer_enter(spec.rig->address, export), spec_enter(export)};
-	unsigned i;
+	enum spec_style style;
 
-	for (i = 0; i < ARRAY_SIZE(fds); i++) {
+	for (style = 0; style < SPEC_STYLES; style++) {
+		int fd = spec_enter(export, style);
+
 		if (cmd == NBD_CMD_WRITE)
-			assert_int_equal(spec_write(fds[i], flags, off, bytes, len), error);
+			assert_int_equal(spec_write(fd, flags, off, bytes, len), error);
 		else
-			assert_int_equal(spec_do(fds[i], flags, cmd, off, len), error);
-		spec_lives(fds[i]);
-		peer_close(fds[i]);
+			assert_int_equal(spec_do(fd, flags, cmd, off, len), error);
+		spec_lives(fd);
+		peer_close(fd);
 	}
 }
 
@@ -133,7 +134,7 @@ static void df_is_invalid_where_it_is_not_announced(void **state)
 static void errors_of_the_disk(int error, uint32_t wire)
 {
 	struct memexport *mem = &spec.rig->mem;
-	int fds[] = {spec_simple(), spec_chunks()};
+	int fds[] = {spec_simple(), spec_chunks(), spec_extended()};
 	unsigned i;
 
 	for (i = 0; i < ARRAY_SIZE(fds); i++) {
@@ -168,11 +169,10 @@ static void only_defined_values_are_sent(void **state)
 		int error;
 		uint32_t wire;
 	} rows[] = {
-		{-EPERM, NBD_EPERM}, {-EACCES, NBD_EPERM},  {-EROFS, NBD_EPERM},
-		{-EIO, NBD_EIO},     {-ENOMEM, NBD_ENOMEM}, {-EINVAL, NBD_EINVAL},
-		{-EBADMSG, NBD_EIO}, {-ENODEV, NBD_EIO},    {-ETIMEDOUT, NBD_EIO},
-		{-ESTALE, NBD_EIO},  {-EREMOTEIO, NBD_EIO}, {-ECANCELED, NBD_ESHUTDOWN},
-		{-INT_MAX, NBD_EIO},
+		{-EPERM, NBD_EPERM},   {-EACCES, NBD_EPERM},	    {-EROFS, NBD_EPERM},
+		{-EIO, NBD_EIO},       {-ENOMEM, NBD_ENOMEM},	    {-EBADMSG, NBD_EIO},
+		{-ENODEV, NBD_EIO},    {-ETIMEDOUT, NBD_EIO},	    {-ESTALE, NBD_EIO},
+		{-EREMOTEIO, NBD_EIO}, {-ECANCELED, NBD_ESHUTDOWN}, {-INT_MAX, NBD_EIO},
 	};
 	unsigned i;
 
@@ -274,7 +274,7 @@ static void requests_of_a_leaving_export_hear_of_it(void **state)
 	rig_ok(nbd_export_add(spec.rig->server, &config, &memexport_ops, &mem, &removal.export,
 			      &err),
 	       &err);
-	fd = spec_enter("leaving");
+	fd = spec_enter("leaving", SPEC_CHUNKS);
 	atomic_store(&mem.hold, true);
 	peer_request(fd, 0, NBD_CMD_FLUSH, 1, 0, 0); /* in flight when the end begins */
 	rig_await(atomic_load(&mem.flushes) == 1);

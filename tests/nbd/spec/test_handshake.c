@@ -347,7 +347,7 @@ static void every_flag_that_is_set_is_true(void **state)
 static void a_read_only_export_refuses_writes(void **state)
 {
 	unsigned char byte = 1;
-	int fd = spec_enter(SPEC_RO);
+	int fd = spec_enter(SPEC_RO, SPEC_CHUNKS);
 
 	(void)state;
 	assert_true(transmission_flags(SPEC_RO, false) & NBD_FLAG_READ_ONLY);
