@@ -201,7 +201,7 @@ static void segment_done(struct nbd_io *io, int res)
 	struct nbd_export *export = req->export;
 	struct nbd_conn *conn = req->conn;
 
-	nbd_req_returned(req);
+	res = nbd_req_returned(req, res);
 	if (conn->dead)
 		nbd_req_drop(req);
 	else

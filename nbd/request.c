@@ -243,10 +243,17 @@ void nbd_req_submit(struct nbd_req *req, void (*op)(void *target, struct nbd_io 
 	op(req->export->target, &req->io);
 }
 
-void nbd_req_returned(struct nbd_req *req)
+/* These three blame the request, which was found to be in order; a disk that says so is broken. */
+static int disk_result(int res)
+{
+	return res == -EINVAL || res == -ENOTSUP || res == -EOVERFLOW ? -EIO : res;
+}
+
+int nbd_req_returned(struct nbd_req *req, int res)
 {
 	assert(req->running);
 	req->running = false;
+	return disk_result(res);
 }
 
 /* The last stage of everything that is answered without data. */
@@ -256,8 +263,7 @@ static void req_done(struct nbd_io *io, int res)
 	struct nbd_export *export = req->export;
 	struct nbd_conn *conn = req->conn;
 
-	nbd_req_returned(req);
-	nbd_req_finish(req, res);
+	nbd_req_finish(req, nbd_req_returned(req, res));
 	nbd_send_kick(conn);
 	nbd_conn_settle(conn);
 	nbd_export_op_done(export);
@@ -277,7 +283,7 @@ static void zero_done(struct nbd_io *io, int res)
 		req_done(io, res);
 		return;
 	}
-	nbd_req_returned(req);
+	nbd_req_returned(req, res);
 	flush_start(req);
 	nbd_export_op_done(export);
 }
@@ -365,7 +371,7 @@ bool nbd_payload_step(struct nbd_conn *conn)
 			return nbd_conn_block(conn, NBD_BLOCK_ROOM);
 		}
 		if (took < 0) {
-			p->error = took; /* the rest is drained */
+			p->error = disk_result(took); /* the rest is drained */
 			return true;
 		}
 		n = took;

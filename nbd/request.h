@@ -45,8 +45,8 @@ bool nbd_payload_step(struct nbd_conn *conn);
 void nbd_req_submit(struct nbd_req *req, void (*op)(void *target, struct nbd_io *io),
 		    void (*done)(struct nbd_io *io, int res));
 
-/* To be called first in every done(). */
-void nbd_req_returned(struct nbd_req *req);
+/* To be called first in every done(), with what it was told: what to tell the client. */
+int nbd_req_returned(struct nbd_req *req, int res);
 
 /* Queues the reply (@res: 0 or -errno) and gives the slot back. */
 void nbd_req_finish(struct nbd_req *req, int res);

@@ -43,11 +43,14 @@ enum {
 #define QCOW2_INCOMPAT_EXTENDED_L2  (1ULL << 4)
 #define QCOW2_INCOMPAT_KNOWN	    0x1fULL
 #define QCOW2_COMPAT_LAZY_REFCOUNTS (1ULL << 0)
+#define QCOW2_AUTOCLEAR_BITMAPS	    (1ULL << 0)
 
 /* Header extensions: type, length, data padded to 8. */
 #define QCOW2_EXT_END		 0x00000000U
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acaU
 #define QCOW2_EXT_FEATURE_NAMES	 0x6803f857U
+#define QCOW2_EXT_BITMAPS	 0x23852875U
+#define QCOW2_EXT_BITMAPS_LENGTH 24U /* count, reserved, bytes and offset of the directory */
 #define QCOW2_FEATURE_NAME_SIZE	 48U
 
 enum { QCOW2_COMPRESSION_ZLIB = 0, QCOW2_COMPRESSION_ZSTD = 1 };

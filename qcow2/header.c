@@ -97,6 +97,7 @@ static int decode_tables(struct qcow2_header *h, const unsigned char *b, uint64_
 	h->reftable_off = load_be64(b + QCOW2_H_REFTABLE_OFFSET);
 	h->reftable_clusters = load_be32(b + QCOW2_H_REFTABLE_CLUSTERS);
 	h->snapshots = load_be32(b + QCOW2_H_SNAPSHOTS);
+	h->snapshots_off = load_be64(b + QCOW2_H_SNAPSHOTS_OFFSET);
 	if (h->size > QCOW2_SIZE_MAX)
 		return err_set(err, QCOW2_E_UNSUPPORTED, "the disk is larger than 64 TiB");
 	needed = div_up(h->size, 1ULL << covered_bits);
@@ -138,6 +139,11 @@ static int decode_extensions(struct qcow2_header *h, const unsigned char *b, siz
 				return err_set(err, QCOW2_E_FORMAT, "backing format name too long");
 			memcpy(h->backing_format, b + pos, ext_len);
 			h->backing_format[ext_len] = 0;
+		} else if (type == QCOW2_EXT_BITMAPS && ext_len == QCOW2_EXT_BITMAPS_LENGTH &&
+			   h->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
+			h->bitmaps = load_be32(b + pos);
+			h->bitmaps_len = load_be64(b + pos + 8);
+			h->bitmaps_off = load_be64(b + pos + 16);
 		}
 		pos += align_up(ext_len, 8);
 	}
@@ -221,6 +227,8 @@ void qcow2_header_patch(const struct qcow2_header *h, unsigned char *b)
 {
 	store_be64(b + QCOW2_H_REFTABLE_OFFSET, h->reftable_off);
 	store_be32(b + QCOW2_H_REFTABLE_CLUSTERS, h->reftable_clusters);
+	if (h->version == 2)
+		return;
 	store_be64(b + QCOW2_H_INCOMPATIBLE, h->incompatible);
 	store_be64(b + QCOW2_H_COMPATIBLE, h->compatible);
 	store_be64(b + QCOW2_H_AUTOCLEAR, h->autoclear);
@@ -230,7 +238,9 @@ void qcow2_header_patch(const struct qcow2_header *h, unsigned char *b)
 int qcow2_header_encode(const struct qcow2_header *h, unsigned char *b)
 {
 	size_t name_len = strlen(h->backing), pos = QCOW2_H_OUR_LENGTH;
+	struct qcow2_header as_v3 = *h;
 
+	as_v3.version = 3;
 	store_be32(b + QCOW2_H_MAGIC, QCOW2_MAGIC);
 	store_be32(b + QCOW2_H_VERSION, 3);
 	store_be32(b + QCOW2_H_CLUSTER_BITS, h->cluster_bits);
@@ -239,7 +249,7 @@ int qcow2_header_encode(const struct qcow2_header *h, unsigned char *b)
 	store_be64(b + QCOW2_H_L1_OFFSET, h->l1_off);
 	store_be32(b + QCOW2_H_HEADER_LENGTH, QCOW2_H_OUR_LENGTH);
 	b[QCOW2_H_COMPRESSION_TYPE] = h->compression;
-	qcow2_header_patch(h, b);
+	qcow2_header_patch(&as_v3, b);
 	if (h->backing_format[0])
 		pos += put_extension(b + pos, QCOW2_EXT_BACKING_FORMAT, h->backing_format,
 				     strlen(h->backing_format));

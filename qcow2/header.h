@@ -20,6 +20,9 @@ struct qcow2_header {
 	uint64_t reftable_off;
 	uint32_t reftable_clusters;
 	uint32_t snapshots;
+	uint64_t snapshots_off; /* not validated, like the next three: only a check follows them */
+	uint32_t bitmaps;	/* 0 also when they are not kept up to date */
+	uint64_t bitmaps_off, bitmaps_len;	      /* their directory, bytes */
 	uint64_t incompatible, compatible, autoclear; /* QCOW2_INCOMPAT_*, QCOW2_COMPAT_* */
 	unsigned refcount_order;		      /* refcounts are 1 << order bits */
 	unsigned compression;			      /* QCOW2_COMPRESSION_* */
@@ -46,7 +49,13 @@ int qcow2_header_decode(struct qcow2_header *h, const void *buf, size_t len, uin
 int qcow2_header_encode(const struct qcow2_header *h, unsigned char *cluster);
 
 /* Overwrites only the fields that change while an image is written (reftable, feature bits) in the
- * first QCOW2_H_V3_LENGTH bytes of an encoded header. */
+ * first qcow2_header_length() bytes of an encoded header. */
 void qcow2_header_patch(const struct qcow2_header *h, unsigned char *bytes);
+
+/* The bytes every header of this version has. */
+static inline size_t qcow2_header_length(const struct qcow2_header *h)
+{
+	return h->version == 2 ? QCOW2_H_V2_LENGTH : QCOW2_H_V3_LENGTH;
+}
 
 #endif

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "qcow2/repair.h"
 
 DEFINE_CLEANUP(struct qcow2_image *, qcow2_close)
 
@@ -99,24 +100,30 @@ static int prepare_writing(struct qcow2_image *img, struct err *err)
 {
 	struct qcow2_layer *layer = img->layer;
 	struct qcow2_alloc *a = &img->alloc;
+	bool flags_wrong;
 	int r;
 
-	r = qcow2_rebuild_refs(layer, &a->refs, &a->tail, err);
+	r = qcow2_rebuild_refs(layer, &a->refs, &a->tail, &flags_wrong, err);
 	if (r)
 		return r;
 	img->refblock0 = find_refblock0(layer);
 	if (img->refblock0 && !qcow2_refs_get(&a->refs, 1) && !qcow2_refs_get(&a->refs, 2)) {
-		if (qcow2_refs_add(&a->refs, 1, 1) || qcow2_refs_add(&a->refs, 2, 1))
+		a->tail = MAX(a->tail, img->refblock0 + layer->geom.cluster_size);
+		if (qcow2_refs_add(&a->refs, 1, 1) || qcow2_refs_add(&a->refs, 2, 1) ||
+		    qcow2_refs_compact(&a->refs, a->tail >> layer->geom.cluster_bits))
 			return err_set(err, -ENOMEM, "no memory for the references of '%s'",
 				       img->path);
-		a->tail = MAX(a->tail, img->refblock0 + layer->geom.cluster_size);
-		qcow2_refs_compact(&a->refs, a->tail >> layer->geom.cluster_bits);
 	} else {
 		img->refblock0 = 0;
 	}
 	r = mark_dirty(layer, err);
 	if (r)
 		return r;
+	if (flags_wrong) {
+		r = qcow2_fix_copied(layer, &a->refs);
+		if (r)
+			return err_sys(err, r, "cannot set the COPIED flags of '%s'", img->path);
+	}
 	r = qcow2_void_refcounts(img);
 	if (r)
 		return err_sys(err, r, "cannot reset the refcounts of '%s'", img->path);
@@ -160,8 +167,9 @@ static int open_sums(struct qcow2_image *img, int root_fd, struct err *err)
 #define LOCK_WAIT_MS 3000
 #define LOCK_TRY_MS  10
 
-/* The lock of a killed writer stays until the kernel has ended the writes it had under way, which may
- * be after its parent has heard of its end: who restarts it at once waits for the last of them. */
+/* The lock of a killed writer stays until the kernel has ended the writes it had under way, which
+ * may be after its parent has heard of its end: who restarts it at once waits for the last of them.
+ */
 static int open_locked(struct file **out, int root_fd, const char *relative, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = LOCK_TRY_MS * 1000000L};
@@ -325,6 +333,7 @@ int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err 
 	assert(!img->io.ring && io->batches->slot_size == QCOW2_BATCH_SIZE &&
 	       io->bounces->slot_size >= QCOW2_BOUNCE_SIZE);
 	img->io = *io;
+	list_init(&img->turns);
 	r = qcow2_unpacker_attach(img, err);
 	if (!r && img->chain)
 		r = qcow2_chain_attach(img->chain, io->ring, err);

@@ -237,6 +237,8 @@ int qcow2_writer_attach(struct qcow2_image *img, struct err *err);
 void qcow2_writer_detach(struct qcow2_image *img);
 
 struct qcow2_slot *qcow2_slot_find(struct qcow2_image *img, uint64_t cluster);
+/* How many of @max bytes from @off on lie before the first cluster that has a slot. */
+uint64_t qcow2_slots_clear(struct qcow2_image *img, uint64_t off, uint64_t max);
 void qcow2_slot_kill(struct qcow2_slot *slot); /* takes it out of the hash */
 
 /* As qcow2_write(), without counting: zero requests write their ends with it. */
@@ -342,7 +344,10 @@ struct qcow2_image {
 	struct qcow2_io io; /* ring NULL: detached */
 	_Atomic int error;  /* first write-behind failure, -errno */
 	struct qcow2_counters counters;
-	unsigned ops; /* running operations and fills */
+	unsigned ops;	   /* running operations and fills */
+	struct list turns; /* operations that gave others a turn */
+	struct ring_op turn;
+	bool turning; /* @turn is queued */
 	struct qcow2_unpacker unpacker;
 	struct qcow2_tables tables;
 	struct qcow2_alloc alloc;
@@ -390,6 +395,14 @@ enum qcow2_view {
 
 void qcow2_op_start(struct qcow2_image *img, struct qcow2_op *op, enum qcow2_view view);
 void qcow2_op_finish(struct qcow2_op *op, int res);
+
+/*
+ * Requests as large as the disk. A step that has dealt with QCOW2_TURN_PIECES pieces without having
+ * to wait gives up its turn; the operations of one image that did so go on one after the other, one
+ * a round, so that they cost the thread's other work a fraction of a millisecond together.
+ */
+#define QCOW2_TURN_PIECES 32
+void qcow2_op_yield(struct qcow2_op *op);
 void qcow2_read_step(struct qcow2_op *op);
 void qcow2_zero_step(struct qcow2_op *op);
 void qcow2_extents_step(struct qcow2_op *op);
@@ -415,9 +428,10 @@ struct qcow2_walk {
 int qcow2_walk(const struct qcow2_walk *walk);
 
 /* rebuild.c: counts every reference of @layer into @refs and finds the end of use.
+ * @flags_wrong: not every used cluster is marked COPIED, as it must be where each has one user.
  * QCOW2_E_CORRUPT + err when writing to the image would not be safe. */
 int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
-		       uint64_t *end_of_use, struct err *err);
+		       uint64_t *end_of_use, bool *flags_wrong, struct err *err);
 /* Empties the refcount table of an image that is marked dirty: what it points to will be cut off or
  * become data. Takes a cluster at the tail when the table cannot stay where it is. 0 or -errno. */
 int qcow2_void_refcounts(struct qcow2_image *img);

@@ -84,25 +84,30 @@ void qcow2_layer_free(struct qcow2_layer *layer)
 int qcow2_layer_write_header(struct qcow2_layer *layer)
 {
 	unsigned char head[QCOW2_H_V3_LENGTH];
-	ssize_t n = file_pread(layer->file, head, sizeof(head), 0);
+	size_t len = qcow2_header_length(&layer->header);
+	ssize_t n = file_pread(layer->file, head, len, 0);
 	int r;
 
-	if (n != sizeof(head))
+	if (n != (ssize_t)len)
 		return n < 0 ? n : -EIO;
 	qcow2_header_patch(&layer->header, head);
-	r = file_pwrite(layer->file, head, sizeof(head), 0);
+	r = file_pwrite(layer->file, head, len, 0);
 	return r ? r : file_datasync(layer->file);
 }
 
-int qcow2_layer_l2_table(const struct qcow2_layer *layer, uint64_t l1_index, uint64_t *off)
+int qcow2_layer_l1_entry(const struct qcow2_layer *layer, uint64_t entry, uint64_t *off)
 {
-	uint64_t entry = l1_index < layer->header.l1_entries ? layer->l1[l1_index] : 0;
-
 	*off = entry & QCOW2_ENTRY_OFFSET;
 	if (entry & QCOW2_L1_RESERVED || !is_aligned(*off, layer->geom.cluster_size) ||
 	    *off >= layer->file_size)
 		return *off || entry & QCOW2_L1_RESERVED ? QCOW2_E_CORRUPT : 0;
 	return 0;
+}
+
+int qcow2_layer_l2_table(const struct qcow2_layer *layer, uint64_t l1_index, uint64_t *off)
+{
+	return qcow2_layer_l1_entry(
+		layer, l1_index < layer->header.l1_entries ? layer->l1[l1_index] : 0, off);
 }
 
 static enum qcow2_kind layer_data(const struct qcow2_layer *layer, uint64_t off, uint64_t *host)

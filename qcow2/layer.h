@@ -32,6 +32,9 @@ DEFINE_CLEANUP(struct qcow2_layer *, qcow2_layer_free)
  * into the file and syncs it. Blocking. 0 or -errno. */
 int qcow2_layer_write_header(struct qcow2_layer *layer);
 
+/* What the L1 entry @entry of any L1 table in this file points to, as qcow2_layer_l2_table(). */
+int qcow2_layer_l1_entry(const struct qcow2_layer *layer, uint64_t entry, uint64_t *off);
+
 /* Where the entry at @l1_index points: 0 for no table, or the table's host offset in *@off.
  * QCOW2_E_CORRUPT: reserved bits, misaligned, or outside the file. */
 int qcow2_layer_l2_table(const struct qcow2_layer *layer, uint64_t l1_index, uint64_t *off);

@@ -93,8 +93,8 @@ struct qcow2_open_opts {
 
 /*
  * Opens an image and validates its whole chain. Writable: takes the lock against a second writer
- * (waiting at most three seconds for one that was just killed) and repairs what a crash left (leaks,
- * refcounts); refuses internal snapshots. Blocking. 0, -errno, QCOW2_E_*.
+ * (waiting at most three seconds for one that was just killed) and repairs what a crash left
+ * (leaks, refcounts); refuses internal snapshots. Blocking. 0, -errno, QCOW2_E_*.
  */
 int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_open_opts *opts,
 	       struct err *err);
@@ -230,19 +230,22 @@ int qcow2_finalize(struct qcow2_image *img, struct err *err);
 
 struct qcow2_check_result {
 	uint64_t corruptions; /* entries that point outside the file, overlap, or are malformed */
-	uint64_t leaks;	      /* clusters with a refcount and no reference */
-	uint64_t refcount_errors; /* clusters referenced more often than their refcount says */
+	uint64_t leaks;	      /* clusters with a higher refcount than they have references */
+	uint64_t refcount_errors; /* clusters referenced more often than their refcount says,
+				     damaged entries of the refcount table */
 	uint64_t copied_errors;	  /* COPIED flags that disagree with the refcount */
 	uint64_t fixed;		  /* of all those: repaired */
 	uint64_t data_clusters, zero_clusters, compressed_clusters, total_clusters;
-	bool dirty;			/* header bit, as found */
+	uint64_t snapshots;		/* internal ones; what they use is counted */
+	bool dirty, corrupt;		/* header bits, as found */
 	uint64_t file_size, end_of_use; /* bytes */
 };
 
 /*
- * Compares what L1/L2 tables reference with the refcounts of one image file (its chain is not
- * opened). @repair: rewrites refcounts and COPIED flags, gives leaks back, clears the dirty bit;
- * entries that point nowhere valid are reported and left alone. Blocking.
+ * Compares what the maps of one image file (the active one, internal snapshots, bitmaps) reference
+ * with its refcounts; its chain is not opened. @repair: rewrites refcounts and COPIED flags, gives
+ * leaks back, clears the dirty and corrupt bits; guest data stays as it is, and so does an image
+ * with corruptions. Blocking.
  * 0: the walk was done, see @result; -errno or QCOW2_E_*: it could not be.
  */
 int qcow2_check(const char *path, bool repair, struct qcow2_check_result *result, struct err *err);

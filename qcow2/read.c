@@ -99,17 +99,8 @@ static enum slot_answer slot_look(struct qcow2_image *img, uint64_t off, uint64_
 
 /* --- one operation -------------------------------------------------------------------------- */
 
-static void op_posted(struct ring_op *ring_op, int res)
+static void op_step(struct qcow2_op *op)
 {
-	struct qcow2_op *op = container_of(ring_op, struct qcow2_op, post);
-
-	(void)res;
-	op->posted = false;
-	if (op->finished) {
-		op->img->ops--;
-		op->done(op, op->res);
-		return;
-	}
 	switch (op->kind) {
 	case QCOW2_OP_READ:
 		qcow2_read_step(op);
@@ -123,6 +114,20 @@ static void op_posted(struct ring_op *ring_op, int res)
 	case QCOW2_OP_FLUSH:
 		qcow2_flush_submit(op);
 		break;
+	}
+}
+
+static void op_posted(struct ring_op *ring_op, int res)
+{
+	struct qcow2_op *op = container_of(ring_op, struct qcow2_op, post);
+
+	(void)res;
+	op->posted = false;
+	if (op->finished) {
+		op->img->ops--;
+		op->done(op, op->res);
+	} else {
+		op_step(op);
 	}
 }
 
@@ -155,6 +160,34 @@ void qcow2_op_start(struct qcow2_image *img, struct qcow2_op *op, enum qcow2_vie
 	op->waiter.wake = op_wake;
 	img->ops++;
 	op_post(op);
+}
+
+static void turn_post(struct qcow2_image *img);
+
+static void turn_come(struct ring_op *ring_op, int res)
+{
+	struct qcow2_image *img = container_of(ring_op, struct qcow2_image, turn);
+
+	(void)res;
+	img->turning = false;
+	op_step(list_entry(list_pop(&img->turns), struct qcow2_op, node));
+	if (!list_empty(&img->turns))
+		turn_post(img);
+}
+
+static void turn_post(struct qcow2_image *img)
+{
+	if (img->turning)
+		return;
+	img->turning = true;
+	img->turn.done = turn_come;
+	ring_post(img->io.ring, &img->turn, 0);
+}
+
+void qcow2_op_yield(struct qcow2_op *op)
+{
+	list_add_tail(&op->img->turns, &op->node);
+	turn_post(op->img);
 }
 
 void qcow2_submit(struct qcow2_image *img, struct qcow2_op *op)
@@ -365,42 +398,51 @@ static bool extent_add(struct qcow2_op *op, uint64_t len, uint32_t flags)
 	return true;
 }
 
+/* Describes the piece at the cursor: 0, or as qcow2_map_find(). */
+static int extents_piece(struct qcow2_op *op, uint64_t *len, uint32_t *flags)
+{
+	uint64_t off = op->off + op->cursor, left = op->len - op->cursor, max = left;
+	struct qcow2_slot *slot;
+	struct qcow2_run run;
+	int r;
+
+	switch (slot_look(op->img, off, &max, &slot)) {
+	case SLOT_ABSENT:
+		r = qcow2_map_find(op->img, off, left, &op->waiter, &run);
+		if (r)
+			return r;
+		*len = qcow2_slots_clear(op->img, off, run.len);
+		*flags = extent_flags(run.kind);
+		return 0;
+	case SLOT_ZERO:
+		*flags = QCOW2_EXTENT_ZERO;
+		break;
+	default:
+		*flags = QCOW2_EXTENT_DATA;
+	}
+	*len = max;
+	return 0;
+}
+
 void qcow2_extents_step(struct qcow2_op *op)
 {
+	unsigned pieces = 0;
 	int r = op_trust(op);
 
-	if (r) {
-		qcow2_op_finish(op, r);
-		return;
-	}
-	while (op->cursor < op->len) {
-		uint64_t off = op->off + op->cursor, max = op->len - op->cursor;
-		struct qcow2_slot *slot;
-		struct qcow2_run run;
+	while (!r && op->cursor < op->len) {
+		uint64_t len;
 		uint32_t flags;
 
-		switch (slot_look(op->img, off, &max, &slot)) {
-		case SLOT_ABSENT:
-			r = qcow2_map_find(op->img, off, max, &op->waiter, &run);
-			if (r == -EAGAIN)
-				return;
-			if (r) {
-				qcow2_op_finish(op, r);
-				return;
-			}
-			flags = extent_flags(run.kind);
-			break;
-		case SLOT_ZERO:
-			run.len = max;
-			flags = QCOW2_EXTENT_ZERO;
-			break;
-		default:
-			run.len = max;
-			flags = QCOW2_EXTENT_DATA;
+		if (pieces++ == QCOW2_TURN_PIECES) {
+			qcow2_op_yield(op);
+			return;
 		}
-		if (!extent_add(op, run.len, flags))
+		r = extents_piece(op, &len, &flags);
+		if (r == -EAGAIN)
+			return;
+		if (r || !extent_add(op, len, flags))
 			break;
-		op->cursor += run.len;
+		op->cursor += len;
 	}
-	qcow2_op_finish(op, 0);
+	qcow2_op_finish(op, r);
 }

@@ -12,6 +12,7 @@ struct rebuild {
 	struct qcow2_refs *refs;
 	uint64_t clusters; /* in the file, the last may be cut short */
 	uint64_t end;	   /* cluster behind the last one used */
+	bool flags_wrong;  /* a COPIED flag is missing */
 	struct err *err;
 };
 
@@ -44,7 +45,7 @@ static int rebuild_table(void *arg, uint64_t l1_index, uint64_t host)
 {
 	struct rebuild *rb = arg;
 
-	(void)l1_index;
+	rb->flags_wrong |= !(rb->layer->l1[l1_index] & QCOW2_ENTRY_COPIED);
 	return rebuild_use(rb, host, rb->layer->geom.cluster_size, false);
 }
 
@@ -66,9 +67,9 @@ static int rebuild_entry(void *arg, uint64_t guest_cluster, uint64_t entry, uint
 	(void)bitmap;
 	switch (qcow2_layer_entry(rb->layer, entry, 0, 0, &host)) {
 	case QCOW2_KIND_DATA:
-		return rebuild_use(rb, host, g->cluster_size, false);
 	case QCOW2_KIND_ZERO: /* may keep a cluster of its own for later */
 		host = entry & QCOW2_ENTRY_OFFSET;
+		rb->flags_wrong |= host && !(entry & QCOW2_ENTRY_COPIED);
 		return host ? rebuild_use(rb, host, g->cluster_size, false) : 0;
 	case QCOW2_KIND_PACKED:
 		qcow2_packed_place(g, entry, &host, &len);
@@ -83,7 +84,7 @@ static int rebuild_entry(void *arg, uint64_t guest_cluster, uint64_t entry, uint
 }
 
 int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
-		       uint64_t *end_of_use, struct err *err)
+		       uint64_t *end_of_use, bool *flags_wrong, struct err *err)
 {
 	struct rebuild rb = {
 		.layer = layer,
@@ -113,8 +114,10 @@ int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
 		return err_sys(err, r, "cannot read the tables of '%s'", layer->path);
 	if (r)
 		return r;
-	qcow2_refs_compact(refs, rb.end);
+	if (qcow2_refs_compact(refs, rb.end))
+		return err_set(err, -ENOMEM, "no memory for the references of '%s'", layer->path);
 	*end_of_use = rb.end << layer->geom.cluster_bits;
+	*flags_wrong = rb.flags_wrong;
 	return 0;
 }
 

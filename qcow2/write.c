@@ -34,6 +34,28 @@ struct qcow2_slot *qcow2_slot_find(struct qcow2_image *img, uint64_t cluster)
 	return s;
 }
 
+uint64_t qcow2_slots_clear(struct qcow2_image *img, uint64_t off, uint64_t max)
+{
+	const struct qcow2_writer *w = &img->writer;
+	unsigned bits = img->geom.cluster_bits, i;
+	uint64_t first = off >> bits, end = ((off + max - 1) >> bits) + 1, c;
+	const struct qcow2_slot *s;
+
+	if (!img->writable || !w->live)
+		return max;
+	if (end - first < w->buckets) {
+		for (c = first; c < end; c++)
+			if (qcow2_slot_find(img, c))
+				end = c;
+	} else {
+		for (i = 0; i < w->buckets; i++)
+			for (s = w->bucket[i]; s; s = s->hash_next)
+				if (s->cluster >= first && s->cluster < end)
+					end = s->cluster;
+	}
+	return end == first ? 0 : MIN(max, (end << bits) - off);
+}
+
 void qcow2_slot_kill(struct qcow2_slot *slot)
 {
 	struct qcow2_writer *w = &slot->batch->img->writer;

@@ -68,12 +68,11 @@ static int zero_piece(struct qcow2_op *op, uint64_t *moved)
 	*moved = piece;
 	if (slot)
 		return whole ? zero_slot(op, slot) : zero_bytes(op, off, piece, moved);
-	/* As long as memory holds other clusters, look at one at a time. */
-	r = qcow2_map_find(img, off, img->writer.live ? piece : left, &op->waiter, &run);
+	r = qcow2_map_find(img, off, left, &op->waiter, &run);
 	if (r)
 		return r;
 	if (run.kind == QCOW2_KIND_NONE || run.kind == QCOW2_KIND_ZERO) {
-		*moved = run.len;
+		*moved = qcow2_slots_clear(img, off, run.len);
 		return 0;
 	}
 	return whole ? zero_cluster(op, cluster) : zero_bytes(op, off, piece, moved);
@@ -82,11 +81,16 @@ static int zero_piece(struct qcow2_op *op, uint64_t *moved)
 void qcow2_zero_step(struct qcow2_op *op)
 {
 	struct qcow2_image *img = op->img;
+	unsigned pieces = 0;
 
 	while (op->cursor < op->len) {
 		uint64_t moved;
 		int r = qcow2_error(img);
 
+		if (pieces++ == QCOW2_TURN_PIECES) {
+			qcow2_op_yield(op);
+			return;
+		}
 		if (!r)
 			r = zero_piece(op, &moved);
 		if (r == -EAGAIN)

@@ -1,5 +1,6 @@
 /* Real images behind the real server: many clients at once, QEMU's tools as the judge. */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 #include "base/log.h"
 #include "nbd/export_qcow2.h"
 #include "nbd/server.h"
+#include "tests/support/memexport.h"
 #include "tests/support/nbdpeer.h"
 #include "tests/support/scratch.h"
 
@@ -257,12 +259,138 @@ static void an_image_in_use_is_abandoned_without_waiting_for_its_clients(void **
 	nbd_server_stop(server);
 }
 
+/* --- requests as large as the disk ------------------------------------------------------------ */
+
+#define HUGE (1ULL << 40) /* in clusters of 4 KiB, to make it long work */
+
+struct huge {
+	struct nbd_server *server;
+	struct qcow2_image *img;
+	struct nbd_export *export, *other_export;
+	struct memexport other;
+	int fd, other_fd;
+	uint32_t id;
+};
+
+static void huge_start(struct huge *h)
+{
+	static const char *const allocation[] = {"base:allocation"};
+	const struct qcow2_create_opts create = {.size = HUGE, .cluster_size = 4096};
+	const struct qcow2_open_opts open = {.writable = true};
+	struct nbd_export_config config = {.name = "huge", .size = HUGE};
+	struct err err = ERR_INIT;
+
+	h->server = server_new(1, 4); /* one worker for both exports */
+	ok(qcow2_create("huge.qcow2", &create, &err), &err);
+	ok(qcow2_open(&h->img, "huge.qcow2", &open, &err), &err);
+	ok(nbd_export_add(h->server, &config, &nbd_export_qcow2_ops, h->img, &h->export, &err),
+	   &err);
+	memexport_init(&h->other, 65536);
+	config = (struct nbd_export_config){.name = "other", .size = 65536};
+	ok(nbd_export_add(h->server, &config, &memexport_ops, &h->other, &h->other_export, &err),
+	   &err);
+	h->fd = peer_enter_extended(SOCKET, "huge", allocation, 1, &h->id);
+	h->other_fd = peer_enter(SOCKET, "other");
+}
+
+static void huge_stop(struct huge *h)
+{
+	peer_close(h->fd);
+	peer_close(h->other_fd);
+	assert_int_equal(nbd_export_remove(h->export, false), 0);
+	assert_int_equal(nbd_export_remove(h->other_export, false), 0);
+	memexport_deinit(&h->other);
+	qcow2_close(h->img);
+	nbd_server_stop(h->server);
+	assert_int_equal(unlink("huge.qcow2"), 0);
+}
+
+/* Requests the other export answers, one at a time, until the large one has its answer. */
+static unsigned served_meanwhile(struct huge *h)
+{
+	struct pollfd p = {.fd = h->fd, .events = POLLIN};
+	unsigned n = 0;
+
+	while (poll(&p, 1, 0) == 0) {
+		peer_request(h->other_fd, 0, NBD_CMD_FLUSH, n, 0, 0);
+		assert_int_equal(peer_simple_to(h->other_fd, n), 0);
+		n++;
+	}
+	return n;
+}
+
+static void assert_all_zero(struct huge *h, uint64_t off)
+{
+	static const unsigned char zeroes[4096];
+	unsigned char back[4096];
+
+	peer_ext_request(h->fd, 0, NBD_CMD_READ, 9, off, sizeof(back));
+	assert_int_equal(peer_read_extended(h->fd, 9, off, sizeof(back), back, NULL), 0);
+	assert_memory_equal(back, zeroes, sizeof(back));
+}
+
+static void a_request_for_the_whole_of_a_huge_disk_leaves_the_worker_to_others(void **state)
+{
+	static const unsigned char data[4096] = {1};
+	static const uint16_t types[] = {NBD_CMD_WRITE_ZEROES, NBD_CMD_TRIM};
+	struct huge h;
+	unsigned i;
+
+	(void)state;
+	huge_start(&h);
+	for (i = 0; i < 4; i++) {
+		peer_ext_write(h.fd, 0, 1, 5ULL << 37, data, sizeof(data));
+		assert_int_equal(peer_ext_reply(h.fd, 1, 5ULL << 37), 0);
+		if (i < 2) { /* once from the disk, once out of memory */
+			peer_ext_request(h.fd, 0, NBD_CMD_FLUSH, 2, 0, 0);
+			assert_int_equal(peer_ext_reply(h.fd, 2, 0), 0);
+		}
+		peer_ext_request(h.fd, 0, types[i % 2], 3, 0, HUGE);
+		if (served_meanwhile(&h) < 20)
+			fail_msg("round %u held the worker up", i);
+		assert_int_equal(peer_ext_reply(h.fd, 3, 0), 0);
+		assert_all_zero(&h, 5ULL << 37);
+	}
+	huge_stop(&h);
+}
+
+static void the_map_of_a_huge_disk_comes_at_once_and_leaves_the_worker_to_others(void **state)
+{
+	static const unsigned char data[8192] = {[0 ... 8191] = 1};
+	const uint64_t at = 5ULL << 37;
+	struct peer_chunk c;
+	struct huge h;
+	unsigned i;
+
+	(void)state;
+	huge_start(&h);
+	for (i = 0; i < 2; i++) { /* in memory, then on the disk */
+		peer_ext_write(h.fd, i ? NBD_CMD_FLAG_FUA : 0, 1, at, data, sizeof(data));
+		assert_int_equal(peer_ext_reply(h.fd, 1, at), 0);
+		peer_ext_request(h.fd, 0, NBD_CMD_BLOCK_STATUS, 3, 0, HUGE);
+		if (served_meanwhile(&h) < 20)
+			fail_msg("round %u held the worker up", i);
+		peer_ext_chunk(h.fd, &c, 0);
+		assert_int_equal(c.type, NBD_REPLY_TYPE_BLOCK_STATUS_EXT);
+		assert_int_equal(c.len, 8 + 3 * 16);
+		assert_true(load_be64(c.data + 8) == at && load_be64(c.data + 16) == 3);
+		assert_true(load_be64(c.data + 24) == 8192 && load_be64(c.data + 32) == 0);
+		assert_true(load_be64(c.data + 40) == HUGE - at - 8192);
+		peer_chunk_free(&c);
+	}
+	huge_stop(&h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(many_clients_on_a_chain_of_three_leave_what_they_wrote),
 		cmocka_unit_test(block_status_of_an_overlay_tells_data_zero_and_hole_apart),
 		cmocka_unit_test(an_image_in_use_is_abandoned_without_waiting_for_its_clients),
+		cmocka_unit_test(
+			a_request_for_the_whole_of_a_huge_disk_leaves_the_worker_to_others),
+		cmocka_unit_test(
+			the_map_of_a_huge_disk_comes_at_once_and_leaves_the_worker_to_others),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -197,6 +197,34 @@ static void what_the_disk_says_is_what_the_client_hears(void **state)
 	peer_close(fd);
 }
 
+/* Errors that blame the request are not the disk's to give. */
+static void a_disk_cannot_say_what_only_a_request_can_be_told(void **state)
+{
+	static const int errors[] = {-EINVAL, -ENOTSUP, -EOVERFLOW};
+	static const unsigned char data[4096] = {1};
+	struct rig *rig = *state;
+	int fd = peer_enter(rig->address, RIG_NAME);
+	unsigned i;
+
+	for (i = 0; i < ARRAY_SIZE(errors); i++) {
+		atomic_store(&rig->mem.write_error, errors[i]);
+		atomic_store(&rig->mem.zero_error, errors[i]);
+		atomic_store(&rig->mem.flush_error, errors[i]);
+		atomic_store(&rig->mem.read_error, errors[i]);
+		peer_write(fd, 0, 1, 0, data, sizeof(data));
+		assert_int_equal(peer_simple_to(fd, 1), NBD_EIO);
+		peer_request(fd, NBD_CMD_FLAG_FAST_ZERO, NBD_CMD_WRITE_ZEROES, 2, 0, 4096);
+		assert_int_equal(peer_simple_to(fd, 2), NBD_EIO);
+		peer_request(fd, 0, NBD_CMD_TRIM, 3, 0, 4096);
+		assert_int_equal(peer_simple_to(fd, 3), NBD_EIO);
+		peer_request(fd, 0, NBD_CMD_FLUSH, 4, 0, 0);
+		assert_int_equal(peer_simple_to(fd, 4), NBD_EIO);
+		peer_request(fd, 0, NBD_CMD_READ, 5, 0, 512);
+		assert_int_equal(peer_simple_to(fd, 5), NBD_EIO);
+	}
+	peer_close(fd);
+}
+
 /* --- what requests do ------------------------------------------------------------------------- */
 
 static void bytes_written_are_read_back_and_zeroes_replace_them(void **state)
@@ -542,6 +570,7 @@ int main(void)
 		T(requests_of_no_length_succeed_up_to_the_end),
 		T(a_read_only_export_refuses_every_change),
 		T(what_the_disk_says_is_what_the_client_hears),
+		T(a_disk_cannot_say_what_only_a_request_can_be_told),
 		T(bytes_written_are_read_back_and_zeroes_replace_them),
 		T(fua_is_answered_after_a_flush_and_accepted_everywhere),
 		T(a_write_is_acknowledged_before_the_disk_has_it_but_not_with_fua),
