@@ -113,13 +113,35 @@ static int open_layer(struct qcow2_layer **out, int root_fd, const char *path, s
 	struct file *file;
 	int r = file_open_beneath(&file, root_fd, path, FILE_RDONLY, err);
 
+	return r ? r : qcow2_layer_open(out, file, path, err);
+}
+
+static int open_backing(struct qcow2_layer **out, int root_fd, const struct qcow2_layer *child,
+			struct err *err)
+{
+	const char *format = child->header.backing_format;
+	char path[PATH_MAX];
+	int r;
+
+	if (format[0] && strcmp(format, "qcow2"))
+		return err_set(err, QCOW2_E_UNSUPPORTED,
+			       "'%s' has a backing file of format %s; only qcow2 is supported",
+			       child->path, format);
+	r = backing_path(path, sizeof(path), child->path, child->header.backing, err);
+	if (!r)
+		r = open_layer(out, root_fd, path, err);
 	if (r == -ENOENT)
-		return err_set(err, QCOW2_E_CHAIN, "'%s' is missing from the repository", path);
+		return err_set(err, QCOW2_E_CHAIN,
+			       "'%s', the backing file of '%s', is missing from the repository",
+			       path, child->path);
+	/* leaves the repository, is no regular file, a circle of links */
 	if (r == -EXDEV || r == -EINVAL || r == -ELOOP)
 		return QCOW2_E_CHAIN;
-	if (r)
-		return r;
-	return qcow2_layer_open(out, file, path, err);
+	if (!r && (*out)->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
+		r = err_set(err, QCOW2_E_CORRUPT, "'%s' is marked corrupt", (*out)->path);
+		qcow2_layer_free(*out);
+	}
+	return r;
 }
 
 static bool same_file(const struct qcow2_layer *a, const struct qcow2_layer *b)
@@ -150,21 +172,6 @@ static int chain_push(struct qcow2_chain *chain, struct qcow2_layer *layer, stru
 	return 0;
 }
 
-/* What parents must not be: still being written, or of another format. */
-static int check_parent(const struct qcow2_layer *child, const struct qcow2_layer *parent,
-			struct err *err)
-{
-	const char *format = child->header.backing_format;
-
-	if (format[0] && strcmp(format, "qcow2"))
-		return err_set(err, QCOW2_E_UNSUPPORTED,
-			       "'%s' has a backing file of format %s; only qcow2 is supported",
-			       child->path, format);
-	if (parent->header.incompatible & QCOW2_INCOMPAT_CORRUPT)
-		return err_set(err, QCOW2_E_CORRUPT, "'%s' is marked corrupt", parent->path);
-	return 0;
-}
-
 /* Follows backing files from @child down. */
 static int chain_follow(struct qcow2_chain *chain, int root_fd, const struct qcow2_layer *child,
 			struct err *err)
@@ -173,18 +180,10 @@ static int chain_follow(struct qcow2_chain *chain, int root_fd, const struct qco
 
 	while (child->header.backing[0]) {
 		struct qcow2_layer *layer;
-		char path[PATH_MAX];
 
-		r = backing_path(path, sizeof(path), child->path, child->header.backing, err);
-		if (!r)
-			r = open_layer(&layer, root_fd, path, err);
+		r = open_backing(&layer, root_fd, child, err);
 		if (r)
 			return r;
-		r = check_parent(child, layer, err);
-		if (r) {
-			qcow2_layer_free(layer);
-			return r;
-		}
 		r = chain_push(chain, layer, err);
 		if (r)
 			return r;

@@ -84,8 +84,9 @@ static int convert_piece(void *arg, uint64_t off, const void *data, uint64_t len
 	struct convert *c = arg;
 
 	if (res)
-		return err_sys(c->err, res, "cannot read guest offset %llu of '%s'",
-			       (unsigned long long)off, c->src);
+		return err_set(c->err, res == -EIO ? QCOW2_E_CORRUPT : res,
+			       "cannot read guest offset %llu of '%s': %s", (unsigned long long)off,
+			       c->src, strerror(-res));
 	if (data && c->raw)
 		res = file_pwrite(c->raw, data, len, off);
 	else if (data)

@@ -39,7 +39,8 @@ struct qcow2_convert_opts {
 
 /*
  * Copies the guest disk at @src, its chain merged, into the new file @dst (it must not exist).
- * 0, -errno, QCOW2_E_*; -ECANCELED: stopped. On failure @dst is removed.
+ * 0, -errno, QCOW2_E_* (QCOW2_E_CORRUPT: some of it cannot be read); -ECANCELED: stopped. On
+ * failure @dst is removed.
  */
 int qcow2_convert(const char *src, const char *repository, const char *dst,
 		  const struct qcow2_convert_opts *opts, struct err *err);

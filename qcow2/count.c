@@ -309,7 +309,8 @@ static void merge_tables(struct qcow2_count *ct)
 {
 	size_t i, n = 0;
 
-	qsort(ct->table, ct->tables, sizeof(*ct->table), by_host);
+	if (ct->tables)
+		qsort(ct->table, ct->tables, sizeof(*ct->table), by_host);
 	for (i = 0; i < ct->tables; i++) {
 		if (n && ct->table[n - 1].host == ct->table[i].host) {
 			ct->table[n - 1].uses++;

@@ -22,9 +22,11 @@ enum {
 	CTL_USAGE = 2,	       /* the command line makes no sense */
 	CTL_UNREACHABLE = 3,   /* no answer from the hub */
 	CTL_NOT_FOUND = 4,     /* no such VM, repository, backup or file */
-	CTL_CONFLICT = 5,      /* exists already, or a backup of the VM is running */
+	CTL_CONFLICT = 5,      /* exists already, is in use, or a backup of the VM is running */
 	CTL_DAMAGED = 6,       /* an image has lost data */
 	CTL_REPAIRABLE = 7,    /* an image needs repair, nothing is lost */
+	CTL_UNUSABLE = 8,      /* no image, or one with a feature that is refused */
+	CTL_BROKEN_CHAIN = 9,  /* a backing file is missing, outside the repository, or a cycle */
 	CTL_INTERRUPTED = 130, /* Ctrl-C while waiting; the backup goes on in the hub */
 };
 

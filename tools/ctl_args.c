@@ -209,13 +209,16 @@ static const char global_help[] =
 static const char exit_help[] =
 	"Exit status:\n"
 	"  0    done\n"
-	"  1    the hub refused or failed, or the backup waited for did not complete\n"
+	"  1    the hub refused or failed, the backup waited for did not complete, or a file\n"
+	"       could not be read or written\n"
 	"  2    the command line makes no sense\n"
 	"  3    no answer from the hub\n"
-	"  4    no such VM, repository or backup\n"
-	"  5    exists already, or a backup of this VM is running\n"
-	"  6    an image has lost data (image check, image verify)\n"
+	"  4    no such VM, repository, backup or file\n"
+	"  5    exists already, is in use, or a backup of this VM is running\n"
+	"  6    an image has lost data\n"
 	"  7    an image needs repair, nothing is lost (image check)\n"
+	"  8    the file is no image, or uses a feature that is refused\n"
+	"  9    the chain behind an image is broken, leaves the repository, or is a cycle\n"
 	"  130  interrupted while waiting; the backup goes on in the hub\n";
 
 static void print_usage(const struct ctl_verb *verb, FILE *out)

@@ -1,6 +1,7 @@
 /* The verbs of "image": image files themselves, without a hub. */
 #include <errno.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,22 +23,48 @@ static const char *repository_of(const struct ctl_args *args)
 	return ctl_option(args, "repository");
 }
 
-/* A file that is not there is the caller's to tell from one that cannot be read. */
+/* What a script may want to act upon has a number of its own. */
 static int status_of(int r)
 {
-	return r == -ENOENT ? CTL_NOT_FOUND : CTL_FAILED;
+	switch (r) {
+	case -ENOENT:
+		return CTL_NOT_FOUND;
+	case -EEXIST:
+	case -EWOULDBLOCK: /* another process writes to it */
+		return CTL_CONFLICT;
+	case QCOW2_E_CORRUPT:
+		return CTL_DAMAGED;
+	case QCOW2_E_FORMAT:
+	case QCOW2_E_UNSUPPORTED:
+	case -EINVAL:  /* not a regular file */
+	case -EBADMSG: /* not a sound checksum file */
+		return CTL_UNUSABLE;
+	case QCOW2_E_CHAIN:
+		return CTL_BROKEN_CHAIN;
+	default:
+		return CTL_FAILED;
+	}
+}
+
+/* Names in an image may be any bytes; JSON and terminals take text. */
+static json_t *name_json(const char *name)
+{
+	char text[PATH_MAX];
+
+	return name ? json_string(human_printable(text, sizeof(text), name)) : json_null();
 }
 
 /* --- info ----------------------------------------------------------------------------------- */
 
 static json_t *file_json(const struct qcow2_file_info *f)
 {
-	return json_pack("{s:s, s:s?, s:i, s:I, s:I, s:i, s:i, s:i, s:b, s:b, s:b, s:s}", "path",
-			 f->path, "backing", f->backing, "version", (int)f->version, "virtual_size",
-			 (json_int_t)f->size, "file_size", (json_int_t)f->file_size, "cluster_size",
-			 (int)f->cluster_size, "refcount_bits", (int)f->refcount_bits, "snapshots",
-			 (int)f->snapshots, "dirty", (int)f->dirty, "corrupt", (int)f->corrupt,
-			 "extended_l2", (int)f->extended_l2, "compression",
+	return json_pack("{s:o, s:o, s:i, s:I, s:I, s:i, s:i, s:I, s:b, s:b, s:b, s:s}", "path",
+			 name_json(f->path), "backing", name_json(f->backing), "version",
+			 (int)f->version, "virtual_size", (json_int_t)f->size, "file_size",
+			 (json_int_t)f->file_size, "cluster_size", (int)f->cluster_size,
+			 "refcount_bits", (int)f->refcount_bits, "snapshots",
+			 (json_int_t)f->snapshots, "dirty", (int)f->dirty, "corrupt",
+			 (int)f->corrupt, "extended_l2", (int)f->extended_l2, "compression",
 			 f->zstd ? "zstd" : "zlib");
 }
 
@@ -195,12 +222,16 @@ static void check_print(const struct qcow2_check_result *c, bool repaired)
 {
 	uint64_t problems = c->leaks + c->refcount_errors + c->copied_errors;
 
+	if (c->snapshots)
+		printf("%llu internal snapshots\n", (unsigned long long)c->snapshots);
 	printf("%llu of %llu clusters hold data, %llu zero, %llu compressed\n",
 	       (unsigned long long)c->data_clusters, (unsigned long long)c->total_clusters,
 	       (unsigned long long)c->zero_clusters, (unsigned long long)c->compressed_clusters);
 	if (c->dirty)
 		puts("the image was not closed cleanly; its refcounts are rebuilt when it is "
 		     "repaired");
+	if (c->corrupt)
+		puts("the image is marked corrupt: whoever wrote to it found damage");
 	printf("%llu damaged references, %llu leaked clusters, %llu wrong refcounts, %llu wrong "
 	       "COPIED flags\n",
 	       (unsigned long long)c->corruptions, (unsigned long long)c->leaks,
@@ -213,14 +244,15 @@ static void check_print(const struct qcow2_check_result *c, bool repaired)
 static void check_print_json(const struct qcow2_check_result *c)
 {
 	json_t *row = json_pack(
-		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "corruptions",
-		(json_int_t)c->corruptions, "leaks", (json_int_t)c->leaks, "refcount_errors",
-		(json_int_t)c->refcount_errors, "copied_errors", (json_int_t)c->copied_errors,
-		"fixed", (json_int_t)c->fixed, "data_clusters", (json_int_t)c->data_clusters,
-		"zero_clusters", (json_int_t)c->zero_clusters, "compressed_clusters",
-		(json_int_t)c->compressed_clusters, "total_clusters", (json_int_t)c->total_clusters,
-		"file_size", (json_int_t)c->file_size, "end_of_use", (json_int_t)c->end_of_use,
-		"dirty", (int)c->dirty);
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b}",
+		"corruptions", (json_int_t)c->corruptions, "leaks", (json_int_t)c->leaks,
+		"refcount_errors", (json_int_t)c->refcount_errors, "copied_errors",
+		(json_int_t)c->copied_errors, "fixed", (json_int_t)c->fixed, "data_clusters",
+		(json_int_t)c->data_clusters, "zero_clusters", (json_int_t)c->zero_clusters,
+		"compressed_clusters", (json_int_t)c->compressed_clusters, "total_clusters",
+		(json_int_t)c->total_clusters, "file_size", (json_int_t)c->file_size, "end_of_use",
+		(json_int_t)c->end_of_use, "snapshots", (json_int_t)c->snapshots, "dirty",
+		(int)c->dirty, "marked_corrupt", (int)c->corrupt);
 
 	ctl_print_json(row);
 	json_decref(row);
@@ -234,18 +266,19 @@ static int image_check(struct ctl *ctl, const struct ctl_args *args, struct err 
 	int r = qcow2_check(args->argv[0], repair, &c, err);
 
 	if (r)
-		return r == QCOW2_E_CORRUPT ? CTL_DAMAGED : status_of(r);
+		return status_of(r);
 	if (ctl->json)
 		check_print_json(&c);
 	else
 		check_print(&c, repair);
 	left = c.leaks + c.refcount_errors + c.copied_errors - c.fixed;
 	if (c.corruptions)
-		return err_set(err, CTL_DAMAGED,
-			       "'%s' is damaged: data behind the damaged references is lost; take "
-			       "another point",
-			       args->argv[0]);
-	if (left || (c.dirty && !repair))
+		return err_set(
+			err, CTL_DAMAGED,
+			"'%s' is damaged: data behind the damaged references is lost%s; take "
+			"another point",
+			args->argv[0], repair ? ", nothing was repaired" : "");
+	if (left || ((c.dirty || c.corrupt) && !repair))
 		return err_set(err, CTL_REPAIRABLE,
 			       "'%s' needs repair, no data is lost: run again with --repair",
 			       args->argv[0]);
@@ -324,11 +357,17 @@ static int image_convert(struct ctl *ctl, const struct ctl_args *args, struct er
 		return r;
 	if (format && !opts.raw && strcmp(format, "qcow2"))
 		return err_set(err, CTL_USAGE, "--format takes qcow2 or raw, not \"%s\"", format);
+	if (cluster_size && opts.raw)
+		return err_set(err, CTL_USAGE, "a raw file has no --cluster-size");
+	if (cluster_size && (cluster_size < QCOW2_CLUSTER_MIN || !is_power_of_2(cluster_size)))
+		return err_set(err, CTL_USAGE,
+			       "--cluster-size takes a power of two from %u to %u, not %lu",
+			       QCOW2_CLUSTER_MIN, QCOW2_CLUSTER_MAX, cluster_size);
 	opts.cluster_size = cluster_size;
 	r = qcow2_convert(args->argv[0], repository_of(args), args->argv[1], &opts, err);
 	if (tty)
 		fputc('\n', stderr);
-	return r == -EEXIST ? CTL_CONFLICT : r ? status_of(r) : CTL_OK;
+	return r ? status_of(r) : CTL_OK;
 }
 
 #define REPOSITORY_OPTION                                                                          \
@@ -367,8 +406,9 @@ const struct ctl_verb ctl_image_verbs[] = {
 		.max_args = 1,
 		.summary = "compare an image's tables with its refcounts, and repair",
 		.detail =
-			"Exit status 6: references are damaged, data is lost. 7: only repairs are "
-			"needed. The chain behind the image is not looked at.",
+			"Exit status 6: references are damaged, data is lost, and nothing is "
+			"repaired. 7: only repairs are needed. What internal snapshots and bitmaps "
+			"use is counted too. The chain behind the image is not looked at.",
 		.example = "sendense-ctl image check --repair full-20251005-120000.qcow2",
 		.options = {{"repair", NULL, "rebuild refcounts, give leaked clusters back",
 			     false}},
@@ -382,7 +422,7 @@ const struct ctl_verb ctl_image_verbs[] = {
 		.max_args = 1,
 		.summary = "read a point whole and compare it with its checksums",
 		.detail = "Exit status 6: some clusters are not what was stored; the guest ranges "
-			  "are listed. 4: the image has no checksum file.",
+			  "are listed. 4: the image has no checksum file. 8: it is unsound.",
 		.example = "sendense-ctl image verify incr-20251005-120000.qcow2",
 		.options = {REPOSITORY_OPTION},
 		.run = image_verify,

@@ -16,12 +16,14 @@ image() { # wanted status, verb, arguments...
 	"$BIN/sendense-ctl" image "${@:2}" >"$T/text" 2>"$T/why" || code=$?
 	assert_eq "$1" "$code" "exit status of image ${*:2} ($(head -n 1 "$T/why"))"
 	[ "$1" = 0 ] || [ -s "$T/why" ] || fail "image ${*:2} fails without a reason"
-	# the second run of what changes something is not the same question
-	case "$2 $*" in convert*) return ;; *--repair*) return ;; esac
+	# the second run of what has changed something is not the same question
+	case "$1 $2 $*" in "0 convert "*) return ;; 0*--repair*) return ;; esac
 	code=0
 	"$BIN/sendense-ctl" --json image "${@:2}" >"$T/json" 2>"$T/why" || code=$?
 	assert_eq "$1" "$code" "exit status of --json image ${*:2}"
 	[ ! -s "$T/json" ] || jq -e . "$T/json" >/dev/null || fail "image ${*:2} prints no JSON"
+	[ "$1" = 0 ] || assert_eq "$1 true" "$(jq -r '"\(.exit_status) \(.error | length > 0)"' "$T/why")" \
+		"the error of --json image ${*:2}"
 }
 
 answer() { # jq expression on the last answer
@@ -100,7 +102,11 @@ image 2 info $INCR $FULL
 image 2 check --no-such-option $INCR
 image 2 convert $INCR x.vmdk --format vmdk
 image 2 convert $INCR x.qcow2 --cluster-size many
-image 1 convert $INCR x.qcow2 --cluster-size 12345
+image 2 convert $INCR x.qcow2 --cluster-size 12345
+image 2 convert $INCR x.qcow2 --cluster-size 512
+image 2 convert $INCR x.raw --format raw --cluster-size 65536
+image 2 convert $INCR
+image 2 melt $INCR
 [ ! -e x.qcow2 ] && [ ! -e x.vmdk ] || fail "a refused conversion left a file"
 
 step "missing"
@@ -109,33 +115,79 @@ for verb in info map check verify; do
 	why nowhere.qcow2
 done
 image 4 convert nowhere.qcow2 x.raw
+image 4 convert $INCR nowhere/x.raw
+image 4 info --repository nowhere $INCR
 image 4 verify small.qcow2
 why sums
 
 step "no image at all"
-for verb in info map check; do
-	image 1 $verb disk.raw
-	why "disk.raw"
-done
 mkfifo fifo
-image 1 check fifo
-image 1 info repo
+mkdir folder
+: >empty
+for name in disk.raw fifo folder empty; do
+	for verb in info map check; do
+		image 8 $verb $name
+		why "$name"
+	done
+	image 8 convert $name x.raw
+done
 
 step "a chain that is broken, or leaves the repository"
 image 0 info --repository repo $INCR
 image 0 verify --repository repo $INCR
-image 1 info --repository elsewhere $INCR
+image 9 info --repository elsewhere $INCR
 why "not inside"
 qemu-img create -q -f qcow2 -u -b ../repo/vm/full.qcow2 -F qcow2 elsewhere/out.qcow2 $SIZE
 qemu-img create -q -f qcow2 -u -b gone.qcow2 -F qcow2 elsewhere/orphan.qcow2 $SIZE
 qemu-img create -q -f qcow2 -u -b "$T/$FULL" -F qcow2 elsewhere/absolute.qcow2 $SIZE
 qemu-img create -q -f qcow2 -u -b nbd://127.0.0.1/x -F qcow2 elsewhere/remote.qcow2 $SIZE
-for name in out orphan absolute remote; do
-	for verb in info map; do image 1 $verb elsewhere/$name.qcow2; done
-	image 1 convert elsewhere/$name.qcow2 x.raw
+qemu-img create -q -f qcow2 -u -b 'json:{"file.filename":"x"}' -F qcow2 elsewhere/json.qcow2 $SIZE
+qemu-img create -q -f qcow2 -u -b back.qcow2 -F qcow2 elsewhere/forth.qcow2 $SIZE
+qemu-img create -q -f qcow2 -u -b forth.qcow2 -F qcow2 elsewhere/back.qcow2 $SIZE
+qemu-img create -q -f qcow2 -u -b link.qcow2 -F qcow2 elsewhere/linked.qcow2 $SIZE
+ln -s "$T/$FULL" elsewhere/link.qcow2
+cp repo/vm/incr.sums elsewhere/out.sums
+for name in out orphan absolute remote json forth linked; do
+	for verb in info map; do image 9 $verb elsewhere/$name.qcow2; done
+	cp repo/vm/incr.sums elsewhere/$name.sums
+	image 9 verify elsewhere/$name.qcow2
+	image 9 convert elsewhere/$name.qcow2 x.raw
+	image 9 convert elsewhere/$name.qcow2 x.qcow2
 	image 0 check elsewhere/$name.qcow2 # of the file alone
 done
 image 0 map --repository "$T" elsewhere/out.qcow2
+[ ! -e x.raw ] && [ ! -e x.qcow2 ] || fail "a refused conversion left a file"
+ln -s out.qcow2 elsewhere/inside.qcow2 # a link that stays inside may be followed
+image 0 map --repository "$T" elsewhere/inside.qcow2
+
+step "features that are refused, by name"
+qemu-img create -q -f qcow2 -o data_file=data.bin,data_file_raw=on external.qcow2 1M
+qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 \
+	encrypted.qcow2 1M
+qemu-img create -q -f qcow2 future.qcow2 1M
+poke future.qcow2 72 '\x40\x00\x00\x00\x00\x00\x00\x00'
+for verb in info map check; do
+	image 8 $verb external.qcow2 && why "external data file"
+	image 8 $verb encrypted.qcow2 && why "encrypted"
+	image 8 $verb future.qcow2 && why "0x4000000000000000"
+done
+qemu-img create -q -f qcow2 -u -b disk.raw -F raw over-raw.qcow2 $SIZE
+image 8 info over-raw.qcow2
+why "format raw"
+
+step "names that are no text"
+odd=$'odd\xff\n\x1b[31m.qcow2'
+cp $FULL "$odd"
+qemu-img create -q -f qcow2 -u -b "$odd" -F qcow2 child.qcow2 $SIZE
+image 0 info child.qcow2
+assert_eq "2 true" "$(answer '"\(.chain | length) \(.chain[0].backing | startswith("odd?"))"')" "odd names"
+! grep -q $'\x1b' text || fail "info hands a terminal what a file says"
+rm "$odd" child.qcow2
+
+step "in use"
+serve --image "$T/busy.qcow2" --create --size $SIZE
+image 5 check --repair busy.qcow2
+end TERM "$NBD_PID"
 
 step "dirty"
 serve --image "$T/dirty.qcow2" --create --size $SIZE
@@ -174,9 +226,46 @@ image 0 map bad.qcow2
 image 6 verify bad.qcow2
 assert_eq "1 0 $CLUSTER" \
 	"$(answer '"\(.differing_clusters) \(.ranges[0].start) \(.ranges[0].length)"')" "what differs"
+cp bad.qcow2 same.qcow2
 image 6 check --repair bad.qcow2
-image 1 convert bad.qcow2 x.raw --format raw
-[ ! -e x.raw ] || fail "a failed conversion left a file"
+cmp bad.qcow2 same.qcow2 || fail "a repair changed a damaged image"
+image 6 convert bad.qcow2 x.raw --format raw
+image 6 convert bad.qcow2 x.qcow2
+[ ! -e x.raw ] && [ ! -e x.qcow2 ] || fail "a failed conversion left a file"
+
+step "damaged: the header points to nowhere"
+cp $FULL lost.qcow2
+poke lost.qcow2 40 '\x00\x7f\x00\x00\x00\x00\x00\x00'
+cp repo/vm/full.sums lost.sums
+for verb in info map check verify "check --repair"; do
+	image 6 $verb lost.qcow2
+	why "L1 table"
+done
+image 6 convert lost.qcow2 x.raw
+
+step "internal snapshots"
+qemu-img convert -O qcow2 disk.raw snapshots.qcow2
+qemu-img snapshot -c one snapshots.qcow2
+qemu-io -c "write -P 9 1M 1M" snapshots.qcow2 >/dev/null
+image 0 check snapshots.qcow2
+assert_eq "1 0 0" "$(answer '"\(.snapshots) \(.leaks) \(.refcount_errors)"')" "check with a snapshot"
+assert_contains "$(cat text)" "1 internal snapshots" "what the check says"
+poke snapshots.qcow2 $((2 * CLUSTER + 20)) '\x00\x07'
+image 7 check snapshots.qcow2
+image 0 check --repair snapshots.qcow2
+qemu-img check -q snapshots.qcow2
+qemu-img convert -O raw -l snapshot.name=one snapshots.qcow2 one.raw
+cmp one.raw disk.raw
+
+step "no space, no permission"
+if mountpoint -q /dev/shm && [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
+	code=0
+	unshare -m sh -c 'mkdir "$1/small" && mount -t tmpfs -o size=4m none "$1/small" &&
+		exec "$2/sendense-ctl" --json image convert "$3" "$1/small/x.raw" --format raw' \
+		sh "$T" "$BIN" "$INCR" 2>why || code=$?
+	assert_eq "1 1" "$code $(jq .exit_status why)" "a full file system"
+	why "No space left"
+fi
 
 step "damaged: bytes of one cluster have rotted, in the parent"
 cp $FULL repo/vm/full.kept
@@ -195,6 +284,11 @@ step "damaged: the checksum file"
 cp $FULL sums.qcow2
 cp repo/vm/full.sums sums.sums
 poke sums.sums 4100 'rot'
-image 1 verify sums.qcow2
+image 8 verify sums.qcow2
 head -c 100 repo/vm/full.sums >sums.sums
-image 1 verify sums.qcow2
+image 8 verify sums.qcow2
+
+step "the help names every status"
+for status in 0 1 2 4 5 6 7 8 9; do
+	"$BIN/sendense-ctl" image check --help | grep -q "^  $status  " || fail "help says nothing of status $status"
+done

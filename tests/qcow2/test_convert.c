@@ -215,7 +215,8 @@ static void copy_of_a_damaged_point_fails_and_names_the_place(void **state)
 				     "printf '\\200\\0\\177\\0\\0\\0\\0\\0' | dd of=bad/full.qcow2 "
 				     "oflag=seek_bytes seek=$l2 conv=notrunc status=none"),
 			 0);
-	assert_int_equal(qcow2_convert("bad/incr.qcow2", NULL, "bad.raw", &opts, &err), -EIO);
+	assert_int_equal(qcow2_convert("bad/incr.qcow2", NULL, "bad.raw", &opts, &err),
+			 QCOW2_E_CORRUPT);
 	assert_non_null(strstr(err.text, "guest offset 0 "));
 	assert_int_not_equal(access("bad.raw", F_OK), 0);
 }
