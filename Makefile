@@ -135,10 +135,11 @@ test: programs tests
 	$(Q)BUILD=$(abspath $(O)) ./tests/run.sh \
 		$(if $(ONLY),$(foreach t,$(TESTS),$(if $(call names,$(t:$(O)/%=%)),$(t))),$(TESTS))
 
-bench: programs tests
-	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh quick
-bench-full: programs tests
-	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh full
+# FAMILIES="ingest chain": some parts only. SIZE=, ROUNDS=, BENCH_DIR= go to bench/run.sh.
+FAMILIES ?=
+bench bench-full: programs tests
+	$(Q)./packaging/setup.sh gnuplot-nox nbd-server
+	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh $(if $(filter bench,$@),quick,full) $(FAMILIES)
 
 # ONLY picks among the targets too.
 FUZZ_SECONDS ?= 30

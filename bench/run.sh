@@ -1,208 +1,247 @@
 #!/usr/bin/env bash
-# Our server beside what a user would pick instead, in one run, on this machine.
+# Our programs beside what a user would pick instead, in one run, on this machine.
 #
-#   bench/run.sh quick|full      (through `make bench` and `make bench-full`)
+#   bench/run.sh quick|full [FAMILY...]      (through `make bench`, `make bench-full`; FAMILIES="...")
 #
-# Every round runs each contender once, in turn (A B C A B C ...), on fresh files in one directory;
-# the table shows medians, the spread, and the ratio to the best tuned qemu-nbd of the same load.
-# Absolute numbers belong to the machine and the hour; ratios of one run are what to quote.
-# Results: bench/results/latest.json (not committed) and the table on stdout.
+# Every round runs each contender once, in turn (A B C A B C ...), on fresh files in one directory,
+# with the limits of disk and wire measured in the same turn. The report shows medians, spread and
+# ratios, then each target with what was reached. Absolute numbers belong to the machine and the hour.
+# Results: bench/results/latest.json, FAMILY.svg (neither committed) and the table on stdout.
+# How to read them: docs/performance.md.
+#
+# Environment: BUILD; BENCH_DIR: where the disks are made (default: TMPDIR or /tmp); ROUNDS; SIZE.
 set -euo pipefail
 
 mode=${1:-quick}
+shift || true
 : "${BUILD:?run through make bench}"
 here=$(cd "$(dirname "$0")" && pwd)
-results=$here/results
 work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/sendense-bench-XXXXXX")
 server=""
 cleanup() {
 	[ -z "$server" ] || kill -9 "$server" 2>/dev/null || true
+	wait 2>/dev/null || true
 	rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-if [ "$mode" = full ]; then rounds=7 size=8G; else rounds=3 size=2G; fi
-sock=$work/s
-img=$work/disk
-hz=$(getconf CLK_TCK)
-mkdir -p "$results"
+if [ "$mode" = full ]; then rounds=${ROUNDS:-5} size=${SIZE:-4G}; else rounds=${ROUNDS:-3} size=${SIZE:-1G}; fi
+families=("$@")
+[ ${#families[@]} -gt 0 ] || families=(ingest overlay chain verify zstd)
+[ "$mode" != full ] || [ $# -gt 0 ] || families+=(streams hub idle growth)
 : >"$work/rows"
+. "$here/lib.sh"
+full() { [ "$mode" = full ]; }
 
-# --- contenders: each starts a server on $sock for an export of $size, foreground process in $server
+# --- one disk, one connection: what fio's nbd engine reaches -----------------------------------------
 
-start_sendense() { # [cluster size]
-	rm -f "$img"
-	"$BUILD/bin/sendense-nbd" --socket "$sock" --image "$img" --create --size "$size" \
-		${1:+--cluster-size "$1"} >/dev/null 2>"$work/log" &
-	server=$!
-}
-start_null() {
-	"$BUILD/bench/nbd_null" "unix:$sock" >/dev/null 2>"$work/log" &
-	server=$!
-}
-start_nbdkit_null() {
-	nbdkit -f -U "$sock" null "$size" >/dev/null 2>"$work/log" &
-	server=$!
-}
-start_nbdkit_file() {
-	rm -f "$img" && truncate -s "$size" "$img"
-	nbdkit -f -U "$sock" file "$img" >/dev/null 2>"$work/log" &
-	server=$!
-}
-start_qemu() { # CLUSTER|default
-	rm -f "$img"
-	if [ "$1" = default ]; then
-		qemu-img create -q -f qcow2 "$img" "$size"
-		qemu-nbd -f qcow2 -t -e 16 -k "$sock" "$img" 2>"$work/log" &
-	else
-		qemu-img create -q -f qcow2 -o "cluster_size=$1,lazy_refcounts=on" "$img" "$size"
-		qemu-nbd -f qcow2 -t -e 16 --cache=none --aio=io_uring -k "$sock" "$img" 2>"$work/log" &
-	fi
-	server=$!
-}
-
-wait_socket() {
-	local i
-	for i in $(seq 200); do
-		[ -S "$sock" ] && return 0
-		kill -0 "$server" 2>/dev/null || break
-		sleep 0.05
-	done
-	echo "bench: the server did not start:" >&2
-	cat "$work/log" >&2
-	exit 1
-}
-
-cpu_of() { # user + system seconds of a process so far
-	awk -v hz="$hz" '{ sub(/^.*\) /, ""); print ($12 + $13) / hz }' "/proc/$1/stat"
-}
-
-# The clean close is part of the work: its time counts.
-stop_server() {
-	kill -TERM "$server"
-	wait "$server" 2>/dev/null || true
-	server=""
-	rm -f "$sock"
-}
-
-# measure LOAD CONTENDER START-COMMAND... -- FIO-OPTIONS...
-measure() {
-	local load=$1 name=$2 t0 t1 bytes cpu rss
-	local -a start=()
+ingest_load() { # load, peers, fio options...
+	local load=$1 peers=$2 peer
 	shift 2
-	while [ "$1" != -- ]; do start+=("$1"); shift; done
-	shift
-	"${start[@]}"
-	wait_socket
-	t0=$(date +%s.%N)
-	fio --name=b --ioengine=nbd --uri="nbd+unix:///?socket=$sock" --size="$size" \
-		--end_fsync=1 --refill_buffers=0 --output-format=json --output="$work/fio.json" "$@" \
-		>/dev/null 2>&1 || { echo "bench: fio failed for $name" >&2; cat "$work/log" >&2; exit 1; }
-	bytes=$(jq '[.jobs[] | .write.io_bytes + .read.io_bytes] | add' "$work/fio.json")
-	rss=$(awk '/VmHWM/ { print $2 }' "/proc/$server/status")
-	cpu=$(cpu_of "$server")
-	stop_server
-	t1=$(date +%s.%N)
-	jq -cn --arg load "$load" --arg name "$name" --argjson bytes "$bytes" \
-		--argjson fio "$(jq '[.jobs[] | .write.bw_bytes + .read.bw_bytes] | add' "$work/fio.json")" \
-		--argjson wall "$(echo "$t1 - $t0" | bc)" --argjson cpu "$cpu" --argjson rss "$rss" \
-		'{load: $load, name: $name, gib_s: ($fio / 1073741824), wall_s: $wall,
-		  cpu_s_gib: ($cpu / ($bytes / 1073741824)), rss_mib: ($rss / 1024)}' >>"$work/rows"
-}
-
-# What the directory itself takes: O_DIRECT, io_uring, fresh space.
-measure_disk() {
-	rm -f "$img"
-	fio --name=d --filename="$img" --ioengine=io_uring --direct=1 --rw=write --bs=2M --iodepth=8 \
-		--size="$size" --fallocate=posix --refill_buffers=0 --output-format=json \
-		--output="$work/fio.json" >/dev/null 2>&1
-	jq -c '{load: "limits", name: "disk, fio O_DIRECT", gib_s: (.jobs[0].write.bw_bytes / 1073741824),
-		wall_s: 0, cpu_s_gib: 0, rss_mib: 0}' "$work/fio.json" >>"$work/rows"
-	rm -f "$img"
-}
-
-# --- reading a chain: the engine alone, and over NBD with nbdcopy, beside qemu-nbd
-
-build_chains() {
-	local depth
-
-	for depth in 1 2 10 100; do
-		mkdir -p "$work/chain$depth"
-		chain[$depth]=$("$BUILD/bench/chain_read" build "$work/chain$depth" 2048 "$depth")
+	measure_disk ingest "$load"
+	measure_wire ingest "$load" drive_fio "$@"
+	measure ingest "$load" "sendense" start_sendense -- drive_fio "$@"
+	for peer in $peers; do
+		case $peer in
+		64k) measure ingest "$load" "qemu-nbd tuned 64 KiB" start_qemu 64k -- drive_fio "$@" ;;
+		2M) measure ingest "$load" "qemu-nbd tuned 2 MiB" start_qemu 2M -- drive_fio "$@" ;;
+		default) measure ingest "$load" "qemu-nbd default" start_qemu default -- drive_fio "$@" ;;
+		qsd) measure ingest "$load" "qemu-storage-daemon 64 KiB" start_qsd 64k -- drive_fio "$@" ;;
+		nbdkit) measure ingest "$load" "nbdkit file" start_nbdkit_file -- drive_fio "$@" ;;
+		nbd-server) measure ingest "$load" "nbd-server file" start_nbd_server -- drive_fio "$@" ;;
+		plain) measure ingest "$load" "sendense, no sums" start_sendense --no-sums -- drive_fio "$@" ;;
+		esac
 	done
 }
-
-start_reader() { # sendense|qemu, image
-	if [ "$1" = sendense ]; then
-		"$BUILD/bin/sendense-nbd" --socket "$sock" --image "$2" --read-only >/dev/null 2>"$work/log" &
+family_ingest() {
+	if full; then
+		ingest_load "1 MiB, depth 16" "plain 64k 2M default qsd nbdkit nbd-server" --rw=write --bs=1M --iodepth=16
+		ingest_load "1 MiB, depth 1" "64k 2M" --rw=write --bs=1M --iodepth=1
+		ingest_load "1 MiB, depth 64" "64k 2M" --rw=write --bs=1M --iodepth=64
+		ingest_load "64 KiB, depth 64" "64k 2M" --rw=write --bs=64k --iodepth=64
+		ingest_load "4 KiB, depth 16" "64k 2M" --rw=write --bs=4k --iodepth=16 --io_size=512M
+		ingest_load "4 KiB random, depth 64" "64k 2M" --rw=randwrite --bs=4k --iodepth=64 --io_size=128M
 	else
-		qemu-nbd -f qcow2 -r -t -e 16 --cache=none --aio=io_uring -k "$sock" "$2" 2>"$work/log" &
+		ingest_load "1 MiB, depth 16" "plain 64k 2M default" --rw=write --bs=1M --iodepth=16
 	fi
-	server=$!
+	ingest_load "32 MiB, depth 1" "2M" --rw=write --bs=32M --iodepth=1
+	ingest_load "64 KiB, depth 16" "64k 2M" --rw=write --bs=64k --iodepth=16
 }
 
-measure_chain() { # depth
-	local depth=$1 who name t0 t1 cpu rss gib
+# --- our own sender: shapes of data, sockets, connections, exports -----------------------------------
 
-	gib=$("$BUILD/bench/chain_read" scan "${chain[$depth]}" | awk '{ print $2 }')
-	jq -cn --arg load "read, depth $depth" --argjson gib "$gib" \
-		'{load: $load, name: "engine alone", gib_s: $gib, wall_s: 0, cpu_s_gib: 0, rss_mib: 0}' \
-		>>"$work/rows"
-	for who in sendense qemu; do
-		name="sendense 64 KiB"
-		[ "$who" = sendense ] || name="qemu-nbd tuned 64 KiB"
-		start_reader "$who" "${chain[$depth]}"
-		wait_socket
-		t0=$(date +%s.%N)
-		nbdcopy "nbd+unix:///?socket=$sock" null:
-		t1=$(date +%s.%N)
-		rss=$(awk '/VmHWM/ { print $2 }' "/proc/$server/status")
-		cpu=$(cpu_of "$server")
-		stop_server
-		jq -cn --arg load "read, depth $depth" --arg name "$name" \
-			--argjson wall "$(echo "$t1 - $t0" | bc)" --argjson cpu "$cpu" --argjson rss "$rss" \
-			'{load: $load, name: $name, gib_s: (2 / $wall), wall_s: $wall,
-			  cpu_s_gib: ($cpu / 2), rss_mib: ($rss / 1024)}' >>"$work/rows"
+drive_tcp() { drive_send "$@" "$tcp"; }
+drive_unix() { drive_send "$@" "unix:$sock"; }
+
+family_streams() {
+	local n options=(--size "$size" --block 1M --depth 16)
+
+	measure_disk streams "plain"
+	measure_wire streams "plain" drive_unix "${options[@]}"
+	measure streams "plain" "sendense" start_sendense -- drive_unix "${options[@]}"
+	measure streams "zero-mixed" "sendense" start_sendense -- drive_unix "${options[@]}" --zero-mixed
+	measure streams "unaligned" "sendense" start_sendense -- drive_unix "${options[@]}" --skew 3584
+	measure streams "TCP" "sendense" start_sendense_tcp -- drive_tcp "${options[@]}"
+	for n in 1 2 5 8; do
+		measure streams "$n connections" "sendense" start_sendense -- drive_unix "${options[@]}" --connections "$n"
+		measure streams "$n connections" "qemu-nbd tuned 2 MiB" start_qemu 2M -- drive_unix "${options[@]}" --connections "$n"
 	done
 }
 
-declare -a chain=()
-[ "$mode" != full ] || build_chains
+# --- an incremental: writes into an overlay ----------------------------------------------------------
 
-seq1m=(--rw=write --bs=1M --iodepth=16)
-seq64k=(--rw=write --bs=64k --iodepth=16)
-agent=(--rw=write --bs=32M --iodepth=1)
+declare -A chain=()
+build_chain() { # depth, MiB
+	[ -z "${chain[$1]:-}" ] || return 0
+	mkdir -p "$work/chain$1"
+	chain[$1]=$("$BUILD/bench/chain_read" build "$work/chain$1" "$2" "$1")
+}
+overlay_load() { # depth, load, fio options
+	local load="$2, depth $1" BACKING
+	BACKING=${chain[$1]}
+	shift 2
+	measure overlay "$load" "sendense" start_sendense -- drive_fio "$@"
+	measure overlay "$load" "qemu-nbd tuned 64 KiB" start_qemu 64k -- drive_fio "$@"
+}
+family_overlay() {
+	local depth depths="1" mib=1024 size=1G
+	full && depths="1 10 100"
+	for depth in $depths; do
+		build_chain "$depth" $mib
+		overlay_load "$depth" "4 KiB random" --rw=randwrite --bs=4k --iodepth=64 --io_size=64M
+		full && overlay_load "$depth" "1 MiB" --rw=write --bs=1M --iodepth=16
+	done
+	return 0
+}
+
+# --- reading a chain back ----------------------------------------------------------------------------
+
+measure_chain_reader() { # depth, who, name, MiB
+	local t0 t1 cpu rss gib
+	gib=$(calc "$4 / 1024")
+	start_reader "$2" "${chain[$1]}"
+	wait_socket
+	t0=$(now)
+	nbdcopy "nbd+unix:///?socket=$sock" null: || die "nbdcopy failed"
+	t1=$(now)
+	cpu=$(calc "$(cpu_of "$server") / $gib")
+	rss=$(rss_of "$server")
+	stop_server
+	row chain "nbdcopy, depth $1" "$3" "$(calc "$gib / ($t1 - $t0)")" GiB/s "$cpu" "$rss"
+}
+family_chain() {
+	local depth depths="1 100" mib=1024
+	full && depths="1 2 10 100"
+	for depth in $depths; do
+		build_chain "$depth" $mib
+		row chain "engine, depth $depth" "sendense" \
+			"$("$BUILD/bench/chain_read" scan "${chain[$depth]}" | awk '{ print $2 }')" GiB/s
+		measure_chain_reader "$depth" sendense "sendense" $mib
+		measure_chain_reader "$depth" qemu "qemu-nbd tuned 64 KiB" $mib
+	done
+}
+
+# --- verify ------------------------------------------------------------------------------------------
+
+family_verify() {
+	local t0 t1 gib
+	fresh
+	start_sendense
+	wait_socket
+	drive_unix --size "$size"
+	stop_server
+	gib=$(calc "$moved / 1073741824")
+	fio --name=r --filename="$img" --readonly --ioengine=io_uring --direct=1 --rw=read --bs=2M \
+		--iodepth=8 --size="$size" --output-format=json --output="$work/fio.json" >/dev/null 2>&1 ||
+		die "fio failed"
+	row verify "a full" "limit: disk" "$(jq '.jobs[0].read.bw_bytes / 1073741824' "$work/fio.json")" GiB/s
+	t0=$(now)
+	"$BUILD/bin/sendense-ctl" image verify "$img" >/dev/null || die "verify failed"
+	t1=$(now)
+	row verify "a full" "sendense" "$(calc "$gib / ($t1 - $t0)")" GiB/s
+	fresh
+}
+
+# --- compression -------------------------------------------------------------------------------------
+
+# Text-like data: base64 of noise gives zstd a quarter, which is what it finds on ordinary disks.
+make_compressible() {
+	[ ! -e "$work/text.raw" ] || return 0
+	head -c $((768 << 20)) /dev/urandom | base64 -w 0 | head -c 1G >"$work/text.raw"
+	qemu-img convert -f raw -O qcow2 "$work/text.raw" "$work/text.qcow2"
+}
+zstd_on() { # load, processors
+	local t0 t1
+
+	fresh
+	t0=$(now)
+	taskset -c "$2" "$BUILD/bin/sendense-ctl" image convert "$work/text.qcow2" "$img" --compress zstd:1 \
+		>/dev/null || die "convert failed"
+	t1=$(now)
+	row zstd "$1" "sendense convert" "$(calc "1 / ($t1 - $t0)")" GiB/s
+	fresh
+	t0=$(now)
+	taskset -c "$2" qemu-img convert -c -f qcow2 -O qcow2 -o compression_type=zstd -t none -T none -W -m 8 \
+		"$work/text.qcow2" "$img" || die "qemu-img failed"
+	t1=$(now)
+	row zstd "$1" "qemu-img convert -c" "$(calc "1 / ($t1 - $t0)")" GiB/s
+	fresh
+}
+family_zstd() {
+	make_compressible
+	zstd_on "one core" 0
+	[ "$(nproc)" -lt 2 ] || zstd_on "two cores" 0,1
+}
+
+# --- what idle clients cost, and growth --------------------------------------------------------------
+
+family_idle() {
+	local before after i
+
+	fresh
+	start_sendense --max-connections 1100 --max-connections-per-export 1100
+	wait_socket
+	before=$(awk '/VmRSS/ { print $2 }' "/proc/$server/status")
+	"$BUILD/bench/nbd_send" --idle 1000 "unix:$sock" >"$work/idle" 2>&1 &
+	i=$!
+	until [ -s "$work/idle" ]; do kill -0 "$i" 2>/dev/null || die "idle clients: $(cat "$work/idle")"; sleep 0.05; done
+	after=$(awk '/VmRSS/ { print $2 }' "/proc/$server/status")
+	kill "$i" && wait "$i" 2>/dev/null || true
+	stop_server
+	row idle "1000 idle connections" "sendense" "$(calc "($after - $before) / 1000")" "KiB each"
+	fresh
+}
+
+# CPU and memory per GiB must not grow with the disk. Larger disks only as far as there is room.
+family_growth() {
+	local gib room
+	room=$(($(df --output=avail -B1G "$work" | tail -n 1) / 2))
+
+	for gib in 1 4 16 64; do
+		[ "$gib" -le "$room" ] || continue
+		local size=${gib}G
+		measure growth "disk of $gib GiB" "sendense" start_sendense -- \
+			drive_unix --size "$size" --block 1M --depth 16
+	done
+}
+
+# --- the hub -----------------------------------------------------------------------------------------
+
+family_hub() {
+	bash "$here/hub.sh" "$work/rows" "$mode" || die "the hub's part failed"
+}
+
+# --- all of it ---------------------------------------------------------------------------------------
+
+once() { case $1 in growth | idle | hub) return 0 ;; *) return 1 ;; esac; }
 
 for round in $(seq "$rounds"); do
-	printf 'round %d of %d\r' "$round" "$rounds" >&2
-	measure_disk
-	measure limits "wire, nbdkit null" start_nbdkit_null -- "${seq1m[@]}"
-	measure limits "wire, our null export" start_null -- "${seq1m[@]}"
-	measure "1 MiB depth 16" "sendense 64 KiB" start_sendense -- "${seq1m[@]}"
-	measure "1 MiB depth 16" "qemu-nbd tuned 2 MiB" start_qemu 2M -- "${seq1m[@]}"
-	measure "1 MiB depth 16" "qemu-nbd tuned 64 KiB" start_qemu 64k -- "${seq1m[@]}"
-	measure "32 MiB depth 1" "sendense 64 KiB" start_sendense -- "${agent[@]}"
-	measure "32 MiB depth 1" "qemu-nbd tuned 2 MiB" start_qemu 2M -- "${agent[@]}"
-	[ "$mode" = full ] || continue
-	for depth in 1 2 10 100; do measure_chain "$depth"; done
-	measure "1 MiB depth 16" "qemu-nbd default" start_qemu default -- "${seq1m[@]}"
-	measure "1 MiB depth 16" "nbdkit file" start_nbdkit_file -- "${seq1m[@]}"
-	measure "64 KiB depth 16" "sendense 64 KiB" start_sendense -- "${seq64k[@]}"
-	measure "64 KiB depth 16" "qemu-nbd tuned 2 MiB" start_qemu 2M -- "${seq64k[@]}"
-	measure "64 KiB depth 16" "qemu-nbd tuned 64 KiB" start_qemu 64k -- "${seq64k[@]}"
+	for family in "${families[@]}"; do
+		[ "$round" = 1 ] || ! once "$family" || continue
+		printf '\rround %d of %d: %-10s' "$round" "$rounds" "$family" >&2
+		"family_$family"
+	done
 done
-
-jq -s 'def median: sort | .[length / 2 | floor];
-	group_by([.load, .name]) | map({load: .[0].load, name: .[0].name, runs: length,
-		gib_s: (map(.gib_s) | median), low: (map(.gib_s) | min), high: (map(.gib_s) | max),
-		cpu_s_gib: (map(.cpu_s_gib) | median), rss_mib: (map(.rss_mib) | max)})' \
-	"$work/rows" >"$results/latest.json"
-
-jq -r '. as $all | ["load", "server", "GiB/s", "low..high", "CPU s/GiB", "peak MiB", "x qemu-nbd tuned"],
-	(.[] | . as $r | ([$all[] | select(.load == $r.load and (.name | startswith("qemu-nbd tuned")))
-		| .gib_s] | max) as $peer
-	| [.load, .name, (.gib_s * 100 | round / 100), "\(.low * 100 | round / 100)..\(.high * 100 | round / 100)",
-	   (.cpu_s_gib * 1000 | round / 1000), (.rss_mib | round),
-	   (if $peer then (.gib_s / $peer * 100 | round / 100) else "" end)]) | @tsv' \
-	"$results/latest.json" | awk -F'\t' '{ printf "%-16s %-24s %8s %14s %10s %9s  %s\n", $1, $2, $3, $4, $5, $6, $7 }'
+printf '\r%40s\r' '' >&2
+"$here/report.sh" "$work/rows" "$here/results"

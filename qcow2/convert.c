@@ -132,8 +132,11 @@ static int convert_to_raw(struct convert *c, const char *repository, struct err 
 
 static int convert_to_qcow2(struct convert *c, const char *repository, struct err *err)
 {
-	struct qcow2_create_opts create = {.size = c->size, .cluster_size = c->opts->cluster_size};
-	struct qcow2_open_opts open = {.writable = true, .sums = c->opts->sums};
+	struct qcow2_create_opts create = {.size = c->size,
+					   .cluster_size = c->opts->cluster_size,
+					   .zstd = c->opts->zstd_level};
+	struct qcow2_open_opts open = {
+		.writable = true, .sums = c->opts->sums, .zstd_level = c->opts->zstd_level};
 	int r = qcow2_create(c->dst, &create, err);
 
 	if (r)

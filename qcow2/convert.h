@@ -32,6 +32,7 @@ struct qcow2_convert_opts {
 	bool raw;	       /* a sparse raw file instead of a qcow2 image */
 	uint32_t cluster_size; /* qcow2; 0: chosen by size */
 	bool sums;	       /* qcow2: write the checksum sidecar too */
+	int zstd_level;	       /* qcow2: compress its clusters, 1..19; 0: store them plain */
 	/* May be NULL; returns false to stop. */
 	bool (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *arg;

@@ -341,33 +341,47 @@ static bool convert_progress(void *arg, uint64_t done, uint64_t total)
 	return true;
 }
 
-static int image_convert(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+static int convert_options(const struct ctl_args *args, struct qcow2_convert_opts *opts,
+			   struct err *err)
 {
-	const char *format = ctl_option(args, "format");
-	bool tty = isatty(STDERR_FILENO) && !ctl->json;
-	struct qcow2_convert_opts opts = {
-		.raw = format && !strcmp(format, "raw"),
-		.sums = !ctl_option(args, "no-sums"),
-		.progress = tty ? convert_progress : NULL,
-	};
+	const char *format = ctl_option(args, "format"), *compress = ctl_option(args, "compress");
 	unsigned long cluster_size = 0;
 	int r = ctl_option_number(args, "cluster-size", QCOW2_CLUSTER_MAX, &cluster_size, err);
 
 	if (r)
 		return r;
-	if (format && !opts.raw && strcmp(format, "qcow2"))
+	opts->raw = format && !strcmp(format, "raw");
+	opts->sums = !ctl_option(args, "no-sums");
+	opts->cluster_size = cluster_size;
+	if (format && !opts->raw && strcmp(format, "qcow2"))
 		return err_set(err, CTL_USAGE, "--format takes qcow2 or raw, not \"%s\"", format);
-	if (cluster_size && opts.raw)
+	if (cluster_size && opts->raw)
 		return err_set(err, CTL_USAGE, "a raw file has no --cluster-size");
 	if (cluster_size && (cluster_size < QCOW2_CLUSTER_MIN || !is_power_of_2(cluster_size)))
 		return err_set(err, CTL_USAGE,
 			       "--cluster-size takes a power of two from %u to %u, not %lu",
 			       QCOW2_CLUSTER_MIN, QCOW2_CLUSTER_MAX, cluster_size);
-	opts.cluster_size = cluster_size;
+	if (compress && opts->raw)
+		return err_set(err, CTL_USAGE, "a raw file takes no --compress");
+	if (compress && !qcow2_parse_compression(compress, &opts->zstd_level))
+		return err_set(err, CTL_USAGE,
+			       "--compress takes none or zstd[:LEVEL], level 1 to 19, not \"%s\"",
+			       compress);
+	return 0;
+}
+
+static int image_convert(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	bool tty = isatty(STDERR_FILENO) && !ctl->json;
+	struct qcow2_convert_opts opts = {.progress = tty ? convert_progress : NULL};
+	int r = convert_options(args, &opts, err);
+
+	if (r)
+		return r;
 	r = qcow2_convert(args->argv[0], repository_of(args), args->argv[1], &opts, err);
 	if (tty)
 		fputc('\n', stderr);
-	return r ? status_of(r) : CTL_OK;
+	return r == -EEXIST ? CTL_CONFLICT : r ? status_of(r) : CTL_OK;
 }
 
 #define REPOSITORY_OPTION                                                                          \
@@ -438,6 +452,7 @@ const struct ctl_verb ctl_image_verbs[] = {
 			   "--format raw",
 		.options = {{"format", "qcow2|raw", "of the output (qcow2)", false},
 			    {"cluster-size", "BYTES", "of a qcow2 output (by disk size)", false},
+			    {"compress", "none|zstd[:LEVEL]", "a qcow2 output (none)", false},
 			    {"no-sums", NULL, "write no checksum file", false},
 			    REPOSITORY_OPTION},
 		.run = image_convert,

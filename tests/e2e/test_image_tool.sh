@@ -88,6 +88,11 @@ image 0 verify flat.qcow2
 image 0 convert $INCR flat.raw --format raw
 cmp flat.raw changed.raw
 image 0 convert $INCR small.qcow2 --cluster-size 4096 --no-sums
+image 0 convert $INCR packed.qcow2 --compress zstd:3
+assert_contains "$(qemu-img info packed.qcow2)" "compression type: zstd" "a compressed copy"
+qemu-img check -q packed.qcow2 && qemu-img compare -q $INCR packed.qcow2 || fail "a compressed copy differs"
+image 2 convert $INCR x.qcow2 --compress lz4
+image 2 convert $INCR x.raw --format raw --compress zstd
 assert_eq 4096 "$(qemu-img info --output=json small.qcow2 | jq '."cluster-size"')" "cluster size"
 "$BIN/sendense-ctl" --json image convert $INCR once.qcow2 >json || fail "convert --json"
 
