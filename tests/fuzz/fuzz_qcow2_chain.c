@@ -65,6 +65,7 @@ static const char *const backings[] = {"a",
 
 /* One image as it was made. */
 struct made {
+	const char *name;
 	char path[PATH_MAX]; /* real */
 	bool sound;
 	uint64_t size;
@@ -266,6 +267,7 @@ static void make_image(struct kit_input *in, const char *name, bool damage)
 	struct made *m = mk.m;
 
 	memset(m, 0, sizeof(*m));
+	m->name = name;
 	take_header(in, &mk);
 	if (strlen(mk.h.backing) > 60) /* must fit the smallest cluster */
 		mk.h.backing[60] = 0;
@@ -288,6 +290,16 @@ static void make_image(struct kit_input *in, const char *name, bool damage)
 	count++;
 }
 
+static void remove_file(const char *name)
+{
+	unsigned i;
+
+	if (unlink(kit_path(name)))
+		rmdir(kit_path(name));
+	for (i = 0; i < count; i++)
+		made[i].sound &= made[i].name != name;
+}
+
 /* One file of any kind; what was under its name is replaced. */
 static void take_file(struct kit_input *in)
 {
@@ -296,8 +308,7 @@ static void take_file(struct kit_input *in)
 	const uint8_t *bytes;
 	size_t len;
 
-	if (unlink(kit_path(name)))
-		rmdir(kit_path(name));
+	remove_file(name);
 	if (kind < 160) {
 		make_image(in, name, false);
 	} else if (kind < 200) {
@@ -329,9 +340,9 @@ struct stack {
 
 static const struct made *find_made(const char *path)
 {
-	unsigned i = count;
+	unsigned i;
 
-	while (i--) /* the last of a name is the one that is there */
+	for (i = 0; i < count; i++)
 		if (made[i].sound && !strcmp(made[i].path, path))
 			return &made[i];
 	return NULL;
