@@ -1,5 +1,5 @@
 /*
- * How many files the process may have open: every connection and every link of a chain is one.
+ * How many files the process may have open: every connection is one, every link of a chain two.
  */
 #ifndef BASE_DESCRIPTORS_H
 #define BASE_DESCRIPTORS_H

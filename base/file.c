@@ -15,6 +15,7 @@
 #include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -267,13 +268,28 @@ static int file_open_flags(unsigned flags)
 	       (flags & FILE_CREATE ? O_CREAT | O_EXCL : 0);
 }
 
+/* A long chain takes two descriptors a link: who meets that limit must hear which it is. */
+static int file_refused(int error, const char *path, unsigned flags, struct err *err)
+{
+	struct rlimit files = {0};
+
+	if (error != EMFILE)
+		return err_sys(err, -error, "cannot %s '%s'",
+			       flags & FILE_CREATE ? "create" : "open", path);
+	getrlimit(RLIMIT_NOFILE, &files);
+	return err_set(
+		err, -EMFILE,
+		"cannot open '%s': this process may have %llu files open and has them; raise "
+		"the limit (ulimit -n, or LimitNOFILE= of its service)",
+		path, (unsigned long long)files.rlim_cur);
+}
+
 int file_open(struct file **out, const char *path, unsigned flags, struct err *err)
 {
 	int fd = open(path, file_open_flags(flags), 0600);
 
 	if (fd < 0)
-		return err_sys(err, -errno, "cannot %s '%s'",
-			       flags & FILE_CREATE ? "create" : "open", path);
+		return file_refused(errno, path, flags, err);
 	return file_adopt(out, fd, path, flags, err);
 }
 
@@ -290,7 +306,7 @@ int file_open_beneath(struct file **out, int dirfd, const char *path, unsigned f
 	if (fd < 0 && errno == EXDEV)
 		return err_set(err, -EXDEV, "'%s' leaves the repository; refused", path);
 	if (fd < 0)
-		return err_sys(err, -errno, "cannot open '%s'", path);
+		return file_refused(errno, path, flags, err);
 	return file_adopt(out, fd, path, flags, err);
 }
 

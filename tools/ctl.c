@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/descriptors.h"
 #include "tools/ctl.h"
 #include "tools/ctl_args.h"
 #include "tools/ctl_human.h"
@@ -115,6 +116,7 @@ int main(int argc, char **argv)
 
 	/* Only what counts as a letter, and always UTF-8: the hub speaks nothing else. */
 	setlocale(LC_CTYPE, "C.UTF-8");
+	descriptors_raise();
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	status = main_with(&globals, argc, argv);
 	curl_global_cleanup();

@@ -17,6 +17,7 @@
 #include "base/bytes.h"
 #include "qcow2/scan.h"
 #include "tests/support/imgloop.h"
+#include "base/descriptors.h"
 #include "tests/support/oracle.h"
 #include "tests/support/scratch.h"
 
@@ -30,12 +31,7 @@ static unsigned char *model;
 
 static int setup(void **state)
 {
-	struct rlimit files;
-
-	/* the deepest chain is one file more than some shells allow */
-	getrlimit(RLIMIT_NOFILE, &files);
-	files.rlim_cur = files.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &files);
+	descriptors_raise(); /* the deepest chain is more files than some shells allow */
 	oracle_seed();
 	imgloop_start(&loop, 4);
 	model = malloc(DISK);

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
+#include "base/descriptors.h"
 #include "qcow2/format.h"
 #include "tests/support/imgloop.h"
 #include "tests/support/scratch.h"
@@ -43,6 +44,7 @@ static int setup(void **state)
 #else
 	(void)limit;
 #endif
+	descriptors_raise(); /* for the deepest chain */
 	imgloop_start(&loop, 2);
 	return scratch_setup(state);
 }
