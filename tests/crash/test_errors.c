@@ -45,7 +45,7 @@ static uint64_t fail_at(const struct workload *start, uint64_t k, int error)
 		story_fail("failed with %s instead of %s", strerror(-r), strerror(-error));
 	ops = faultfile_ops(ff);
 	faultfile_cut(ff);
-	assert_int_equal(faultfile_dump(ff, "left.qcow2"), 0);
+	assert_int_equal(faultfile_dump(ff, "left.qcow2", 0), 0);
 	faultfile_free(ff);
 	judge_check("left.qcow2", !r);
 	judge_reopened(&w, "left.qcow2");
@@ -107,7 +107,7 @@ static void a_failing_read_fails_its_request_and_hangs_nobody(void **state)
 		if (k == 0)
 			reads = MIN(faultfile_reads(ff), 100U);
 		faultfile_cut(ff);
-		assert_int_equal(faultfile_dump(ff, "left.qcow2"), 0);
+		assert_int_equal(faultfile_dump(ff, "left.qcow2", 0), 0);
 		faultfile_free(ff);
 		judge_check("left.qcow2", !r);
 		judge_reopened(&w, "left.qcow2");
@@ -181,7 +181,7 @@ static void use_to_the_end(int error)
 	assert_int_equal(i, 12); /* the 80 clusters that fit, less 69, and the one that did not */
 	imgloop_drop(&loop);
 	faultfile_cut(ff);
-	assert_int_equal(faultfile_dump(ff, "left.qcow2"), 0);
+	assert_int_equal(faultfile_dump(ff, "left.qcow2", 0), 0);
 	faultfile_free(ff);
 	w = (struct workload){.shape = &overlay, .loop = &loop};
 	assert_int_equal(imgloop_open(&loop, "left.qcow2", &(struct qcow2_open_opts){0}), 0);

@@ -131,7 +131,7 @@ static void change_free(struct change *c)
 /* --- the power cut -------------------------------------------------------------------------- */
 
 /* Some sectors of a write reach the disk: a beginning, or any. */
-static void survive_torn(struct faultfile *ff, const struct change *c)
+static void survive_torn(struct faultfile *ff, struct state *left, const struct change *c)
 {
 	uint64_t off = c->off, end = c->off + c->len, next;
 	bool prefix = rnd(ff) % 2, stop = false;
@@ -143,23 +143,23 @@ static void survive_torn(struct faultfile *ff, const struct change *c)
 		else
 			stop = rnd(ff) % 2;
 		if (!stop)
-			state_write(&ff->durable, off, c->data + (off - c->off), next - off);
+			state_write(left, off, c->data + (off - c->off), next - off);
 	}
 }
 
-static void survive(struct faultfile *ff, const struct change *c)
+static void survive(struct faultfile *ff, struct state *left, const struct change *c)
 {
 	switch (rnd(ff) % 3) {
 	case 0:
 		return;
 	case 1:
 		if (c->kind == CHANGE_WRITE) {
-			survive_torn(ff, c);
+			survive_torn(ff, left, c);
 			return;
 		}
 		/* fall through */
 	default:
-		state_apply(&ff->durable, c);
+		state_apply(left, c);
 	}
 }
 
@@ -179,7 +179,7 @@ static struct change *change_of(struct faultfile *ff, const struct file_op *op)
 
 void faultfile_cut(struct faultfile *ff)
 {
-	struct list *pos, *tmp;
+	struct list *pos;
 
 	if (ff->cut)
 		return;
@@ -191,14 +191,20 @@ void faultfile_cut(struct faultfile *ff)
 		if (!p->carried_out)
 			change_of(ff, p->op);
 	}
-	list_for_each_safe (pos, tmp, &ff->changes) {
-		struct change *c = list_entry(pos, struct change, node);
+}
 
-		survive(ff, c);
-		change_free(c);
-	}
-	list_for_each (pos, &ff->pending)
-		list_entry(pos, struct pending, node)->change = NULL;
+/* Nobody reads `now` after a cut: it takes what is left. */
+static const struct state *what_is_left(struct faultfile *ff, unsigned outcome)
+{
+	struct list *pos;
+
+	ff->rng = (ff->opts.seed * 31 + ff->ops) * 31 + outcome;
+	ff->rng = ff->rng * 0x9e3779b97f4a7c15ULL | 1;
+	state_resize(&ff->now, 0);
+	state_write(&ff->now, 0, ff->durable.bytes, ff->durable.size);
+	list_for_each (pos, &ff->changes)
+		survive(ff, &ff->now, list_entry(pos, struct change, node));
+	return &ff->now;
 }
 
 /* --- carrying operations out ---------------------------------------------------------------- */
@@ -290,6 +296,8 @@ static int sync_end(struct faultfile *ff, uint64_t id)
 	int r = count_op(ff);
 	struct list *pos, *tmp;
 
+	if (ff->cut)
+		return r;
 	list_for_each_safe (pos, tmp, &ff->changes) {
 		struct change *c = list_entry(pos, struct change, node);
 
@@ -572,20 +580,23 @@ uint64_t faultfile_punched(const struct faultfile *ff)
 	return ff->punched;
 }
 
-int faultfile_dump(const struct faultfile *ff, const char *path)
+int faultfile_dump(struct faultfile *ff, const char *path, unsigned outcome)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), r = 0;
+	const struct state *left;
 	uint64_t off, n;
+	int fd, r = 0;
 
 	assert(ff->cut);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
-	if (ftruncate(fd, ff->durable.size))
+	left = what_is_left(ff, outcome);
+	if (ftruncate(fd, left->size))
 		r = -errno;
-	for (off = 0; !r && off < ff->durable.size; off += n) {
-		n = MIN(ff->durable.size - off, 64 * KIB);
-		if (!bytes_all_zero(ff->durable.bytes + off, n) &&
-		    pwrite(fd, ff->durable.bytes + off, n, off) != (ssize_t)n)
+	for (off = 0; !r && off < left->size; off += n) {
+		n = MIN(left->size - off, 64 * KIB);
+		if (!bytes_all_zero(left->bytes + off, n) &&
+		    pwrite(fd, left->bytes + off, n, off) != (ssize_t)n)
 			r = errno ? -errno : -EIO;
 	}
 	close(fd);

@@ -51,7 +51,8 @@ uint64_t faultfile_punched(const struct faultfile *ff); /* bytes given back by P
 /* Cuts the power now, unless it is cut already. */
 void faultfile_cut(struct faultfile *ff);
 
-/* Writes what survived to a new file at @path; the power must be cut. 0 or -errno. */
-int faultfile_dump(const struct faultfile *ff, const char *path);
+/* Writes what survived to a new file at @path; the power must be cut. What a cut leaves is chance:
+ * each @outcome is another throw of the dice. 0 or -errno. */
+int faultfile_dump(struct faultfile *ff, const char *path, unsigned outcome);
 
 #endif
