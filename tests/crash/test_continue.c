@@ -1,6 +1,6 @@
 /*
- * Images that were closed cleanly, by us or by QEMU, are opened for writing again and not closed: what
- * stands in the header and the refcount table must not lead anywhere it did not lead before.
+ * Images that were closed cleanly, by us or by QEMU, are opened for writing again and not closed:
+ * what stands in the header and the refcount table must not lead anywhere it did not lead before.
  */
 #include "tests/crash/workload.h"
 
@@ -35,7 +35,8 @@ static void assert_holds(uint64_t off, uint64_t len, uint64_t tag)
 	free(want);
 }
 
-/* Left as a crash leaves it, with and without having written: sound, repairable, to be continued. */
+/* Left as a crash leaves it, with and without having written: sound, repairable, to be continued.
+ */
 static void assert_survives_crashes(const char *path, uint64_t len)
 {
 	story_begin(path, 0, 0);
@@ -84,8 +85,8 @@ static void an_image_with_several_refcount_blocks(void **state)
 static void an_image_whose_refcount_table_lies_behind_the_data(void **state)
 {
 	(void)state;
-	assert_int_equal(scratch_run("qemu-img create -q -f qcow2 -o refcount_bits=32 table.qcow2 64M"),
-			 0);
+	assert_int_equal(
+		scratch_run("qemu-img create -q -f qcow2 -o refcount_bits=32 table.qcow2 64M"), 0);
 	open_rw("table.qcow2");
 	write_some(0, 5 * MIB, 1);
 	assert_int_equal(imgloop_close(&loop), 0);
@@ -96,10 +97,12 @@ static void an_image_whose_refcount_table_lies_behind_the_data(void **state)
 static void an_image_that_qemu_grew(void **state)
 {
 	(void)state;
-	/* the refcount table outgrows its place: 512-byte refcount blocks would be needed for less */
-	assert_int_equal(scratch_run("qemu-img create -q -f qcow2 -o cluster_size=4096,refcount_bits=64 "
-				     "grew.qcow2 64M"),
-			 0);
+	/* the refcount table outgrows its place: 512-byte refcount blocks would be needed for less
+	 */
+	assert_int_equal(
+		scratch_run("qemu-img create -q -f qcow2 -o cluster_size=4096,refcount_bits=64 "
+			    "grew.qcow2 64M"),
+		0);
 	open_rw("grew.qcow2");
 	write_some(0, 2 * MIB, 1);
 	assert_int_equal(imgloop_close(&loop), 0);

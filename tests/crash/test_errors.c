@@ -1,6 +1,6 @@
 /*
- * Disks that fail without a power cut: EIO, ENOSPC, short writes, reads that fail. The error is latched,
- * the flush says so, what was flushed earlier is there after reopening, and nothing hangs.
+ * Disks that fail without a power cut: EIO, ENOSPC, short writes, reads that fail. The error is
+ * latched, the flush says so, what was flushed earlier is there after reopening, and nothing hangs.
  * The seed is printed; SEED=n repeats a run, K=n one failure of it.
  */
 #include "tests/crash/workload.h"
@@ -8,12 +8,19 @@
 static struct imgloop loop;
 static uint64_t seed;
 
-static const struct shape small = {
-	.name = "small clusters", .size = 3 * MIB + 512, .cluster = 4096, .steps = 40, .max = 70000,
-	.delay = 2};
-static const struct shape overlay = {
-	.name = "over a parent", .size = 4 * MIB + 1536, .cluster = 65536, .parent = true,
-	.steps = 40, .max = 200000, .delay = 2};
+static const struct shape small = {.name = "small clusters",
+				   .size = 3 * MIB + 512,
+				   .cluster = 4096,
+				   .steps = 40,
+				   .max = 70000,
+				   .delay = 2};
+static const struct shape overlay = {.name = "over a parent",
+				     .size = 4 * MIB + 1536,
+				     .cluster = 65536,
+				     .parent = true,
+				     .steps = 40,
+				     .max = 200000,
+				     .delay = 2};
 
 /* Opens the start image behind a faultfile. */
 static struct faultfile *open_behind(const struct faultfile_opts *opts)
@@ -26,7 +33,8 @@ static struct faultfile *open_behind(const struct faultfile_opts *opts)
 	return ff;
 }
 
-/* --- one failing operation, at every place ----------------------------------------------------------- */
+/* --- one failing operation, at every place
+ * ----------------------------------------------------------- */
 
 static uint64_t fail_at(const struct workload *start, uint64_t k, int error)
 {
@@ -80,7 +88,8 @@ static void a_full_disk_anywhere_costs_nothing_that_was_flushed(void **state)
 	fail_everywhere(&overlay, -ENOSPC);
 }
 
-/* --- reads that fail ------------------------------------------------------------------------------------ */
+/* --- reads that fail
+ * ------------------------------------------------------------------------------------ */
 
 static void a_failing_read_fails_its_request_and_hangs_nobody(void **state)
 {
@@ -117,7 +126,8 @@ static void a_failing_read_fails_its_request_and_hangs_nobody(void **state)
 	workload_deinit(&start);
 }
 
-/* --- the latch ---------------------------------------------------------------------------------------------- */
+/* --- the latch
+ * ---------------------------------------------------------------------------------------------- */
 
 static void a_latched_error_fails_everything_that_follows(void **state)
 {
@@ -149,9 +159,12 @@ static void a_latched_error_fails_everything_that_follows(void **state)
 	alarm(0);
 }
 
-/* --- space ---------------------------------------------------------------------------------------------------- */
+/* --- space
+ * ----------------------------------------------------------------------------------------------------
+ */
 
-/* The steps in which space is reserved are larger than what is left: all of it can be used still. */
+/* The steps in which space is reserved are larger than what is left: all of it can be used still.
+ */
 static void use_to_the_end(int error)
 {
 	struct faultfile_opts opts = {
@@ -169,7 +182,8 @@ static void use_to_the_end(int error)
 	ff = open_behind(&opts);
 	assert_int_equal(imgloop_write(&loop, 0, data, 4 * MIB), 0);
 	assert_int_equal(imgloop_flush(&loop), 0);
-	/* 4 MiB of data and 4 + 1 clusters of tables; now one cluster after the other is replaced */
+	/* 4 MiB of data and 4 + 1 clusters of tables; now one cluster after the other is replaced
+	 */
 	for (i = 0; !r && i < 64; i++) {
 		r = imgloop_zero(&loop, i * 65536, 65536);
 		if (!r)
@@ -203,7 +217,8 @@ static void a_nearly_full_disk_is_used_to_its_end(void **state)
 	use_to_the_end(-EFBIG);
 }
 
-/* --- nothing is under way when an operation says it is done ------------------------------------------------- */
+/* --- nothing is under way when an operation says it is done
+ * ------------------------------------------------- */
 
 static void a_flush_waits_for_space_that_is_being_reserved(void **state)
 {
@@ -254,10 +269,12 @@ static void a_flush_waits_for_space_that_is_reserved_ahead(void **state)
 	alarm(0);
 }
 
-/* One cluster cannot be read while the table for the next is on its way: the read does not end before. */
+/* One cluster cannot be read while the table for the next is on its way: the read does not end
+ * before. */
 static void a_failed_read_waits_for_what_it_started(void **state)
 {
-	static const struct shape two_tables = {.name = "two tables", .size = 8 * MIB, .cluster = 4096};
+	static const struct shape two_tables = {
+		.name = "two tables", .size = 8 * MIB, .cluster = 4096};
 	unsigned char *data = malloc(8 * MIB);
 	uint64_t k, opening = 0;
 
@@ -265,9 +282,8 @@ static void a_failed_read_waits_for_what_it_started(void **state)
 	assert_non_null(data);
 	content(1, 0, data, 8 * MIB);
 	make_image(&two_tables, "start.qcow2", NULL);
-	assert_int_equal(imgloop_open(&loop, "start.qcow2",
-				      &(struct qcow2_open_opts){.writable = true}),
-			 0);
+	assert_int_equal(
+		imgloop_open(&loop, "start.qcow2", &(struct qcow2_open_opts){.writable = true}), 0);
 	/* no two clusters side by side, so that there are many reads */
 	for (k = 4096 * 510; k < 4096 * 530; k += 8192)
 		assert_int_equal(imgloop_write(&loop, k, data, 4096), 0);

@@ -1,6 +1,6 @@
 /*
- * The crash promise of qcow2/qcow2.h: the power is cut at every operation of a workload, and what is
- * left is opened again. The seed is printed; SEED=n repeats a run, K=n one cut of every shape.
+ * The crash promise of qcow2/qcow2.h: the power is cut at every operation of a workload, and what
+ * is left is opened again. The seed is printed; SEED=n repeats a run, K=n one cut of every shape.
  */
 #include "tests/crash/workload.h"
 
@@ -13,30 +13,78 @@ static uint64_t seed;
 #define OUTCOMES 4
 
 static const struct shape shapes[] = {
-	{.name = "small clusters", .size = 3 * MIB + 512, .cluster = 4096, .steps = 40, .max = 70000,
+	{.name = "small clusters",
+	 .size = 3 * MIB + 512,
+	 .cluster = 4096,
+	 .steps = 40,
+	 .max = 70000,
 	 .delay = 2},
-	{.name = "ordinary clusters", .size = 5 * MIB, .cluster = 65536, .steps = 40, .max = 300000,
+	{.name = "ordinary clusters",
+	 .size = 5 * MIB,
+	 .cluster = 65536,
+	 .steps = 40,
+	 .max = 300000,
 	 .delay = 3},
-	{.name = "large requests", .size = 10 * MIB, .cluster = 65536, .steps = 20, .max = 5 * MIB,
+	{.name = "large requests",
+	 .size = 10 * MIB,
+	 .cluster = 65536,
+	 .steps = 20,
+	 .max = 5 * MIB,
 	 .delay = 8},
-	{.name = "over a parent", .size = 4 * MIB + 1536, .cluster = 65536, .parent = true,
-	 .steps = 40, .max = 200000, .delay = 2},
-	{.name = "over a parent, large requests", .size = 12 * MIB, .cluster = 65536, .parent = true,
-	 .steps = 25, .max = 4 * MIB, .delay = 8},
-	{.name = "over a parent, small clusters, suppressed", .size = 3 * MIB, .cluster = 4096,
-	 .parent = true, .suppress = true, .steps = 40, .max = 60000, .delay = 2},
-	{.name = "continued, several refcount blocks", .size = 11 * MIB, .cluster = 4096,
-	 .continued = true, .steps = 25, .max = 500000, .delay = 2},
-	{.name = "compressed", .size = 5 * MIB, .cluster = 65536, .zstd = true, .steps = 40,
-	 .max = 300000, .delay = 2},
-	{.name = "large clusters", .size = 8 * MIB, .cluster = 2 * MIB, .steps = 25, .max = 3 * MIB,
+	{.name = "over a parent",
+	 .size = 4 * MIB + 1536,
+	 .cluster = 65536,
+	 .parent = true,
+	 .steps = 40,
+	 .max = 200000,
+	 .delay = 2},
+	{.name = "over a parent, large requests",
+	 .size = 12 * MIB,
+	 .cluster = 65536,
+	 .parent = true,
+	 .steps = 25,
+	 .max = 4 * MIB,
+	 .delay = 8},
+	{.name = "over a parent, small clusters, suppressed",
+	 .size = 3 * MIB,
+	 .cluster = 4096,
+	 .parent = true,
+	 .suppress = true,
+	 .steps = 40,
+	 .max = 60000,
+	 .delay = 2},
+	{.name = "continued, several refcount blocks",
+	 .size = 11 * MIB,
+	 .cluster = 4096,
+	 .continued = true,
+	 .steps = 25,
+	 .max = 500000,
+	 .delay = 2},
+	{.name = "compressed",
+	 .size = 5 * MIB,
+	 .cluster = 65536,
+	 .zstd = true,
+	 .steps = 40,
+	 .max = 300000,
+	 .delay = 2},
+	{.name = "large clusters",
+	 .size = 8 * MIB,
+	 .cluster = 2 * MIB,
+	 .steps = 25,
+	 .max = 3 * MIB,
 	 .delay = 3},
 };
 
 /* More tables than the cache holds: 2200 slices of 2 MiB of guest disk each. */
 static const struct shape wide = {
-	.name = "wide disk", .size = 2200 * 4096, .cluster = 4096, .chunk = 4096, .stride = 2 * MIB,
-	.steps = 12, .max = 2200 * 4096, .delay = 1,
+	.name = "wide disk",
+	.size = 2200 * 4096,
+	.cluster = 4096,
+	.chunk = 4096,
+	.stride = 2 * MIB,
+	.steps = 12,
+	.max = 2200 * 4096,
+	.delay = 1,
 };
 
 /* One story: the power fails at operation @k (0: never). Returns the operations carried out. */
@@ -134,7 +182,8 @@ static void a_second_cut_while_continuing_is_survived(void **state)
 		faultfile_free(ff);
 
 		/* What the first cut left is on the disk, and stays the least there is. */
-		assert_int_equal(imgloop_open(&loop, "once.qcow2", &(struct qcow2_open_opts){0}), 0);
+		assert_int_equal(imgloop_open(&loop, "once.qcow2", &(struct qcow2_open_opts){0}),
+				 0);
 		judge_content(&w);
 		model_settle(&w);
 		assert_int_equal(imgloop_close(&loop), 0);

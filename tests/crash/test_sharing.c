@@ -1,7 +1,7 @@
 /*
- * Many images on one worker, which has fewer buffers than they would like: whoever waits gets on, and
- * nobody sits on what others need. A ring with nothing under way while somebody waits has lost a
- * wake-up; that is noticed at once.
+ * Many images on one worker, which has fewer buffers than they would like: whoever waits gets on,
+ * and nobody sits on what others need. A ring with nothing under way while somebody waits has lost
+ * a wake-up; that is noticed at once.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -20,10 +20,10 @@
 #include "qcow2/qcow2.h"
 #include "tests/support/scratch.h"
 
-#define IMAGES	     12
-#define CLUSTER	     65536U
-#define DISK	     (32 * MIB)
-#define PIECE	     (192 * KIB) /* as much as a sender hands over at once */
+#define IMAGES	12
+#define CLUSTER 65536U
+#define DISK	(32 * MIB)
+#define PIECE	(192 * KIB) /* as much as a sender hands over at once */
 
 static struct ring ring;
 static struct pool batches, bounces;
@@ -64,7 +64,8 @@ static void sender_step(struct ring_op *op, int res)
 		assert_int_equal(s->res, 0);
 		return;
 	}
-	n = qcow2_write(s->img, s->off, data + in, MIN(MIN(PIECE, s->end - s->off), sizeof(data) - in));
+	n = qcow2_write(s->img, s->off, data + in,
+			MIN(MIN(PIECE, s->end - s->off), sizeof(data) - in));
 	if (n == -EAGAIN) {
 		qcow2_wait_room(s->img, &s->room);
 		return;
@@ -126,7 +127,8 @@ static void run_until_done(unsigned first, unsigned n)
 
 static void open_image(unsigned i, const char *backing, bool suppress)
 {
-	struct qcow2_create_opts create = {.size = DISK, .cluster_size = CLUSTER, .backing = backing};
+	struct qcow2_create_opts create = {
+		.size = DISK, .cluster_size = CLUSTER, .backing = backing};
 	struct qcow2_open_opts opts = {.writable = true, .suppress_unchanged = suppress};
 	struct qcow2_io io = {&ring, &batches, &bounces};
 	struct err err = ERR_INIT;
@@ -153,8 +155,11 @@ static void assert_holds(unsigned i, uint64_t off, uint64_t len)
 
 	for (; len; off += n, len -= n) {
 		n = MIN(len, sizeof(data) - off % sizeof(data));
-		op = (struct qcow2_op){
-			.kind = QCOW2_OP_READ, .off = off, .len = n, .buf = back, .done = read_done};
+		op = (struct qcow2_op){.kind = QCOW2_OP_READ,
+				       .off = off,
+				       .len = n,
+				       .buf = back,
+				       .done = read_done};
 		qcow2_submit(sender[i].img, &op);
 		while (!op.extent_count)
 			assert_int_equal(ring_round(&ring), 0);
@@ -195,7 +200,8 @@ static void pools_stop(void)
 	ring_deinit(&ring);
 }
 
-/* --- the sentences ------------------------------------------------------------------------------- */
+/* --- the sentences -------------------------------------------------------------------------------
+ */
 
 static void more_senders_than_buffers_all_get_through(void **state)
 {
@@ -272,7 +278,8 @@ static void senders_that_come_and_go_never_wait_for_ever(void **state)
 			if (rng >> 60 < 6)
 				sender_start(&sender[i], rng >> 20 & 0xffffff, rng >> 44 & 0x1fff);
 			else if (rng >> 60 < 10)
-				sender_start(&sender[i], rng >> 20 & 0xffffff, rng >> 33 & 0x3fffff);
+				sender_start(&sender[i], rng >> 20 & 0xffffff,
+					     rng >> 33 & 0x3fffff);
 			else if (rng >> 60 < 12)
 				sender_flush(&sender[i]);
 		}
@@ -293,7 +300,8 @@ static void suppression_over_a_compressed_parent_does_not_starve(void **state)
 	for (i = 0; i < DISK / sizeof(data); i++)
 		assert_int_equal(fwrite(data, 1, sizeof(data), f), sizeof(data));
 	fclose(f);
-	assert_int_equal(scratch_run("qemu-img convert -c -f raw -O qcow2 parent.raw parent.qcow2"), 0);
+	assert_int_equal(scratch_run("qemu-img convert -c -f raw -O qcow2 parent.raw parent.qcow2"),
+			 0);
 	pools_start(4);
 	for (i = 0; i < 4; i++) {
 		open_image(i, "parent.qcow2", true);

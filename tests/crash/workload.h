@@ -1,10 +1,11 @@
 /*
- * Seeded workloads on an image whose file may fail at any moment, and the judgement of what is left.
+ * Seeded workloads on an image whose file may fail at any moment, and the judgement of what is
+ * left.
  *
- * The model knows every request in order of its start, and how many of them a completed flush covers.
- * A byte of the disk is right when it has the value of the last covered request that wrote it (or, if
- * none did, of the parent), or of any later one. Each request writes bytes that depend on the request
- * and on the place, so data of another place or another time is told apart.
+ * The model knows every request in order of its start, and how many of them a completed flush
+ * covers. A byte of the disk is right when it has the value of the last covered request that wrote
+ * it (or, if none did, of the parent), or of any later one. Each request writes bytes that depend
+ * on the request and on the place, so data of another place or another time is told apart.
  */
 #ifndef TESTS_CRASH_WORKLOAD_H
 #define TESTS_CRASH_WORKLOAD_H
@@ -28,8 +29,8 @@
 #include "tests/support/imgloop.h"
 #include "tests/support/scratch.h"
 
-/* What disk, and how it is used. The model's bytes are dense; on the guest disk every @chunk of them
- * is @stride apart, so that a huge disk can be touched everywhere. */
+/* What disk, and how it is used. The model's bytes are dense; on the guest disk every @chunk of
+ * them is @stride apart, so that a huge disk can be touched everywhere. */
 struct shape {
 	const char *name;
 	uint64_t size; /* model bytes */
@@ -39,7 +40,7 @@ struct shape {
 	bool zstd;	/* compressed clusters */
 	bool continued; /* the image was written and closed before */
 	unsigned steps;
-	uint64_t max; /* bytes a request */
+	uint64_t max;	/* bytes a request */
 	unsigned delay; /* rounds an operation of the file may take */
 };
 
@@ -68,7 +69,8 @@ struct workload {
 	unsigned flushes; /* completed well */
 };
 
-/* --- what a failing case says ------------------------------------------------------------------ */
+/* --- what a failing case says ------------------------------------------------------------------
+ */
 
 static struct {
 	const char *name;
@@ -115,7 +117,8 @@ static inline uint64_t rnd_next(uint64_t *rng)
 	return *rng >> 9;
 }
 
-/* --- the model ----------------------------------------------------------------------------------- */
+/* --- the model -----------------------------------------------------------------------------------
+ */
 
 static inline void content(uint64_t tag, uint64_t off, unsigned char *out, uint64_t len)
 {
@@ -154,7 +157,8 @@ static inline void model_deinit(struct model *m)
 	memset(m, 0, sizeof(*m));
 }
 
-static inline const struct request *model_add(struct model *m, uint64_t off, uint64_t len, bool zero)
+static inline const struct request *model_add(struct model *m, uint64_t off, uint64_t len,
+					      bool zero)
 {
 	struct request *q;
 
@@ -208,7 +212,8 @@ static inline void model_judge(const struct model *m, uint64_t off, const unsign
 				   m->count, m->covered);
 }
 
-/* --- model bytes on the guest disk ----------------------------------------------------------------- */
+/* --- model bytes on the guest disk
+ * ----------------------------------------------------------------- */
 
 static inline uint64_t guest_size(const struct shape *s)
 {
@@ -226,7 +231,8 @@ static inline uint64_t guest_piece(const struct shape *s, uint64_t off, uint64_t
 	return s->chunk ? MIN(len, s->chunk - off % s->chunk) : len;
 }
 
-/* --- carrying requests out ------------------------------------------------------------------------- */
+/* --- carrying requests out
+ * ------------------------------------------------------------------------- */
 
 static inline int carry_out(struct workload *w, const struct request *q, bool as_zero_op)
 {
@@ -384,7 +390,8 @@ static inline int workload_run(struct workload *w, const char *path, struct faul
 	return r;
 }
 
-/* --- making the images a workload starts from --------------------------------------------------------- */
+/* --- making the images a workload starts from
+ * --------------------------------------------------------- */
 
 static inline void make_image(const struct shape *s, const char *path, const char *backing)
 {
@@ -410,11 +417,11 @@ static inline void make_parent(struct workload *w, const char *path)
 	make_image(w->shape, path, NULL);
 	assert_int_equal(imgloop_open(w->loop, path, &opts), 0);
 	for (off = 0; off < w->shape->size; off += 2 * step)
-		assert_int_equal(carry_out(w,
-					   model_add(&w->model, off,
-						     MIN(step, w->shape->size - off), false),
-					   false),
-				 0);
+		assert_int_equal(
+			carry_out(w,
+				  model_add(&w->model, off, MIN(step, w->shape->size - off), false),
+				  false),
+			0);
 	assert_int_equal(imgloop_close(w->loop), 0);
 	model_cover(&w->model, w->model.count);
 }
@@ -453,7 +460,8 @@ static inline void workload_begin(struct workload *w, const struct workload *sta
 		memcpy(m->request, start->model.request, m->count * sizeof(*m->request));
 }
 
-/* --- judging what is left --------------------------------------------------------------------------- */
+/* --- judging what is left
+ * --------------------------------------------------------------------------- */
 
 /* Reads the open image whole. */
 static inline void judge_content(struct workload *w)
@@ -482,9 +490,9 @@ static inline void model_settle(struct workload *w)
 
 	for (off = 0; off < w->shape->size; off += n) {
 		n = guest_piece(w->shape, off, MIN(MIB, w->shape->size - off));
-		assert_int_equal(imgloop_read(w->loop, guest_off(w->shape, off),
-					      w->model.flushed + off, n),
-				 0);
+		assert_int_equal(
+			imgloop_read(w->loop, guest_off(w->shape, off), w->model.flushed + off, n),
+			0);
 	}
 	memcpy(w->model.now, w->model.flushed, w->model.size);
 	w->model.covered = w->model.count;
@@ -525,9 +533,10 @@ static inline void judge_qemu_repair(struct workload *w, const char *path)
 {
 	struct qcow2_open_opts opts = {.writable = false};
 
-	if (scratch_run("cp --sparse=always %s copy.qcow2 && qemu-img check -q -r all copy.qcow2 && "
-			"qemu-img check -q copy.qcow2",
-			path))
+	if (scratch_run(
+		    "cp --sparse=always %s copy.qcow2 && qemu-img check -q -r all copy.qcow2 && "
+		    "qemu-img check -q copy.qcow2",
+		    path))
 		story_fail("qemu-img cannot repair it");
 	assert_int_equal(imgloop_open(w->loop, "copy.qcow2", &opts), 0);
 	judge_content(w);
