@@ -7,8 +7,9 @@
  * flushes that were waiting when it began: it drains the batches started before, sweeps once over
  * the slices and then over L1, in rounds of at most QCOW2_WRITEBACK_BLOCKS. Each round copies its
  * blocks first, syncs, and writes the copies: what is linked meanwhile is not in them. At the end
- * the space of clusters freed before the pass is given back to the file system, and the flush is
- * done when nothing it has to do with is under way any more: then the image may be detached.
+ * the space of clusters freed before the pass is given back to the file system, once the reads that
+ * began before are through, and the flush is done when nothing it has to do with is under way any
+ * more: then the image may be detached.
  *
  * When the table cache has no clean slice to evict, a single round runs in between (`pressure`); a
  * batch may be waiting for just that, so it must not wait for the batches.
@@ -261,10 +262,14 @@ static void pass_step(struct qcow2_image *img)
 		flush_sync(img, plain_done);
 		return;
 	}
-	if (f->stage == QCOW2_FLUSH_SYNC)
+	if (f->stage == QCOW2_FLUSH_SYNC) {
 		pass_next(img, QCOW2_FLUSH_PUNCH);
+		if (img->alloc.freed_sealed)
+			img->epoch = !img->epoch;
+	}
 	if (f->stage == QCOW2_FLUSH_PUNCH) {
-		if (pass_punch(img))
+		/* A read may have found a cluster before it was freed. */
+		if (img->reading[!img->epoch] || pass_punch(img))
 			return;
 		pass_next(img, QCOW2_FLUSH_SETTLE);
 	}

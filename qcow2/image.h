@@ -348,6 +348,9 @@ struct qcow2_image {
 	struct list turns; /* operations that gave others a turn */
 	struct ring_op turn;
 	bool turning; /* @turn is queued */
+	/* File reads of @layer under way, begun in this epoch and the one before: space is given
+	 * back when nobody who found it in use can be reading it any more. */
+	unsigned reading[2], epoch;
 	struct qcow2_unpacker unpacker;
 	struct qcow2_tables tables;
 	struct qcow2_alloc alloc;

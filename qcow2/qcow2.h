@@ -177,6 +177,7 @@ struct qcow2_extent {
 struct qcow2_lane {
 	struct file_op file;
 	struct qcow2_op *op;
+	unsigned *reading; /* the count it is in, of reads of the image's own file; or NULL */
 	/* a compressed cluster: where it is read to, which of its bytes go where */
 	unsigned char *packed;
 	const struct qcow2_layer *layer;

@@ -217,16 +217,35 @@ static struct qcow2_lane *lane_get(struct qcow2_op *op)
 	return &op->lane[i];
 }
 
+/* A flush may wait for the reads of the epoch before. */
+static void reading_done(struct qcow2_image *img, unsigned *reading)
+{
+	if (--*reading == 0 && reading != &img->reading[img->epoch])
+		qcow2_flush_step(img);
+}
+
 static void lane_put(struct qcow2_lane *lane, int res)
 {
 	struct qcow2_op *op = lane->op;
 
 	op->lanes_busy &= ~(1U << (lane - op->lane));
+	if (lane->reading)
+		reading_done(op->img, lane->reading);
 	if (res < 0 && !op->res)
 		op->res = res;
 	/* Only when it is needed: every lane taken, or the last one back. */
 	if (!op->lanes_busy || op->cursor < op->len)
 		op_post(op);
+}
+
+static void lane_submit(struct qcow2_lane *lane, const struct qcow2_layer *layer)
+{
+	struct qcow2_image *img = lane->op->img;
+
+	lane->reading = layer == img->layer ? &img->reading[img->epoch] : NULL;
+	if (lane->reading)
+		++*lane->reading;
+	file_submit(layer->file, &lane->file);
 }
 
 static void data_done(struct file_op *file_op, int res)
@@ -248,7 +267,7 @@ static void lane_read(struct qcow2_lane *lane, const struct qcow2_run *run, void
 		.off = run->host,
 		.done = data_done,
 	};
-	file_submit(run->layer->file, &lane->file);
+	lane_submit(lane, run->layer);
 }
 
 static void packed_done(struct file_op *file_op, int res)
@@ -293,7 +312,7 @@ static bool lane_read_packed(struct qcow2_lane *lane, const struct qcow2_run *ru
 		.len = MIN(len + (host & 511), img->unpacker.slot_size),
 		.done = packed_done,
 	};
-	file_submit(run->layer->file, &lane->file);
+	lane_submit(lane, run->layer);
 	return true;
 }
 

@@ -305,6 +305,70 @@ static void a_failed_read_waits_for_what_it_started(void **state)
 	alarm(0);
 }
 
+struct slow_read {
+	struct qcow2_op op;
+	bool done;
+	int res;
+};
+
+static void slow_read_done(struct qcow2_op *op, int res)
+{
+	struct slow_read *r = container_of(op, struct slow_read, op);
+
+	r->done = true;
+	r->res = res;
+}
+
+/* A compressed cluster that is overwritten moves, and its old place is given back to the file
+ * system: not while somebody reads it. */
+static void space_that_is_being_read_is_not_given_back(void **state)
+{
+	static const struct shape packed = {
+		.name = "slow read", .size = 4 * MIB, .cluster = 65536, .zstd = true};
+	struct faultfile_opts opts = {.seed = seed, .slow = {[FILE_OP_READ] = 500}};
+	struct faultfile *ff = faultfile_new(&opts);
+	struct qcow2_open_opts open = {.writable = true, .zstd_level = 1};
+	enum { LEN = 512 * KIB }; /* clusters that are unpacked at once */
+	unsigned char *data = malloc(LEN), *back = malloc(LEN);
+	struct slow_read r = {
+		.op = {.kind = QCOW2_OP_READ, .len = LEN, .buf = back, .done = slow_read_done}};
+	unsigned i;
+
+	(void)state;
+	story_begin(packed.name, seed, 0);
+	assert_true(data && back);
+	make_image(&packed, "start.qcow2", NULL);
+	assert_int_equal(imgloop_open(&loop, "start.qcow2", &open), 0);
+	content(1, 0, data, LEN);
+	assert_int_equal(imgloop_write(&loop, 0, data, LEN), 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+
+	/* plain from now on: nothing but rounds tells the time */
+	open = (struct qcow2_open_opts){
+		.writable = true, .wrap_file = faultfile_wrap, .wrap_arg = ff};
+	assert_int_equal(imgloop_open(&loop, "start.qcow2", &open), 0);
+	/* the table is read, then the clusters */
+	qcow2_submit(loop.img, &r.op);
+	for (i = 0; i < 600; i++)
+		assert_int_equal(ring_round(&loop.ring), 0);
+	assert_false(r.done);
+	content(2, 0, data, LEN);
+	assert_int_equal(imgloop_write(&loop, 0, data, LEN), 0);
+	assert_false(r.done);
+	assert_int_equal(imgloop_flush(&loop), 0);
+	while (!r.done)
+		assert_int_equal(ring_round(&loop.ring), 0);
+	assert_int_equal(r.res, 0);
+	content(1, 0, data, LEN);
+	assert_memory_equal(back, data, LEN);
+	assert_true(faultfile_punched(ff) > 0);
+	assert_int_equal(imgloop_close(&loop), 0);
+	faultfile_free(ff);
+	free(data);
+	free(back);
+	alarm(0);
+}
+
 static void a_flush_of_a_read_only_image_is_done_at_once(void **state)
 {
 	struct qcow2_open_opts opts = {.writable = false};
@@ -341,6 +405,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_flush_waits_for_space_that_is_being_reserved),
 		cmocka_unit_test(a_flush_waits_for_space_that_is_reserved_ahead),
 		cmocka_unit_test(a_failed_read_waits_for_what_it_started),
+		cmocka_unit_test(space_that_is_being_read_is_not_given_back),
 		cmocka_unit_test(a_flush_of_a_read_only_image_is_done_at_once),
 	};
 
