@@ -7,8 +7,13 @@
 static struct imgloop loop;
 static uint64_t seed;
 
-/* Cuts tried per shape; a longer workload is sampled. CUTS=n tries more. */
-#define CUTS_DEFAULT 30
+/* Cuts tried per shape, other ones with every seed. CUTS=n tries more, all of them when it is
+ * large. What a sanitizer watches is the same code with every cut. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CUTS_DEFAULT 3
+#else
+#define CUTS_DEFAULT 12
+#endif
 /* What may be left of one cut, looked at; the last is also continued. */
 #define OUTCOMES 4
 
@@ -67,6 +72,23 @@ static const struct shape shapes[] = {
 	 .steps = 40,
 	 .max = 300000,
 	 .delay = 2},
+	{.name = "compressed, small clusters, continued",
+	 .size = 3 * MIB + 512,
+	 .cluster = 4096,
+	 .zstd = true,
+	 .continued = true,
+	 .steps = 30,
+	 .max = 60000,
+	 .delay = 2},
+	{.name = "compressed, over a parent, suppressed, large requests",
+	 .size = 6 * MIB,
+	 .cluster = 65536,
+	 .zstd = true,
+	 .parent = true,
+	 .suppress = true,
+	 .steps = 25,
+	 .max = 3 * MIB,
+	 .delay = 8},
 	{.name = "large clusters",
 	 .size = 8 * MIB,
 	 .cluster = 2 * MIB,
@@ -86,6 +108,13 @@ static const struct shape wide = {
 	.max = 2200 * 4096,
 	.delay = 1,
 };
+
+static unsigned cuts_wanted(void)
+{
+	const char *env = getenv("CUTS");
+
+	return env ? strtoul(env, NULL, 0) : CUTS_DEFAULT;
+}
 
 /* One story: the power fails at operation @k (0: never). Returns the operations carried out. */
 static uint64_t cut_at(const struct workload *start, uint64_t k, bool ask_qemu)
@@ -123,7 +152,8 @@ static uint64_t cut_at(const struct workload *start, uint64_t k, bool ask_qemu)
 	return ops;
 }
 
-/* The one asked for, or all of them, or as many as there is time for. */
+/* The one asked for, or all of them, or as many as there is time for: one somewhere in each of as
+ * many parts of the story. */
 static void cut_everywhere(const struct shape *shape, unsigned cuts)
 {
 	const char *env = getenv("K");
@@ -134,27 +164,29 @@ static void cut_everywhere(const struct shape *shape, unsigned cuts)
 	workload_init(&start, shape, &loop, seed);
 	ops = cut_at(&start, env ? strtoull(env, NULL, 0) : 0, true);
 	print_message("%s: %llu operations\n", shape->name, (unsigned long long)ops);
-	for (i = 0; !env && i < MIN(ops, cuts); i++) {
-		k = ops <= cuts ? i + 1 : 1 + rnd_next(&rng) % ops;
-		cut_at(&start, k, i % 8 == 0);
+	cuts = MIN(cuts, ops);
+	for (i = 0; !env && i < cuts; i++) {
+		uint64_t from = ops * i / cuts, to = ops * (i + 1) / cuts;
+
+		k = 1 + from + rnd_next(&rng) % (to - from);
+		cut_at(&start, k, i % 8 == seed % 8);
 	}
 	workload_deinit(&start);
 }
 
 static void nothing_flushed_is_lost_and_nothing_foreign_appears(void **state)
 {
-	const char *env = getenv("CUTS");
 	unsigned i;
 
 	(void)state;
 	for (i = 0; i < ARRAY_SIZE(shapes); i++)
-		cut_everywhere(&shapes[i], env ? strtoul(env, NULL, 0) : CUTS_DEFAULT);
+		cut_everywhere(&shapes[i], cuts_wanted());
 }
 
 static void a_disk_with_more_tables_than_memory_survives_too(void **state)
 {
 	(void)state;
-	cut_everywhere(&wide, 6);
+	cut_everywhere(&wide, cuts_wanted() / 3);
 }
 
 /* The power fails, and fails again while the interrupted image is being continued. */
@@ -167,7 +199,7 @@ static void a_second_cut_while_continuing_is_survived(void **state)
 
 	(void)state;
 	workload_init(&start, shape, &loop, seed);
-	for (i = 0; i < 20; i++) {
+	for (i = 0; i < cuts_wanted(); i++) {
 		struct faultfile_opts opts = {.seed = seed + i, .delay = 2};
 		struct faultfile *ff;
 		struct workload w;

@@ -37,7 +37,7 @@ struct shape {
 	uint32_t cluster;
 	uint64_t chunk, stride; /* 0: dense */
 	bool parent, suppress;
-	bool zstd;	/* compressed clusters */
+	bool zstd;	/* compressed clusters, the parent's too */
 	bool continued; /* the image was written and closed before */
 	unsigned steps;
 	uint64_t max;	/* bytes a request */
@@ -165,17 +165,19 @@ static inline void model_deinit(struct model *m)
 	memset(m, 0, sizeof(*m));
 }
 
-static inline const struct request *model_add(struct model *m, uint64_t off, uint64_t len,
-					      bool zero)
+static inline const struct request *model_push(struct model *m, struct request q)
 {
-	struct request *q;
-
 	if (m->count % 64 == 0)
 		m->request = realloc(m->request, (m->count + 128) * sizeof(*m->request));
 	assert_non_null(m->request);
-	q = &m->request[m->count++];
-	*q = (struct request){off, len, zero ? 0 : m->next_tag++};
-	return q;
+	m->request[m->count] = q;
+	return &m->request[m->count++];
+}
+
+static inline const struct request *model_add(struct model *m, uint64_t off, uint64_t len,
+					      bool zero)
+{
+	return model_push(m, (struct request){off, len, zero ? 0 : m->next_tag++});
 }
 
 static inline void model_cover(struct model *m, unsigned count)
@@ -327,6 +329,13 @@ static inline int workload_step(struct workload *w)
 		len = MIN(align_up(len, s->cluster), s->size - off);
 	}
 	switch (what) {
+	case 8:
+	case 9:
+		if (!s->suppress)
+			return carry_out(w, model_add(&w->model, off, len, false), false);
+		/* what was written before, by the parent perhaps, once more */
+		off = rnd_next(&w->rng) % w->model.count;
+		return carry_out(w, model_push(&w->model, w->model.request[off]), false);
 	case 10:
 		return carry_out(w, model_add(&w->model, off, len, true), true);
 	case 11:
@@ -366,7 +375,7 @@ static inline int workload_run(struct workload *w, const char *path, struct faul
 	struct qcow2_open_opts opts = {
 		.writable = true,
 		.suppress_unchanged = w->shape->suppress,
-		.zstd_level = w->shape->zstd ? 1 : 0,
+		.zstd_level = w->shape->zstd,
 		.wrap_file = ff ? faultfile_wrap : NULL,
 		.wrap_arg = ff,
 	};
@@ -420,7 +429,7 @@ static inline void make_image(const struct shape *s, const char *path, const cha
 static inline void make_parent(struct workload *w, const char *path)
 {
 	uint64_t step = w->shape->cluster * 3 + 1536, off;
-	struct qcow2_open_opts opts = {.writable = true};
+	struct qcow2_open_opts opts = {.writable = true, .zstd_level = w->shape->zstd};
 
 	make_image(w->shape, path, NULL);
 	assert_int_equal(imgloop_open(w->loop, path, &opts), 0);
@@ -557,7 +566,12 @@ static inline void judge_reopened(struct workload *w, const char *path)
 {
 	struct faultfile *ff = faultfile_new(&(struct faultfile_opts){.seed = story.seed});
 	struct qcow2_open_opts opts = {
-		.writable = true, .wrap_file = faultfile_wrap, .wrap_arg = ff};
+		.writable = true,
+		.suppress_unchanged = w->shape->suppress,
+		.zstd_level = w->shape->zstd,
+		.wrap_file = faultfile_wrap,
+		.wrap_arg = ff,
+	};
 	unsigned i;
 
 	if (imgloop_open(w->loop, path, &opts))
