@@ -95,7 +95,7 @@ static struct nbd_export *spec_add(struct memexport *mem, const struct nbd_expor
 	return export;
 }
 
-static int spec_setup(void **state)
+int spec_start(void **state)
 {
 	(void)state;
 	spec.rig = rig_start((struct nbd_server_config){.workers = 2, .batch_count = 2});
@@ -112,7 +112,7 @@ static int spec_setup(void **state)
 	return 0;
 }
 
-static int spec_teardown(void **state)
+int spec_stop(void **state)
 {
 	spec_reset(state); /* what a failed test holds back must not hold up the end */
 	nbd_export_remove(spec.ro_export, false);
@@ -162,7 +162,7 @@ int spec_run_own(const char *file, const struct CMUnitTest *rules, size_t count,
 
 int spec_run(const char *file, const struct CMUnitTest *rules, size_t count)
 {
-	return spec_run_own(file, rules, count, spec_setup, spec_teardown);
+	return spec_run_own(file, rules, count, spec_start, spec_stop);
 }
 
 /* --- negotiation ------------------------------------------------------------------------------ */

@@ -37,8 +37,12 @@ extern struct spec spec;
 
 /* Runs the table of the program called @file in docs/nbd-conformance.md; main()'s return. */
 int spec_run(const char *file, const struct CMUnitTest *rules, size_t count);
+/* With a fixture of its own, which may use spec_start() and spec_stop() (as a fixture, too). */
 int spec_run_own(const char *file, const struct CMUnitTest *rules, size_t count,
 		 CMFixtureFunction setup, CMFixtureFunction teardown);
+
+int spec_start(void **state);
+int spec_stop(void **state);
 
 /* cmocka setup of every rule: the exports do as they should again. */
 int spec_reset(void **state);
