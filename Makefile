@@ -4,6 +4,7 @@
 #   make demo       run the product's main job on this machine and prove it with qemu-img
 #   make test       unit, property and end-to-end tests
 #   make bench      quick benchmark against the peers        make bench-full   the long one
+#   make soak       good and bad clients on a server for MINUTES (default 2)
 #   make fuzz       build the fuzz targets (clang) and run each for FUZZ_SECONDS
 #   make coverage   line coverage per file; of what was tested (see ONLY)
 #   make install    PREFIX=/usr/local DESTDIR=
@@ -52,7 +53,8 @@ PROGRAMS := sendense-hub sendense-ctl sendense-agent sendense-nbd
 BIN      := $(PROGRAMS:%=$(O)/bin/%)
 
 TEST_SRC  := $(wildcard tests/base/test_*.c tests/qcow2/test_*.c tests/nbd/test_*.c tests/nbd/spec/test_*.c \
-               tests/catalog/test_*.c tests/hub/test_*.c tests/api/test_*.c tests/crash/test_*.c tests/tools/test_*.c)
+               tests/catalog/test_*.c tests/hub/test_*.c tests/api/test_*.c tests/crash/test_*.c tests/tools/test_*.c \
+               tests/soak/test_*.c)
 TEST_BIN  := $(TEST_SRC:tests/%.c=$(O)/tests/%)
 SUPPORT   := $(wildcard tests/support/*.c)
 FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
@@ -65,7 +67,7 @@ BENCH_BIN := $(BENCH_SRC:bench/%.c=$(O)/bench/%)
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 
 .DEFAULT_GOAL := all
-.PHONY: all programs tests setup demo test bench bench-full fuzz fuzz-targets coverage install clean format check-format
+.PHONY: all programs tests setup demo test bench bench-full soak fuzz fuzz-targets coverage install clean format check-format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -113,6 +115,8 @@ $(filter $(O)/tests/tools/%,$(TEST_BIN)): $(O)/tests/tools/%: $(O)/obj/tests/too
 		$(call obj,$(filter-out tools/agent.c,$(wildcard tools/agent_*.c))) \
 		$(call obj,$(filter-out tools/ctl.c,$(wildcard tools/ctl_*.c))) $(LIB_DOWN)
 	$(call link,-lcmocka -lnbd $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
+$(O)/tests/soak/test_soak: $(call obj,$(wildcard tests/soak/*.c)) $(LIB_DOWN)
+	$(call link,-lnbd $(LIBS_NBD) $(LIBS_SYS))
 $(O)/tests/%: $(O)/obj/tests/%.o $(call obj,$(SUPPORT)) $(LIB_DOWN)
 	$(call link,-lcmocka $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 $(O)/bench/%: $(O)/obj/bench/%.o $(LIB_DOWN)
@@ -134,6 +138,10 @@ TESTS := $(TEST_BIN) $(FUZZ_BIN) $(wildcard tests/e2e/test_*.sh)
 test: programs tests
 	$(Q)BUILD=$(abspath $(O)) ./tests/run.sh \
 		$(if $(ONLY),$(foreach t,$(TESTS),$(if $(call names,$(t:$(O)/%=%)),$(t))),$(TESTS))
+
+MINUTES ?= 2
+soak: setup $(O)/tests/soak/test_soak
+	$(Q)$(O)/tests/soak/test_soak $$(($(MINUTES) * 60)) $(SEED)
 
 # FAMILIES="ingest chain": some parts only. SIZE=, ROUNDS=, BENCH_DIR= go to bench/run.sh.
 FAMILIES ?=
