@@ -87,6 +87,11 @@ static int hub_make_agent(struct hub *hub, const char *url, struct err *err)
 	return hub_agent_new(&hub->agent, &config, err);
 }
 
+enum nbd_tls_policy hub_tls_policy(const struct hub_config *config, size_t listener)
+{
+	return config->nbd_listen_tls ? config->nbd_listen_tls[listener] : NBD_TLS_OFF;
+}
+
 static int hub_listen(struct hub *hub, const struct hub_config *config, struct err *err)
 {
 	char bound[HUB_LISTENERS_MAX][160];
@@ -95,7 +100,10 @@ static int hub_listen(struct hub *hub, const struct hub_config *config, struct e
 	int rc;
 
 	for (size_t i = 0; i < config->nbd_listen_count; i++) {
-		rc = nbd_server_listen(hub->nbd, config->nbd_listen[i], NULL, bound[i],
+		struct nbd_listen_config listener = {.tls = config->nbd_tls};
+
+		listener.tls.policy = hub_tls_policy(config, i);
+		rc = nbd_server_listen(hub->nbd, config->nbd_listen[i], &listener, bound[i],
 				       sizeof(bound[i]), err);
 		if (rc)
 			return rc < 0 ? rc : -EIO;
@@ -106,7 +114,10 @@ static int hub_listen(struct hub *hub, const struct hub_config *config, struct e
 		if (used >= sizeof(hub->nbd_addresses))
 			return err_set(err, HUB_E_INVALID, "the NBD addresses are too long");
 	}
-	hub_choose_advertised(hub, names, config->nbd_listen_count);
+	hub_choose_advertised(hub, names, config);
+	if (hub->nbd_advertised_tls)
+		log_warn(&hub->log, "every NBD listener requires TLS: capture agents are told "
+				    "nbds:// and must know how");
 	return 0;
 }
 
@@ -193,6 +204,8 @@ int hub_start(struct hub **out, const struct hub_config *config, struct err *err
 	/* Texts of the caller's that are not kept. */
 	hub->config.db_url = hub->config.agent_url = NULL;
 	hub->config.nbd_listen = NULL;
+	hub->config.nbd_listen_tls = NULL;
+	hub->config.nbd_tls = (struct nbd_tls_config){0};
 	*out = hub;
 	return 0;
 }

@@ -39,9 +39,11 @@ struct hub_config {
 	const char *data_dir;  /* made when absent; holds the lock and the default database */
 	const char *db_url;    /* "sqlite:PATH"; NULL: catalog.db in data_dir */
 	const char *agent_url; /* "http://127.0.0.1:9081" */
-	const char *const *nbd_listen; /* as for nbd_server_listen(); at least one */
+	const char *const *nbd_listen;		   /* as for nbd_server_listen(); at least one */
+	const enum nbd_tls_policy *nbd_listen_tls; /* of each of them; NULL: all off */
 	size_t nbd_listen_count;
-	struct nbd_server_config nbd; /* its limits */
+	struct nbd_tls_config nbd_tls; /* credentials for those that are not off */
+	struct nbd_server_config nbd;  /* its limits */
 	/* Given to the agent with every start and discovery that brings none of its own; NULL or
 	 * "": "local". Never shown or logged. */
 	const char *vcenter_user, *vcenter_password;

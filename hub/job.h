@@ -51,6 +51,7 @@ struct hub {
 	char nbd_addresses[HUB_NBD_ADDRESSES_MAX];
 	char nbd_advertised[256]; /* "127.0.0.1:10100", or "unix:PATH" */
 	int nbd_port;		  /* of it; 0: a unix socket */
+	bool nbd_advertised_tls;  /* it requires TLS */
 
 	pthread_mutex_t lock;
 	struct list jobs; /* struct hub_job */
@@ -175,9 +176,11 @@ void hub_export_names(const struct hub_job *job, const struct catalog_backup_dis
 const char *hub_path_name(const char *vm_path);
 /* "2000:nbd://127.0.0.1:10100/NAME,2001:..." in a malloc()ed string; NULL: no memory. */
 char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job);
-/* What to advertise of the listeners: the first TCP port in 10100-10200, else the first TCP one,
- * else the first. */
-void hub_choose_advertised(struct hub *hub, const char *const *bound, size_t n);
+/* What to advertise of the listeners, which are bound to @bound: of those that require no TLS, if
+ * any, the first TCP port in 10100-10200, else the first TCP one, else the first. */
+void hub_choose_advertised(struct hub *hub, const char *const *bound,
+			   const struct hub_config *config);
+enum nbd_tls_policy hub_tls_policy(const struct hub_config *config, size_t listener);
 
 /* --- backup_plan.c -------------------------------------------------------------------------- */
 

@@ -104,29 +104,43 @@ static void hub_advertise(struct hub *hub, const char *address)
 	snprintf(hub->nbd_advertised, sizeof(hub->nbd_advertised), "%s", address);
 }
 
-void hub_choose_advertised(struct hub *hub, const char *const *bound, size_t n)
+/* How much an agent would like to be told of a listener: capture agents of old do no TLS, and their
+ * tunnels end at certain ports. */
+static int hub_listener_worth(const char *bound, enum nbd_tls_policy tls)
 {
-	const char *tcp = NULL, *tunnelled = NULL;
+	int port = hub_tcp_port(bound);
 
-	for (size_t i = 0; i < n; i++) {
-		int port = hub_tcp_port(bound[i]);
+	return (tls != NBD_TLS_REQUIRE ? 4 : 0) + (port >= 10100 && port <= 10200 ? 2 : 0) +
+	       (port ? 1 : 0);
+}
 
-		if (port && !tcp)
-			tcp = bound[i];
-		if (port >= 10100 && port <= 10200 && !tunnelled)
-			tunnelled = bound[i];
+void hub_choose_advertised(struct hub *hub, const char *const *bound,
+			   const struct hub_config *config)
+{
+	int best = -1;
+
+	for (size_t i = 0; i < config->nbd_listen_count; i++) {
+		enum nbd_tls_policy tls = hub_tls_policy(config, i);
+		int worth = hub_listener_worth(bound[i], tls);
+
+		if (worth <= best)
+			continue;
+		best = worth;
+		hub->nbd_advertised_tls = tls == NBD_TLS_REQUIRE;
+		hub_advertise(hub, bound[i]);
 	}
-	hub_advertise(hub, tunnelled ? tunnelled : tcp ? tcp : bound[0]);
 }
 
 static void hub_target(const struct hub *hub, const struct catalog_backup_disk *row, FILE *to)
 {
+	const char *scheme = hub->nbd_advertised_tls ? "nbds" : "nbd";
+
+	fprintf(to, "%lld:%s", (long long)row->vmware_disk_key, scheme);
 	if (hub->nbd_port)
-		fprintf(to, "%lld:nbd://%s/%s", (long long)row->vmware_disk_key,
-			hub->nbd_advertised, row->export_name);
+		fprintf(to, "://%s/%s", hub->nbd_advertised, row->export_name);
 	else
-		fprintf(to, "%lld:nbd+unix:///%s?socket=%s", (long long)row->vmware_disk_key,
-			row->export_name, hub->nbd_advertised + strlen("unix:"));
+		fprintf(to, "+unix:///%s?socket=%s", row->export_name,
+			hub->nbd_advertised + strlen("unix:"));
 }
 
 char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job)

@@ -26,7 +26,9 @@ static const char usage[] =
 	"\n"
 	"  --data-dir DIR       lock and catalog (default /var/lib/sendense)\n"
 	"  --config FILE        JSON with the options' names as keys (data_dir, http, nbd,\n"
-	"                       agent_url, db, workers) and start_timeout_s, disconnect_grace_s,\n"
+	"                       agent_url, db, workers, tls, tls_certificates, tls_psk,\n"
+	"                       tls_verify_peer, tls_allow) and start_timeout_s, "
+	"disconnect_grace_s,\n"
 	"                       silence_timeout_s, tick_ms, progress_poll_ms, agent_timeout_s,\n"
 	"                       discovery_timeout_s, vcenter_user, vcenter_password, and the NBD\n"
 	"                       limits: nbd_max_connections, nbd_max_connections_per_peer,\n"
@@ -41,6 +43,16 @@ static const char usage[] =
 	"  --agent-url URL      capture agent (default http://127.0.0.1:9081)\n"
 	"  --db sqlite:PATH     catalog (default sqlite:DATA-DIR/catalog.db)\n"
 	"  --workers N          NBD worker threads (default: one a core)\n"
+	"  --tls off|allow|require\n"
+	"                       STARTTLS on NBD listeners (default: off); --nbd "
+	"ADDRESS,tls=POLICY\n"
+	"                       says it for one of them; with one of:\n"
+	"  --tls-certificates DIR\n"
+	"                       server-cert.pem, server-key.pem, ca-cert.pem[, ca-crl.pem]\n"
+	"  --tls-psk FILE       pre-shared keys, as psktool makes them\n"
+	"  --tls-verify-peer    clients must show a certificate of ca-cert.pem's\n"
+	"  --tls-allow NAME     of such a client, by its subject (CN=a,O=b) or host name; may be\n"
+	"                       repeated (default: all of them)\n"
 	"  --verbose            log more\n"
 	"  --help, --version\n"
 	"\n"
@@ -59,6 +71,11 @@ static const struct option options[] = {
 	{"agent-url", required_argument, NULL, HUB_OPT_AGENT_URL},
 	{"db", required_argument, NULL, HUB_OPT_DB},
 	{"workers", required_argument, NULL, HUB_OPT_WORKERS},
+	{"tls", required_argument, NULL, HUB_OPT_TLS},
+	{"tls-certificates", required_argument, NULL, HUB_OPT_TLS_CERTIFICATES},
+	{"tls-psk", required_argument, NULL, HUB_OPT_TLS_PSK},
+	{"tls-verify-peer", no_argument, NULL, HUB_OPT_TLS_VERIFY_PEER},
+	{"tls-allow", required_argument, NULL, HUB_OPT_TLS_ALLOW},
 	{"verbose", no_argument, NULL, OPT_VERBOSE},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},

@@ -11,7 +11,7 @@
 
 /* --- what can be set ------------------------------------------------------------------------ */
 
-enum kind { TEXT, NUMBER };
+enum kind { TEXT, NUMBER, FLAG };
 
 static const struct setting {
 	const char *key;
@@ -39,6 +39,12 @@ static const struct setting {
 	{"agent_timeout_s", 0, NUMBER, offsetof(struct hub_settings, agent_timeout_s), 1, 100000},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
 	 100000},
+	{"tls", HUB_OPT_TLS, TEXT, offsetof(struct hub_settings, tls)},
+	{"tls_certificates", HUB_OPT_TLS_CERTIFICATES, TEXT,
+	 offsetof(struct hub_settings, tls_certificates)},
+	{"tls_psk", HUB_OPT_TLS_PSK, TEXT, offsetof(struct hub_settings, tls_psk)},
+	{"tls_verify_peer", HUB_OPT_TLS_VERIFY_PEER, FLAG,
+	 offsetof(struct hub_settings, tls_verify_peer), 0, 1},
 	/* nbd_server_config_check() knows the bounds of these. */
 	{"nbd_max_connections", 0, NUMBER, offsetof(struct hub_settings, nbd_max_connections), 1,
 	 UINT_MAX},
@@ -89,15 +95,50 @@ static int set_number(struct hub_settings *settings, const struct setting *s, lo
 	return 0;
 }
 
+/* "ADDRESS,tls=POLICY": cuts the policy off. */
+static int cut_policy(struct hub_settings *settings, size_t i, struct err *err)
+{
+	char *comma = strstr(settings->nbd[i], ",tls=");
+
+	settings->nbd_tls_said[i] = comma != NULL;
+	if (!comma)
+		return 0;
+	*comma = '\0';
+	if (nbd_tls_parse_policy(comma + strlen(",tls="), &settings->nbd_tls[i]))
+		return 0;
+	return err_set(err, -EINVAL,
+		       "NBD address %s: tls must be off, allow or require, not \"%s\"",
+		       settings->nbd[i], comma + strlen(",tls="));
+}
+
 static int add_nbd(struct hub_settings *settings, const char *value, struct err *err)
 {
+	int rc;
+
 	if (settings->nbd_count == HUB_SETTINGS_NBD)
 		return err_set(err, -EINVAL, "more than %d NBD addresses", HUB_SETTINGS_NBD);
 	if (!value[0] || strlen(value) >= HUB_SETTINGS_TEXT)
 		return err_set(err, -EINVAL, "an NBD address is empty or too long");
 	strcpy(settings->nbd[settings->nbd_count], value);
+	rc = cut_policy(settings, settings->nbd_count, err);
+	if (rc)
+		return rc;
 	settings->nbd_list[settings->nbd_count] = settings->nbd[settings->nbd_count];
 	settings->nbd_count++;
+	return 0;
+}
+
+static int add_allow(struct hub_settings *settings, const char *value, struct err *err)
+{
+	size_t n = settings->tls_allow_count;
+
+	if (n == HUB_SETTINGS_ALLOW)
+		return err_set(err, -EINVAL, "more than %d names in tls_allow", HUB_SETTINGS_ALLOW);
+	if (!value[0] || strlen(value) >= HUB_SETTINGS_TEXT)
+		return err_set(err, -EINVAL, "a name in tls_allow is empty or too long");
+	strcpy(settings->tls_allow[n], value);
+	settings->tls_allow_list[n] = settings->tls_allow[n];
+	settings->tls_allow_count++;
 	return 0;
 }
 
@@ -108,7 +149,7 @@ struct hub_settings *hub_settings_new(void)
 	struct hub_settings *settings = calloc(1, sizeof(*settings));
 
 	for (size_t i = 0; settings && i < ARRAY_SIZE(setting_table); i++)
-		if (setting_table[i].kind == NUMBER)
+		if (setting_table[i].kind != TEXT)
 			*setting_number(settings, &setting_table[i]) = -1;
 	return settings;
 }
@@ -128,6 +169,8 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 
 	if (option == HUB_OPT_NBD)
 		return add_nbd(settings, value, err);
+	if (option == HUB_OPT_TLS_ALLOW)
+		return add_allow(settings, value, err);
 	for (size_t i = 0; i < ARRAY_SIZE(setting_table); i++) {
 		const struct setting *s = &setting_table[i];
 
@@ -135,6 +178,8 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 			continue;
 		if (s->kind == TEXT)
 			return set_text(settings, s, value, err);
+		if (s->kind == FLAG)
+			return set_number(settings, s, 1, err);
 		errno = 0;
 		number = strtol(value, &end, 10);
 		if (errno || *end || end == value)
@@ -147,21 +192,23 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 
 /* --- the file ------------------------------------------------------------------------------- */
 
-static int read_nbd(struct hub_settings *settings, const json_t *value, struct err *err)
+static int read_list(struct hub_settings *settings, const char *key, const json_t *value,
+		     int (*add)(struct hub_settings *settings, const char *value, struct err *err),
+		     struct err *err)
 {
 	const json_t *one;
 	size_t i;
 	int rc = 0;
 
 	if (json_is_string(value))
-		return add_nbd(settings, json_string_value(value), err);
+		return add(settings, json_string_value(value), err);
 	if (!json_is_array(value))
-		return err_set(err, -EINVAL, "nbd must be an address or a list of addresses");
+		return err_set(err, -EINVAL, "%s must be a string or a list of strings", key);
 	json_array_foreach (value, i, one) {
 		if (!rc && !json_is_string(one))
-			rc = err_set(err, -EINVAL, "nbd must be a list of addresses");
+			rc = err_set(err, -EINVAL, "%s must be a list of strings", key);
 		if (!rc)
-			rc = add_nbd(settings, json_string_value(one), err);
+			rc = add(settings, json_string_value(one), err);
 	}
 	return rc;
 }
@@ -176,18 +223,30 @@ static int read_setting(struct hub_settings *settings, const struct setting *s, 
 			       ? 0
 			       : set_text(settings, s, json_string_value(value), err);
 	}
-	if (!json_is_integer(value))
+	if (s->kind == FLAG && !json_is_boolean(value))
+		return err_set(err, -EINVAL, "%s must be true or false", s->key);
+	if (s->kind == NUMBER && !json_is_integer(value))
 		return err_set(err, -EINVAL, "%s must be an integer", s->key);
 	return *setting_number(settings, s) >= 0
 		       ? 0
-		       : set_number(settings, s, (long)json_integer_value(value), err);
+		       : set_number(settings, s,
+				    s->kind == FLAG ? json_is_true(value)
+						    : (long)json_integer_value(value),
+				    err);
 }
 
+/* Which lists the command line has given. */
+struct given {
+	bool nbd, tls_allow;
+};
+
 static int read_key(struct hub_settings *settings, const char *key, const json_t *value,
-		    bool nbd_given, struct err *err)
+		    const struct given *given, struct err *err)
 {
 	if (!strcmp(key, "nbd"))
-		return nbd_given ? 0 : read_nbd(settings, value, err);
+		return given->nbd ? 0 : read_list(settings, key, value, add_nbd, err);
+	if (!strcmp(key, "tls_allow"))
+		return given->tls_allow ? 0 : read_list(settings, key, value, add_allow, err);
 	for (size_t i = 0; i < ARRAY_SIZE(setting_table); i++)
 		if (!strcmp(setting_table[i].key, key) && setting_table[i].option != HUB_OPT_CONFIG)
 			return read_setting(settings, &setting_table[i], value, err);
@@ -196,7 +255,7 @@ static int read_key(struct hub_settings *settings, const char *key, const json_t
 
 static int read_file(struct hub_settings *settings, struct err *err)
 {
-	bool nbd_given = settings->nbd_count > 0;
+	const struct given given = {settings->nbd_count > 0, settings->tls_allow_count > 0};
 	json_error_t jerr;
 	json_t *doc = json_load_file(settings->config, JSON_REJECT_DUPLICATES, &jerr);
 	const char *key;
@@ -210,7 +269,7 @@ static int read_file(struct hub_settings *settings, struct err *err)
 	}
 	json_object_foreach (doc, key, value) {
 		if (!rc)
-			rc = read_key(settings, key, value, nbd_given, err);
+			rc = read_key(settings, key, value, &given, err);
 	}
 	json_decref(doc);
 	if (rc)
@@ -254,6 +313,29 @@ static int check_nbd(const struct hub_settings *settings, struct err *err)
 	return nbd_server_config_check(&nbd, err);
 }
 
+/* Every listener's policy is known from here on. */
+static int settle_tls(struct hub_settings *s, struct err *err)
+{
+	bool credentials = s->tls_certificates[0] || s->tls_psk[0] || s->tls_verify_peer > 0 ||
+			   s->tls_allow_count;
+	enum nbd_tls_policy policy = NBD_TLS_OFF;
+	bool any = false;
+
+	if (s->tls[0] && !nbd_tls_parse_policy(s->tls, &policy))
+		return err_set(err, -EINVAL, "tls must be off, allow or require, not \"%s\"",
+			       s->tls);
+	for (size_t i = 0; i < s->nbd_count; i++) {
+		if (!s->nbd_tls_said[i])
+			s->nbd_tls[i] = policy;
+		any |= s->nbd_tls[i] != NBD_TLS_OFF;
+	}
+	if (credentials && !any)
+		return err_set(err, -EINVAL,
+			       "there are settings for TLS, but no NBD listener does it: say tls "
+			       "allow or require");
+	return 0;
+}
+
 int hub_settings_read(struct hub_settings *settings, struct err *err)
 {
 	int rc = settings->config[0] ? read_file(settings, err) : 0;
@@ -268,7 +350,14 @@ int hub_settings_read(struct hub_settings *settings, struct err *err)
 		if (!rc)
 			rc = add_nbd(settings, "127.0.0.1:10100", err);
 	}
+	if (!rc)
+		rc = settle_tls(settings, err);
 	return rc ? rc : check_nbd(settings, err);
+}
+
+static const char *given_text(const char *text)
+{
+	return text[0] ? text : NULL;
 }
 
 void hub_settings_apply(const struct hub_settings *settings, struct hub_config *config)
@@ -279,6 +368,14 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	config->agent_url = settings->agent_url;
 	config->nbd_listen = settings->nbd_list;
 	config->nbd_listen_count = settings->nbd_count;
+	config->nbd_listen_tls = settings->nbd_tls;
+	config->nbd_tls = (struct nbd_tls_config){
+		.certificates = given_text(settings->tls_certificates),
+		.psk = given_text(settings->tls_psk),
+		.verify_peer = settings->tls_verify_peer > 0,
+		.allow = settings->tls_allow_list,
+		.allow_count = settings->tls_allow_count,
+	};
 	apply_nbd(settings, &config->nbd);
 	config->vcenter_user = settings->vcenter_user;
 	config->vcenter_password = settings->vcenter_password;

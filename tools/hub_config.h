@@ -10,8 +10,9 @@
 #include "base/err.h"
 #include "hub/hub.h"
 
-#define HUB_SETTINGS_TEXT 512
-#define HUB_SETTINGS_NBD  16
+#define HUB_SETTINGS_TEXT  512
+#define HUB_SETTINGS_NBD   16
+#define HUB_SETTINGS_ALLOW 64
 
 /* Numbers of the options that set something; for getopt_long(). */
 enum {
@@ -22,6 +23,11 @@ enum {
 	HUB_OPT_AGENT_URL,
 	HUB_OPT_DB,
 	HUB_OPT_WORKERS,
+	HUB_OPT_TLS,
+	HUB_OPT_TLS_CERTIFICATES,
+	HUB_OPT_TLS_PSK,
+	HUB_OPT_TLS_VERIFY_PEER, /* without a value */
+	HUB_OPT_TLS_ALLOW,
 };
 
 struct hub_settings {
@@ -34,7 +40,16 @@ struct hub_settings {
 	char vcenter_password[HUB_SETTINGS_TEXT];
 	char nbd[HUB_SETTINGS_NBD][HUB_SETTINGS_TEXT];
 	const char *nbd_list[HUB_SETTINGS_NBD];
+	enum nbd_tls_policy nbd_tls[HUB_SETTINGS_NBD];
+	bool nbd_tls_said[HUB_SETTINGS_NBD]; /* with the address; else that of `tls` */
 	size_t nbd_count;
+	char tls[HUB_SETTINGS_TEXT];
+	char tls_certificates[HUB_SETTINGS_TEXT];
+	char tls_psk[HUB_SETTINGS_TEXT];
+	long tls_verify_peer;
+	char tls_allow[HUB_SETTINGS_ALLOW][HUB_SETTINGS_TEXT];
+	const char *tls_allow_list[HUB_SETTINGS_ALLOW];
+	size_t tls_allow_count;
 	long workers; /* -1: not set, as for the others */
 	long start_timeout_s, disconnect_grace_s, silence_timeout_s;
 	long nbd_max_connections, nbd_max_connections_per_peer, nbd_max_connections_per_export;

@@ -79,6 +79,21 @@ static void a_configuration_file_is_read_strictly(void **state)
 	scratch_run("echo '{\"nbd_max_connections\":-1}' > c.json");
 	assert_int_equal(run("--config c.json"), 1);
 	assert_true(said("nbd_max_connections must be between"));
+	scratch_run("echo '{\"tls\":\"on\",\"tls_psk\":\"x\"}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("tls must be off, allow or require, not \"on\""));
+	scratch_run("echo '{\"tls_verify_peer\":1}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("tls_verify_peer must be true or false"));
+	scratch_run("echo '{\"tls_psk\":\"keys.psk\"}' > c.json");
+	assert_int_equal(run("--config c.json"), 1);
+	assert_true(said("no NBD listener does it"));
+	scratch_run("echo '{\"tls\":\"require\",\"tls_psk\":\"keys.psk\"}' > c.json");
+	assert_int_equal(run("--config c.json --data-dir d --http 127.0.0.1:0 --nbd 127.0.0.1:0"),
+			 1);
+	assert_true(said("cannot read 'keys.psk'"));
+	assert_int_equal(run("--nbd 127.0.0.1:0,tls=maybe"), 2);
+	assert_true(said("not \"maybe\""));
 	scratch_run("echo '{' > c.json");
 	assert_int_equal(run("--config c.json"), 1);
 }
@@ -118,6 +133,40 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 	assert_int_equal(scratch_run("sh -e story.sh"), 0);
 }
 
+/* One listener for everybody on this machine, one for those who have a key. */
+static void each_nbd_listener_has_a_policy_of_its_own(void **state)
+{
+	static const char story[] =
+		"set -e\n"
+		"psktool -u alice -p keys.psk >/dev/null\n"
+		"echo "
+		"'{\"nbd\":[\"unix:safe.sock\",\"unix:open.sock,tls=off\"],\"tls\":\"require\","
+		"\"tls_psk\":\"keys.psk\"}' > c.json\n"
+		"$HUB --config c.json --data-dir data --http 127.0.0.1:0 >out 2>err & pid=$!\n"
+		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
+		"cat out err\n"
+		"nbdinfo --list \"nbds+unix://alice@/?socket=safe.sock&tls-psk-file=keys.psk\" |"
+		" grep 'with TLS'\n"
+		"! nbdinfo --list 'nbd+unix:///?socket=safe.sock'\n"
+		"nbdinfo --list 'nbd+unix:///?socket=open.sock' | grep 'without TLS'\n"
+		"! nbdinfo --list \"nbds+unix://alice@/?socket=open.sock&tls-psk-file=keys.psk\"\n"
+		"! grep 'capture agents' err\n"
+		"kill -TERM $pid; wait $pid\n"
+		"$HUB --nbd unix:safe.sock --tls require --tls-psk keys.psk --data-dir data"
+		" --http 127.0.0.1:0 >out 2>err & pid=$!\n"
+		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
+		"grep 'capture agents' err\n"
+		"kill -TERM $pid; wait $pid\n";
+	FILE *f = fopen("story.sh", "w");
+
+	(void)state;
+	assert_non_null(f);
+	fputs(story, f);
+	fclose(f);
+	setenv("HUB", hub, 1);
+	assert_int_equal(scratch_run("sh -e story.sh"), 0);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
 
 int main(void)
@@ -127,6 +176,7 @@ int main(void)
 		T(what_it_does_not_understand_it_refuses_by_name),
 		T(a_configuration_file_is_read_strictly),
 		T(it_says_when_it_serves_and_stops_in_order),
+		T(each_nbd_listener_has_a_policy_of_its_own),
 	};
 	const char *build = getenv("BUILD");
 
