@@ -26,7 +26,7 @@ comma   := ,
 O       := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(COV),/cov)
 VERSION := $(shell cat VERSION)
 
-CPPFLAGS += -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DSENDENSE_VERSION='"$(VERSION)"'
+CPPFLAGS += -I. -isystem /usr/include/mariadb -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DSENDENSE_VERSION='"$(VERSION)"'
 CFLAGS   += -std=gnu17 $(OPT) $(WARN) -fno-strict-aliasing -fno-omit-frame-pointer -pthread
 CFLAGS   += $(if $(WERROR),-Werror) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=undefined)
 CFLAGS   += $(if $(COV),--coverage -O0 -fprofile-update=atomic)
@@ -45,7 +45,7 @@ LIB_DOWN := $(O)/lib/api.a $(O)/lib/hub.a $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/l
 
 LIBS_SYS   := -luring -lxxhash -lzstd -lz -lm
 LIBS_NBD   := -lssl -lcrypto
-LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3
+LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3 -lmariadb
 LIBS_CTL   := -lcurl -ljansson
 LIBS_AGENT := -lnbd -lmicrohttpd -lcurl -ljansson -lxxhash
 

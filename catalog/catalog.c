@@ -1,11 +1,11 @@
 /*
  * The handle: a pool of connections, and transactions with retry.
  *
- * Connections are opened when first needed, up to a bound, and kept. Where the database takes one
- * writer at a time, write transactions queue on a ticket lock before they take a connection:
- * waiting threads then hold nothing, are served in order, and do not poll the file's lock. Programs
- * besides this one still meet at the database, which is what the busy timeout and the retry are
- * for.
+ * Connections are opened when first needed, up to a bound, and kept. The database takes one
+ * writer at a time, so write transactions queue on a ticket lock before they take a connection:
+ * waiting threads then hold nothing, are served in order, and do not poll the database's lock.
+ * Programs besides this one still meet at the database, which is what the busy timeout and the
+ * retry are for.
  *
  * A transaction's handle is another `struct catalog`, on the stack of catalog_tx(), bound to one
  * connection. It is passed along explicitly; nothing hides in thread-local storage.
@@ -38,7 +38,6 @@ struct catalog {
 	/* The pool; under @lock. */
 	char *url;
 	unsigned int busy_timeout_ms;
-	bool single_writer;
 	pthread_mutex_t lock;
 	pthread_cond_t returned; /* a connection came back, or could not be opened */
 	pthread_cond_t served;	 /* the ticket lock moved on */
@@ -97,8 +96,7 @@ int catalog_open(const char *url, const struct catalog_options *opt, struct cata
 	r = catalog_lease(cat, &l, err);
 	if (r)
 		return r;
-	cat->single_writer = db_single_writer(l.db);
-	r = catalog_schema_migrate(l.db, catalog_schema_latest(), err);
+	r = catalog_schema_migrate(l.db, catalog_schema_latest(), opt ? opt->copy_dir : NULL, err);
 	if (r)
 		return catalog_result(cat, r);
 	*out = steal(&cat);
@@ -196,6 +194,8 @@ int catalog_result(struct catalog *cat, int r)
 		return CATALOG_E_IN_USE;
 	case DB_E_CHECK:
 		return CATALOG_E_INVALID;
+	case DB_E_ALREADY:
+		return -EIO;
 	default:
 		return r;
 	}
@@ -222,8 +222,6 @@ static void writer_enter(struct catalog *pool)
 {
 	uint64_t ticket;
 
-	if (!pool->single_writer)
-		return;
 	pthread_mutex_lock(&pool->lock);
 	/* The outer handle used for writing inside its own transaction would wait for itself. */
 	assert(!pool->writing || !pthread_equal(pool->writer, pthread_self()));
@@ -237,8 +235,6 @@ static void writer_enter(struct catalog *pool)
 
 static void writer_leave(struct catalog *pool)
 {
-	if (!pool->single_writer)
-		return;
 	pthread_mutex_lock(&pool->lock);
 	pool->now_serving++;
 	pool->writing = false;
@@ -250,7 +246,7 @@ static int tx_run(struct catalog *pool, struct db *db, catalog_tx_fn *fn, void *
 		  struct err *err)
 {
 	struct catalog tx = {.pool = pool, .tx = db};
-	int r = db_begin(db, true, err);
+	int r = db_begin(db, err);
 
 	if (r)
 		return r;

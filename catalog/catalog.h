@@ -21,7 +21,10 @@
  * Results. 0, -errno, or a condition below; with anything but 0 @err holds a sentence (@err may be
  * NULL) and output parameters are untouched unless the function says otherwise. The database's own
  * failures are -EIO, -ENOSPC (disk full), -EROFS, -EUCLEAN (damaged database), -EBUSY (still locked
- * by another process after the busy timeout and the retries), -ENOMEM.
+ * by another process after the busy timeout and the retries), -ENOTCONN (no server for as long as
+ * that), -ENOMEM. After all of these nothing was changed. Only -ECONNABORTED leaves it open: the
+ * server went away in the middle of a commit and did not come back to be asked; look before you
+ * repeat.
  *
  * No time window: nothing in the catalog finds a row by comparing times. Rows are found by their
  * keys, "latest" means the highest row id; times are for people to read.
@@ -70,14 +73,19 @@ struct catalog;
 
 struct catalog_options {
 	unsigned int max_connections; /* 0: 8 */
-	unsigned int busy_timeout_ms; /* wait for other processes' locks; 0: 10 000 */
+	unsigned int busy_timeout_ms; /* wait for others' locks, and for the server; 0: 10 000 */
+	const char *copy_dir;	      /* for the copy of a MariaDB database; NULL: none is made */
 };
 
 /*
- * Opens the database at @url ("sqlite:PATH"; created with mode 0600 when absent) and brings its
- * schema up to this program's, one migration after the other; before the first one an existing
- * database is copied aside (SQLite: PATH.schema-<version>-<time>.bak). @opt may be NULL. The caller
+ * Opens the database at @url and brings its schema up to this program's, one migration after the
+ * other; before the first one an existing database is copied aside. @opt may be NULL. The caller
  * closes *@out. CATALOG_E_URL, CATALOG_E_SCHEMA.
+ *
+ * "sqlite:PATH": a file, created with mode 0600 when absent; copied to
+ * PATH.schema-<version>-<time>.bak.
+ * "mariadb://USER@HOST[:PORT]/NAME[?...]": a database that exists (options:
+ * catalog/db_mariadb_url.c); copied to COPY_DIR/catalog.schema-<version>-<time>.sql.
  */
 int catalog_open(const char *url, const struct catalog_options *opt, struct catalog **out,
 		 struct err *err);

@@ -10,14 +10,19 @@
 #include "catalog/db.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "base/file.h"
 #include "catalog/db_backend.h"
 
 #define DB_CACHE_MAX 128
 
-static const struct db_ops *const backends[] = {&db_sqlite_ops};
+static const struct db_ops *const backends[] = {&db_sqlite_ops, &db_mariadb_ops};
 
 static const struct db_ops *find_backend(const char *url, const char **rest, struct err *err)
 {
@@ -31,8 +36,10 @@ static const struct db_ops *find_backend(const char *url, const char **rest, str
 			return backends[i];
 		}
 	}
-	/* The URL itself may hold a password one day: name its scheme only. */
-	err_set(err, -EINVAL, "database URL scheme \"%.*s\" is not supported: use sqlite:PATH",
+	/* Someone may have put a password into it: name its scheme only. */
+	err_set(err, -EINVAL,
+		"database URL scheme \"%.*s\" is not supported: use sqlite:PATH or "
+		"mariadb://USER@HOST/NAME",
 		colon ? (int)MIN(colon - url, 32) : 0, url ? url : "");
 	return NULL;
 }
@@ -40,13 +47,9 @@ static const struct db_ops *find_backend(const char *url, const char **rest, str
 bool db_url_valid(const char *url, struct err *err)
 {
 	const char *rest;
+	const struct db_ops *ops = find_backend(url, &rest, err);
 
-	if (!find_backend(url, &rest, err))
-		return false;
-	if (*rest)
-		return true;
-	err_set(err, -EINVAL, "database URL names no file: use sqlite:PATH");
-	return false;
+	return ops && ops->url_valid(rest, err);
 }
 
 int db_open(const char *url, unsigned int busy_timeout_ms, struct db **out, struct err *err)
@@ -63,7 +66,6 @@ int db_open(const char *url, unsigned int busy_timeout_ms, struct db **out, stru
 		return r;
 	(*out)->ops = ops;
 	list_init(&(*out)->cache);
-	(*out)->savepoints = 0;
 	return 0;
 }
 
@@ -85,14 +87,25 @@ void db_close(struct db *db)
 	db->ops->close(db);
 }
 
-bool db_single_writer(const struct db *db)
+bool db_ddl_commits(const struct db *db)
 {
-	return db->ops->single_writer;
+	return db->ops->ddl_commits;
 }
 
-int db_backup(struct db *db, int64_t schema_version, struct err *err)
+int db_schema_lock(struct db *db, struct err *err)
 {
-	return db->ops->backup(db, schema_version, err);
+	return db->ops->schema_lock ? db->ops->schema_lock(db, err) : 0;
+}
+
+void db_schema_unlock(struct db *db)
+{
+	if (db->ops->schema_unlock)
+		db->ops->schema_unlock(db);
+}
+
+int db_backup(struct db *db, int64_t schema_version, const char *dir, struct err *err)
+{
+	return db->ops->backup(db, schema_version, dir, err);
 }
 
 int db_check(struct db *db, struct err *err)
@@ -100,26 +113,158 @@ int db_check(struct db *db, struct err *err)
 	return db->ops->check(db, err);
 }
 
-int db_script(struct db *db, const char *sql, struct err *err)
+/* --- copies ----------------------------------------------------------------------------------- */
+
+int db_copy_names(const char *stem, int64_t schema_version, const char *suffix, char **path,
+		  char **tmp)
 {
-	return db->ops->script(db, sql, err);
+	struct timespec now;
+	char stamp[32];
+	struct tm tm;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%S", &tm);
+	*path = *tmp = NULL;
+	if (asprintf(path, "%s.schema-%" PRId64 "-%s.%06ldZ.%s", stem, schema_version, stamp,
+		     now.tv_nsec / 1000, suffix) < 0 ||
+	    asprintf(tmp, "%s.tmp", *path) < 0)
+		return -ENOMEM;
+	return 0;
 }
 
-int db_begin(struct db *db, bool write, struct err *err)
+static int sync_file(const char *path)
 {
+	_cleanup_(closep) int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int db_copy_done(const char *tmp, const char *path, struct err *err)
+{
+	int r = sync_file(tmp);
+
+	if (!r && rename(tmp, path) < 0)
+		r = -errno;
+	if (!r)
+		r = file_sync_dir_of(path);
+	if (!r)
+		return 0;
+	unlink(tmp);
+	return err_sys(err, r, "cannot copy the catalog database to %s", path);
+}
+
+/* --- scripts ---------------------------------------------------------------------------------- */
+
+bool db_script_next(const char **script, const char **statement, size_t *len)
+{
+	const char *start = *script + strspn(*script, " \t\n"), *end = start;
+
+	if (!*start)
+		return false;
+	while ((end = strchr(end, ';')) && end[1] && end[1] != '\n')
+		end++;
+	*statement = start;
+	*len = end ? (size_t)(end - start) : strlen(start);
+	*script = start + *len + (end != NULL);
+	return true;
+}
+
+static const struct db_word *find_word(const struct db_ops *ops, const char *at, size_t len)
+{
+	for (const struct db_word *w = ops->words; w->word; w++)
+		if (strlen(w->word) == len && !strncmp(w->word, at, len))
+			return w;
+	return NULL;
+}
+
+/* Writes @sql with its $WORDs replaced; false when one is unknown. */
+static bool expand(const struct db_ops *ops, const char *sql, size_t len, FILE *out)
+{
+	const char *end = sql + len, *p;
+
+	while ((p = memchr(sql, '$', (size_t)(end - sql)))) {
+		size_t n = 1 + strspn(p + 1, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+		const struct db_word *w = find_word(ops, p, n);
+
+		if (!w)
+			return false;
+		fwrite(sql, 1, (size_t)(p - sql), out);
+		fputs(w->text, out);
+		sql = p + n;
+	}
+	fwrite(sql, 1, (size_t)(end - sql), out);
+	return true;
+}
+
+/* The transaction that was open is gone: nothing more may happen in its name. */
+static int check_doom(const struct db *db, struct err *err)
+{
+	return db->doom.code ? err_set(err, db->doom.code, "%s", db->doom.text) : 0;
+}
+
+int db_statement(struct db *db, const char *statement, size_t len, struct err *err)
+{
+	_cleanup_(freep) char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+	bool known = out && expand(db->ops, statement, len, out);
+	int r = check_doom(db, err);
+
+	if (!out || fclose(out))
+		return err_sys(err, -ENOMEM, "cannot prepare a database statement");
+	if (!known)
+		return err_set(err, -EINVAL, "unknown $ word in a database script");
+	return r ? r : db->ops->exec(db, text, err);
+}
+
+int db_script(struct db *db, const char *sql, struct err *err)
+{
+	const char *statement;
+	size_t len;
+	int r = 0;
+
+	while (!r && db_script_next(&sql, &statement, &len))
+		r = db_statement(db, statement, len, err);
+	return r;
+}
+
+/* --- transactions ----------------------------------------------------------------------------- */
+
+static void tx_over(struct db *db)
+{
+	db->in_tx = false;
 	db->savepoints = 0;
-	return db->ops->begin(db, write, err);
+	db->doom = ERR_INIT;
+}
+
+int db_begin(struct db *db, struct err *err)
+{
+	int r;
+
+	tx_over(db);
+	db->in_tx = true;
+	r = db->ops->begin(db, err);
+	if (r)
+		tx_over(db);
+	return r;
 }
 
 int db_commit(struct db *db, struct err *err)
 {
-	return db->ops->commit(db, err);
+	int r = check_doom(db, err);
+
+	if (!r)
+		r = db->ops->commit(db, err);
+	if (!r)
+		tx_over(db);
+	return r;
 }
 
 void db_rollback(struct db *db)
 {
-	db->savepoints = 0;
 	db->ops->rollback(db);
+	tx_over(db);
 }
 
 static int savepoint_sql(struct db *db, const char *verb, unsigned int depth, struct err *err)
@@ -127,7 +272,7 @@ static int savepoint_sql(struct db *db, const char *verb, unsigned int depth, st
 	char sql[64];
 
 	snprintf(sql, sizeof(sql), "%s sp%u", verb, depth);
-	return db->ops->script(db, sql, err);
+	return db_statement(db, sql, strlen(sql), err);
 }
 
 int db_savepoint(struct db *db, struct err *err)
@@ -150,11 +295,13 @@ int db_savepoint_release(struct db *db, struct err *err)
 
 void db_savepoint_rollback(struct db *db)
 {
-	/* A failure that ended the whole transaction took the savepoint along: nothing to undo. */
+	/* A failure that ended the whole transaction took the savepoint along: these do nothing. */
 	savepoint_sql(db, "ROLLBACK TO SAVEPOINT", db->savepoints, NULL);
 	savepoint_sql(db, "RELEASE SAVEPOINT", db->savepoints, NULL);
 	db->savepoints--;
 }
+
+/* --- statements ------------------------------------------------------------------------------- */
 
 static void cache_trim(struct db *db)
 {
@@ -195,8 +342,10 @@ static int take_stmt(struct db *db, const char *sql, struct db_stmt **out, struc
 {
 	struct db_stmt *st;
 	bool known;
-	int r;
+	int r = check_doom(db, err);
 
+	if (r)
+		return r;
 	*out = cache_find(db, sql, &known);
 	if (*out)
 		return 0;
@@ -239,7 +388,9 @@ int db_query(struct db *db, const char *sql, const struct db_arg *args, size_t n
 
 int db_step(struct db_stmt *st, struct err *err)
 {
-	return st->db->ops->step(st, err);
+	int r = check_doom(st->db, err);
+
+	return r ? r : st->db->ops->step(st, err);
 }
 
 void db_release(struct db_stmt *st)

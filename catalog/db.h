@@ -2,13 +2,14 @@
  * A database connection: one small interface, one table of functions a backend.
  *
  * This layer knows SQL statements and values, no table of ours. Above it sit the nouns (contexts.c,
- * backups.c, ...) which own their SQL; below it one file a backend (db_sqlite.c). What differs
- * between databases is kept here and in the schema files:
+ * backups.c, ...) which own their SQL; below it the backends (db_sqlite.c, db_mariadb.c). Nothing
+ * above knows which it is:
  *  - SQL is the common subset: `?` parameters, text with CHECK instead of enum, times as BIGINT
  *    microseconds, ids made in C, no RETURNING, no upsert statement: look, then insert or
- *    update, in a write transaction; a race with another hub ends in DB_E_UNIQUE.
- *  - A write transaction begins with the lock taken (SQLite: BEGIN IMMEDIATE), so what it reads
- *    stays true until it commits.
+ *    update, in a transaction. The few words that differ are written as $WORD in the schema files.
+ *  - A transaction is one for writing and begins with the database's one write lock taken (SQLite:
+ *    BEGIN IMMEDIATE; MariaDB: a row of its own), so what it reads stays true until it commits.
+ *    There is no other kind: what only reads is one statement.
  *
  * A connection belongs to one thread at a time. The pool in catalog.c sees to that.
  */
@@ -32,6 +33,7 @@ enum db_cond {
 	DB_E_UNIQUE,	 /* a unique key or primary key is taken */
 	DB_E_FOREIGN,	 /* a foreign key points nowhere, or is still pointed at */
 	DB_E_CHECK,	 /* a CHECK or NOT NULL of the schema refused the values */
+	DB_E_ALREADY, /* db_statement(): what it would make is there, what it would drop is not */
 };
 
 struct db;	/* connection */
@@ -62,24 +64,46 @@ static inline struct db_arg db_arg_opt(const char *v)
 /* True when @url names a backend of this program; else @err says which there are. */
 bool db_url_valid(const char *url, struct err *err);
 
-/* Opens @url. The caller closes *@out. A URL no backend takes is -EINVAL. */
+/* Opens @url. The caller closes *@out. A URL no backend takes is -EINVAL. A server that is not
+ * there is waited for as long as a lock, then -ENOTCONN: here, and whenever a connection was lost.
+ */
 int db_open(const char *url, unsigned int busy_timeout_ms, struct db **out, struct err *err);
 void db_close(struct db *db);
 DEFINE_CLEANUP(struct db *, db_close)
 
-/* True when the backend does one write transaction at a time, so that callers had better queue. */
-bool db_single_writer(const struct db *db);
+/* True when a statement that changes the schema commits, whatever transaction it stands in. */
+bool db_ddl_commits(const struct db *db);
 
-/* Copies the database aside before its schema changes from @schema_version. */
-int db_backup(struct db *db, int64_t schema_version, struct err *err);
+/* Keeps other programs from changing the schema meanwhile, on a database where DDL commits. It ends
+ * with the connection, which is not made anew while it is held. DB_E_BUSY. */
+int db_schema_lock(struct db *db, struct err *err);
+void db_schema_unlock(struct db *db);
+
+/* Copies the database aside before its schema changes from @schema_version: SQLite beside the
+ * database, MariaDB as SQL text into @dir (NULL: no copy). */
+int db_backup(struct db *db, int64_t schema_version, const char *dir, struct err *err);
 
 /* Fails with -EUCLEAN when a foreign key points nowhere. */
 int db_check(struct db *db, struct err *err);
 
-/* Runs a text of several statements without parameters or results: migrations. */
+/* Runs a script: statements without parameters or results, each of which ends in a ';' at the end
+ * of a line; nothing but white space follows the last. */
 int db_script(struct db *db, const char *sql, struct err *err);
+/* Takes the next statement from *@script; false at the end. */
+bool db_script_next(const char **script, const char **statement, size_t *len);
+/* Runs one of them. */
+int db_statement(struct db *db, const char *statement, size_t len, struct err *err);
 
-int db_begin(struct db *db, bool write, struct err *err);
+/*
+ * A transaction. When the database ends it by itself (a deadlock, a full disk, a lost connection),
+ * whatever is tried in it afterwards fails with the same result until db_rollback(): nothing can
+ * slip out of a transaction that is gone.
+ *
+ * db_commit() returning -ECONNABORTED: the connection broke while committing and no new one could
+ * be had to look; it is not known whether the transaction happened. With any other result but 0 it
+ * did not.
+ */
+int db_begin(struct db *db, struct err *err);
 int db_commit(struct db *db, struct err *err);
 /* Never fails: a transaction that cannot be rolled back is not open. */
 void db_rollback(struct db *db);

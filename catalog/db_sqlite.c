@@ -9,14 +9,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <libgen.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
+#include "base/file.h"
 #include "catalog/db_backend.h"
 
 struct sqlite_db {
@@ -96,21 +95,22 @@ static int map_code(sqlite3 *h)
 
 static int fail(struct sqlite_db *s, struct err *err)
 {
-	return err_set(err, map_code(s->h), "catalog database %s: %s", s->path,
-		       sqlite3_errmsg(s->h));
+	int code = map_code(s->h);
+
+	/* A full disk and some other failures roll back by themselves. */
+	if (s->base.in_tx && !s->base.doom.code && sqlite3_get_autocommit(s->h))
+		err_set(&s->base.doom, code, "catalog database %s: %s", s->path,
+			sqlite3_errmsg(s->h));
+	return err_set(err, code, "catalog database %s: %s", s->path, sqlite3_errmsg(s->h));
 }
 
 /* --- open and close --------------------------------------------------------------------------- */
 
-static int sync_directory_of(const char *path)
+static bool sqlite_url_valid(const char *rest, struct err *err)
 {
-	_cleanup_(freep) char *copy = strdup(path);
-	_cleanup_(closep) int fd = -1;
-
-	if (!copy)
-		return -ENOMEM;
-	fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+	if (!*rest)
+		err_set(err, -EINVAL, "database URL names no file: use sqlite:PATH");
+	return *rest;
 }
 
 static int create_file(const char *path, struct err *err)
@@ -124,7 +124,7 @@ static int create_file(const char *path, struct err *err)
 		return err_sys(err, -errno, "cannot stat the catalog database %s", path);
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, -EINVAL, "catalog database %s is not a regular file", path);
-	if (st.st_size == 0 && sync_directory_of(path))
+	if (st.st_size == 0 && file_sync_dir_of(path))
 		return err_sys(err, -EIO, "cannot sync the directory of %s", path);
 	return 0;
 }
@@ -217,7 +217,7 @@ static int sqlite_open(const char *rest, unsigned int busy_timeout_ms, struct db
 
 /* --- whole database --------------------------------------------------------------------------- */
 
-static int sqlite_script(struct db *db, const char *sql, struct err *err)
+static int sqlite_exec(struct db *db, const char *sql, struct err *err)
 {
 	struct sqlite_db *s = of_db(db);
 
@@ -236,40 +236,14 @@ static int vacuum_into(struct sqlite_db *s, const char *path, struct err *err)
 	return r;
 }
 
-static int sync_file(const char *path)
-{
-	_cleanup_(closep) int fd = open(path, O_RDWR | O_CLOEXEC);
-
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
-/* PATH.schema-N-<time>.bak: a name of its own each time, because a copy made before an earlier
- * change is still worth having. By way of a temporary name, so that a file called .bak is always
- * whole. */
-static int backup_names(struct sqlite_db *s, int64_t schema_version, char **path, char **tmp)
-{
-	struct timespec now;
-	char stamp[32];
-	struct tm tm;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
-	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%S", &tm);
-	*path = *tmp = NULL;
-	if (asprintf(path, "%s.schema-%" PRId64 "-%s.%06ldZ.bak", s->path, schema_version, stamp,
-		     now.tv_nsec / 1000) < 0 ||
-	    asprintf(tmp, "%s.tmp", *path) < 0)
-		return -ENOMEM;
-	return 0;
-}
-
-static int sqlite_backup(struct db *db, int64_t schema_version, struct err *err)
+static int sqlite_backup(struct db *db, int64_t schema_version, const char *dir, struct err *err)
 {
 	_cleanup_(freep) char *path = NULL;
 	_cleanup_(freep) char *tmp = NULL;
 	struct sqlite_db *s = of_db(db);
-	int r = backup_names(s, schema_version, &path, &tmp);
+	int r = db_copy_names(s->path, schema_version, "bak", &path, &tmp);
 
+	(void)dir;
 	if (r)
 		return err_sys(err, r, "cannot copy the catalog database aside");
 	r = create_file(tmp, err); /* empty and private: VACUUM INTO accepts that */
@@ -279,12 +253,7 @@ static int sqlite_backup(struct db *db, int64_t schema_version, struct err *err)
 		unlink(tmp);
 		return r;
 	}
-	r = sync_file(tmp);
-	if (!r && rename(tmp, path) < 0)
-		r = -errno;
-	if (!r)
-		r = sync_directory_of(path);
-	return r ? err_sys(err, r, "cannot copy the catalog database to %s", path) : 0;
+	return db_copy_done(tmp, path, err);
 }
 
 static int sqlite_check(struct db *db, struct err *err)
@@ -307,19 +276,18 @@ static int sqlite_check(struct db *db, struct err *err)
 	return r;
 }
 
-static int sqlite_begin(struct db *db, bool write, struct err *err)
+static int sqlite_begin(struct db *db, struct err *err)
 {
-	return sqlite_script(db, write ? "BEGIN IMMEDIATE" : "BEGIN", err);
+	return sqlite_exec(db, "BEGIN IMMEDIATE", err);
 }
 
 static int sqlite_commit(struct db *db, struct err *err)
 {
-	return sqlite_script(db, "COMMIT", err);
+	return sqlite_exec(db, "COMMIT", err);
 }
 
 static void sqlite_rollback(struct db *db)
 {
-	/* A full disk and some other failures have rolled back by themselves. */
 	if (!sqlite3_get_autocommit(of_db(db)->h))
 		sqlite3_exec(of_db(db)->h, "ROLLBACK", NULL, NULL, NULL);
 }
@@ -412,14 +380,21 @@ static const char *sqlite_col_text(struct db_stmt *st, int col, size_t *len)
 	return text;
 }
 
+static const struct db_word words[] = {
+	{"$AUTO_ID", "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT"},
+	{"$OPTIONS", ""},
+	{NULL, NULL},
+};
+
 const struct db_ops db_sqlite_ops = {
 	.scheme = "sqlite",
-	.single_writer = true,
+	.words = words,
+	.url_valid = sqlite_url_valid,
 	.open = sqlite_open,
 	.close = sqlite_close,
 	.backup = sqlite_backup,
 	.check = sqlite_check,
-	.script = sqlite_script,
+	.exec = sqlite_exec,
 	.begin = sqlite_begin,
 	.commit = sqlite_commit,
 	.rollback = sqlite_rollback,

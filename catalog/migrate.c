@@ -1,5 +1,6 @@
 #include "catalog/migrate.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -41,80 +42,144 @@ int64_t catalog_schema_latest(void)
 	return ARRAY_SIZE(migrations);
 }
 
+/* A migration that has begun and is not recorded, where DDL commits: the row of schema_step. */
+struct schema_step {
+	int64_t version; /* 0: none */
+	int64_t up;	 /* 1, or 0 for down */
+	int64_t done;	 /* statements of it that are done for certain */
+	int64_t started; /* 1: the next one was begun */
+};
+
+static const char *script_of(const struct schema_step *s)
+{
+	return s->up ? migrations[s->version - 1].up : migrations[s->version - 1].down;
+}
+
+static int name_failure(const struct schema_step *s, int r, struct err *err)
+{
+	return err_prefix(err, r, "schema migration %s %s", migrations[s->version - 1].name,
+			  s->up ? "up" : "down");
+}
+
+/* --- where the database stands ---------------------------------------------------------------- */
+
+static int too_new(int64_t version, struct err *err)
+{
+	return err_set(err, CATALOG_E_SCHEMA,
+		       "the catalog has schema %" PRId64 ", this program knows schemas up to "
+		       "%" PRId64 ": run the newer program, or restore the copy made before its "
+		       "first start",
+		       version, catalog_schema_latest());
+}
+
 static int read_version(struct db *db, int64_t *version, struct err *err)
 {
 	int r = db_query_i64(db, "SELECT MAX(version) FROM schema_version", DB_NO_ARGS, 0, version,
 			     err);
 
-	if (r)
-		return r;
-	if (*version > catalog_schema_latest())
-		return err_set(err, CATALOG_E_SCHEMA,
-			       "the catalog has schema %" PRId64 ", this program knows schemas up "
-			       "to %" PRId64 ": run the newer program, or restore the copy made "
-			       "before its first start",
-			       *version, catalog_schema_latest());
-	return 0;
+	if (!r && *version > catalog_schema_latest())
+		r = too_new(*version, err);
+	return r;
 }
 
-int catalog_schema_version(struct db *db, int64_t *version, struct err *err)
+static int read_step(struct db *db, struct schema_step *s, struct err *err)
+{
+	_cleanup_(db_releasep) struct db_stmt *st = NULL;
+	int r;
+
+	*s = (struct schema_step){0};
+	if (!db_ddl_commits(db))
+		return 0;
+	r = db_query(db, "SELECT version, up, done, started FROM schema_step WHERE id = 1",
+		     DB_NO_ARGS, &st, err);
+	if (!r)
+		r = db_step(st, err);
+	if (r != DB_ROW)
+		return r;
+	*s = (struct schema_step){db_col_i64(st, 0), db_col_i64(st, 1), db_col_i64(st, 2),
+				  db_col_i64(st, 3)};
+	return s->version > catalog_schema_latest() ? too_new(s->version, err) : 0;
+}
+
+static int make_tables(struct db *db, struct err *err)
 {
 	int r = db_script(db,
 			  "CREATE TABLE IF NOT EXISTS schema_version ("
 			  " version INT NOT NULL PRIMARY KEY,"
 			  " name VARCHAR(64) NOT NULL,"
-			  " applied_at BIGINT NOT NULL)",
+			  " applied_at BIGINT NOT NULL) $OPTIONS",
 			  err);
+
+	if (!r && db_ddl_commits(db))
+		r = db_script(db,
+			      "CREATE TABLE IF NOT EXISTS schema_step ("
+			      " id INT NOT NULL PRIMARY KEY, version INT NOT NULL, up INT NOT NULL,"
+			      " done INT NOT NULL, started INT NOT NULL) $OPTIONS",
+			      err);
+	return r;
+}
+
+static int look(struct db *db, int64_t *version, struct schema_step *s, struct err *err)
+{
+	int r = read_step(db, s, err);
 
 	return r ? r : read_version(db, version, err);
 }
 
-static int apply_up(struct db *db, int64_t version, struct err *err)
+int catalog_schema_version(struct db *db, int64_t *version, struct err *err)
 {
-	int r = db_script(db, migrations[version - 1].up, err);
+	struct schema_step s;
+	int r = make_tables(db, err);
 
-	if (r)
-		return r;
+	return r ? r : look(db, version, &s, err);
+}
+
+/* The next migration on the way from @now to @target. */
+static struct schema_step next_step(int64_t now, int64_t target)
+{
+	const bool up = now < target;
+
+	return (struct schema_step){.version = up ? now + 1 : now, .up = up};
+}
+
+/* The row that says the migration happened, or the end of it. */
+static int record(struct db *db, const struct schema_step *s, struct err *err)
+{
+	if (!s->up)
+		return db_run(db, "DELETE FROM schema_version WHERE version = ?",
+			      DB_ARGS(DB_I64(s->version)), NULL, err);
 	return db_run(db, "INSERT INTO schema_version (version, name, applied_at) VALUES (?, ?, ?)",
-		      DB_ARGS(DB_I64(version), DB_TEXT(migrations[version - 1].name),
+		      DB_ARGS(DB_I64(s->version), DB_TEXT(migrations[s->version - 1].name),
 			      DB_I64(catalog_now_us())),
 		      NULL, err);
 }
 
-static int apply_down(struct db *db, int64_t version, struct err *err)
-{
-	int r = db_script(db, migrations[version - 1].down, err);
-
-	if (r)
-		return r;
-	return db_run(db, "DELETE FROM schema_version WHERE version = ?", DB_ARGS(DB_I64(version)),
-		      NULL, err);
-}
+/* --- a migration in one transaction ----------------------------------------------------------- */
 
 /* One migration towards @target, from wherever the database stands now: another program may have
  * moved it since the caller looked. */
-static int step_inside(struct db *db, int64_t target, struct err *err)
+static int whole_inside(struct db *db, int64_t target, struct err *err)
 {
+	struct schema_step s;
 	int64_t now;
 	int r = read_version(db, &now, err);
 
 	if (r || now == target)
 		return r;
-	r = now < target ? apply_up(db, now + 1, err) : apply_down(db, now, err);
-	if (r)
-		return err_prefix(err, r, "schema migration %s %s",
-				  migrations[now < target ? now : now - 1].name,
-				  now < target ? "up" : "down");
-	return db_check(db, err);
+	s = next_step(now, target);
+	r = db_script(db, script_of(&s), err);
+	if (!r)
+		r = record(db, &s, err);
+	return r ? name_failure(&s, r, err) : db_check(db, err);
 }
 
-static int step(struct db *db, int64_t target, struct err *err)
+static int step_whole(struct db *db, int64_t target, struct err *err)
 {
-	int r = db_begin(db, true, err);
+	int r = db_begin(db, err);
 
 	if (r)
 		return r;
-	r = step_inside(db, target, err);
+	r = whole_inside(db, target, err);
 	if (!r)
 		r = db_commit(db, err);
 	if (r)
@@ -122,20 +187,141 @@ static int step(struct db *db, int64_t target, struct err *err)
 	return r;
 }
 
-int catalog_schema_migrate(struct db *db, int64_t version, struct err *err)
+/* --- a migration statement by statement ------------------------------------------------------- */
+
+static int mark(struct db *db, const struct schema_step *s, struct err *err)
 {
+	return db_run(db, "UPDATE schema_step SET done = ?, started = ? WHERE id = 1",
+		      DB_ARGS(DB_I64(s->done), DB_I64(s->started)), NULL, err);
+}
+
+/* A statement that changes rows is undone with its transaction; one that changes the schema has
+ * committed by then, and the mark follows on its own. */
+static int run_and_mark(struct db *db, const struct schema_step *s, const char *statement,
+			size_t len, bool again, struct err *err)
+{
+	const struct schema_step after = {.done = s->done + 1};
+	int r = db_begin(db, err);
+
+	if (r)
+		return r;
+	r = db_statement(db, statement, len, err);
+	if (r == DB_E_ALREADY && again)
+		r = 0;
+	if (!r)
+		r = mark(db, &after, err);
+	if (!r)
+		r = db_commit(db, err);
+	if (r)
+		db_rollback(db);
+	return r;
+}
+
+static int one_statement(struct db *db, struct schema_step *s, const char *statement, size_t len,
+			 struct err *err)
+{
+	const bool again = s->started;
+	int r;
+
+	s->started = 1;
+	r = mark(db, s, err);
+	if (r)
+		return r;
+	r = run_and_mark(db, s, statement, len, again, err);
+	s->started = 0;
+	if (!r)
+		s->done++;
+	else if (r != -ENOTCONN && r != -ECONNABORTED && r != DB_E_BUSY)
+		mark(db, s, NULL); /* the database itself said that it is not done */
+	return r;
+}
+
+static int begin_step(struct db *db, int64_t now, int64_t target, struct schema_step *s,
+		      struct err *err)
+{
+	*s = next_step(now, target);
+	return db_run(db,
+		      "INSERT INTO schema_step (id, version, up, done, started)"
+		      " VALUES (1, ?, ?, 0, 0)",
+		      DB_ARGS(DB_I64(s->version), DB_I64(s->up)), NULL, err);
+}
+
+static int end_step(struct db *db, const struct schema_step *s, struct err *err)
+{
+	int r = db_check(db, err);
+
+	if (!r)
+		r = db_begin(db, err);
+	if (r)
+		return r;
+	r = record(db, s, err);
+	if (!r)
+		r = db_run(db, "DELETE FROM schema_step", DB_NO_ARGS, NULL, err);
+	if (!r)
+		r = db_commit(db, err);
+	if (r)
+		db_rollback(db);
+	return r;
+}
+
+/* One migration: the one that was begun, else the next towards @target. */
+static int step_by_statement(struct db *db, int64_t now, int64_t target, struct err *err)
+{
+	const char *script, *statement;
+	struct schema_step s;
+	size_t len;
+	int r = read_step(db, &s, err);
+
+	if (!r && !s.version)
+		r = begin_step(db, now, target, &s, err);
+	if (r)
+		return r;
+	script = script_of(&s);
+	for (int64_t i = 0; !r && db_script_next(&script, &statement, &len); i++)
+		if (i >= s.done)
+			r = one_statement(db, &s, statement, len, err);
+	if (!r)
+		r = end_step(db, &s, err);
+	return r ? name_failure(&s, r, err) : 0;
+}
+
+/* --- all of them ------------------------------------------------------------------------------ */
+
+/* With the lock, where there is one. */
+static int migrate(struct db *db, int64_t version, const char *copy_dir, struct err *err)
+{
+	struct schema_step s;
+	int64_t now;
+	int r = look(db, &now, &s, err);
+
+	if (!r && now > 0 && now != version && !s.version)
+		r = db_backup(db, now, copy_dir, err);
+	while (!r && (now != version || s.version)) {
+		r = db_ddl_commits(db) ? step_by_statement(db, now, version, err)
+				       : step_whole(db, version, err);
+		if (!r)
+			r = look(db, &now, &s, err);
+	}
+	return r;
+}
+
+int catalog_schema_migrate(struct db *db, int64_t version, const char *copy_dir, struct err *err)
+{
+	struct schema_step s;
 	int64_t now;
 	int r;
 
 	if (version < 0 || version > catalog_schema_latest())
 		return err_set(err, CATALOG_E_INVALID, "there is no schema %" PRId64, version);
-	r = catalog_schema_version(db, &now, err);
-	if (!r && now != version && now > 0)
-		r = db_backup(db, now, err);
-	while (!r && now != version) {
-		r = step(db, version, err);
-		if (!r)
-			r = read_version(db, &now, err);
-	}
-	return r;
+	r = make_tables(db, err);
+	if (!r)
+		r = look(db, &now, &s, err);
+	if (r || (now == version && !s.version))
+		return r;
+	r = db_schema_lock(db, err);
+	if (r)
+		return r;
+	r = migrate(db, version, copy_dir, err);
+	db_schema_unlock(db);
+	return r == DB_E_ALREADY ? -EIO : r;
 }

@@ -1,8 +1,17 @@
 /*
  * Numbered schema migrations. Each is catalog/schema/NNN_name.up.sql and .down.sql, carried inside
  * the program. Table schema_version has one row for each migration applied; the schema's version is
- * the highest. A migration and its row are one transaction: after a crash the database is at one
- * version or the other, and going on is simply migrating again.
+ * the highest.
+ *
+ * Where the database takes schema changes back with a transaction (SQLite), a migration and its row
+ * are one: after a crash the database is at one version or the other, and going on is simply
+ * migrating again.
+ *
+ * Where each such statement commits by itself (MariaDB), table schema_step says how far a migration
+ * came: its row is written before each statement and moved on after it, in the statement's own
+ * transaction if that has one. Migrating again goes on behind the last statement that is known to
+ * be done. The one that was under way may be done or not, never half: so for it, and for no other,
+ * "it is there already" counts as done. Programs take turns by a lock of the database.
  */
 #ifndef CATALOG_MIGRATE_H
 #define CATALOG_MIGRATE_H
@@ -15,15 +24,16 @@
 /* The version this program's queries are written for. */
 int64_t catalog_schema_latest(void);
 
-/* The database's version; 0 for an empty one. CATALOG_E_SCHEMA if newer than this program. */
+/* The database's version; 0 for an empty one. CATALOG_E_SCHEMA if newer than this program, or if a
+ * newer program has begun to change it. */
 int catalog_schema_version(struct db *db, int64_t *version, struct err *err);
 
 /*
  * Brings the schema to @version, upwards or downwards, one migration after the other, after copying
- * a database that has a schema aside (db_backup()). Going down drops what the newer schema had: it
- * is for returning to an older program. Several programs may do it at once. CATALOG_E_SCHEMA,
- * CATALOG_E_INVALID: no such version.
+ * a database that has a schema aside (db_backup(), to @copy_dir). Going down drops what the newer
+ * schema had: it is for returning to an older program. Several programs may do it at once.
+ * CATALOG_E_SCHEMA, CATALOG_E_INVALID: no such version.
  */
-int catalog_schema_migrate(struct db *db, int64_t version, struct err *err);
+int catalog_schema_migrate(struct db *db, int64_t version, const char *copy_dir, struct err *err);
 
 #endif

@@ -66,13 +66,12 @@ static int hub_lock_data(struct hub *hub, struct err *err)
 
 static int hub_open_catalog(struct hub *hub, const char *db_url, struct err *err)
 {
-	char url[CATALOG_PATH_SIZE + 32];
+	const struct catalog_options opt = {.copy_dir = hub->data_dir};
+	char own[CATALOG_PATH_SIZE + 32];
 
-	if (db_url && db_url[0])
-		snprintf(url, sizeof(url), "%s", db_url);
-	else
-		snprintf(url, sizeof(url), "sqlite:%s/catalog.db", hub->data_dir);
-	return hub_from_catalog(catalog_open(url, NULL, &hub->catalog, err));
+	snprintf(own, sizeof(own), "sqlite:%s/catalog.db", hub->data_dir);
+	return hub_from_catalog(
+		catalog_open(db_url && db_url[0] ? db_url : own, &opt, &hub->catalog, err));
 }
 
 static int hub_make_agent(struct hub *hub, const char *url, struct err *err)

@@ -37,7 +37,7 @@ enum hub_cond {
 
 struct hub_config {
 	const char *data_dir;  /* made when absent; holds the lock and the default database */
-	const char *db_url;    /* "sqlite:PATH"; NULL: catalog.db in data_dir */
+	const char *db_url;    /* as for catalog_open(); NULL: catalog.db in data_dir */
 	const char *agent_url; /* "http://127.0.0.1:9081" */
 	const char *const *nbd_listen;		   /* as for nbd_server_listen(); at least one */
 	const enum nbd_tls_policy *nbd_listen_tls; /* of each of them; NULL: all off */

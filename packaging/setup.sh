@@ -6,12 +6,15 @@
 set -eu
 
 build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libjansson-dev
-       libmicrohttpd-dev libcurl4-openssl-dev libsqlite3-dev libssl-dev libnbd-dev libcmocka-dev"
+       libmicrohttpd-dev libcurl4-openssl-dev libsqlite3-dev libmariadb-dev libssl-dev
+       libnbd-dev libcmocka-dev"
+# MariaDB without its service: the tests and the demo run servers of their own.
+databases="mariadb-server-core mariadb-client-core"
 judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl jq bc
         openssl gnutls-bin e2fsprogs fdisk util-linux procps"
 
 missing=""
-for p in $build $judges "$@"; do
+for p in $build $databases $judges "$@"; do
 	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
 [ -n "$missing" ] || exit 0

@@ -14,13 +14,13 @@ CREATE TABLE vm_replication_contexts (
 	vmx_version        VARCHAR(64)  NOT NULL,
 	cpu_count          BIGINT       NOT NULL,
 	memory_mb          BIGINT       NOT NULL,
-	networks           TEXT         NOT NULL DEFAULT '[]' CHECK (json_valid(networks)),
+	networks           MEDIUMTEXT   NOT NULL DEFAULT '[]' CHECK (json_valid(networks)),
 	credential_id      BIGINT       NULL,
 	created_at         BIGINT       NOT NULL,
 	updated_at         BIGINT       NOT NULL,
 	last_discovered_at BIGINT       NULL,
 	CONSTRAINT uk_vm_identity UNIQUE (vcenter_host, vmware_vm_id)
-);
+) $OPTIONS;
 CREATE INDEX idx_vm_name ON vm_replication_contexts (vm_name);
 
 CREATE TABLE replication_jobs (
@@ -35,13 +35,13 @@ CREATE TABLE replication_jobs (
 	completed_at     BIGINT      NULL,
 	CONSTRAINT fk_replication_vm FOREIGN KEY (vm_context_id)
 		REFERENCES vm_replication_contexts (context_id) ON DELETE CASCADE
-);
+) $OPTIONS;
 CREATE INDEX idx_replication_vm ON replication_jobs (vm_context_id);
 
 -- A disk belongs to its VM from discovery on; a replication job only borrows the row, and deleting
 -- the job must not delete what discovery found: hence SET NULL.
 CREATE TABLE vm_disks (
-	id                INTEGER      NOT NULL PRIMARY KEY AUTOINCREMENT,
+	id                $AUTO_ID,
 	vm_context_id     VARCHAR(64)  NOT NULL,
 	job_id            VARCHAR(64)  NULL,
 	disk_id           VARCHAR(255) NOT NULL CHECK (disk_id <> ''),
@@ -65,6 +65,6 @@ CREATE TABLE vm_disks (
 		REFERENCES vm_replication_contexts (context_id) ON DELETE CASCADE,
 	CONSTRAINT fk_vm_disk_job FOREIGN KEY (job_id)
 		REFERENCES replication_jobs (id) ON DELETE SET NULL
-);
+) $OPTIONS;
 CREATE INDEX idx_vm_disk_job ON vm_disks (vm_context_id, job_id);
 CREATE INDEX idx_vm_disk_of_job ON vm_disks (job_id);

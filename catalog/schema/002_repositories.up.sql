@@ -16,5 +16,5 @@ CREATE TABLE backup_repositories (
 	created_at           BIGINT       NOT NULL,
 	updated_at           BIGINT       NOT NULL,
 	CONSTRAINT uk_repository_name UNIQUE (name)
-);
+) $OPTIONS;
 CREATE INDEX idx_repository_type ON backup_repositories (repository_type);

@@ -24,7 +24,7 @@ CREATE TABLE vm_backup_contexts (
 		REFERENCES vm_replication_contexts (context_id) ON DELETE SET NULL,
 	CONSTRAINT fk_backup_context_repository FOREIGN KEY (repository_id)
 		REFERENCES backup_repositories (id) ON DELETE RESTRICT
-);
+) $OPTIONS;
 CREATE INDEX idx_backup_context_name ON vm_backup_contexts (vm_name);
 CREATE INDEX idx_backup_context_vm ON vm_backup_contexts (vm_context_id);
 CREATE INDEX idx_backup_context_repository ON vm_backup_contexts (repository_id);
@@ -75,7 +75,7 @@ CREATE TABLE backup_jobs (
 		REFERENCES backup_repositories (id) ON DELETE RESTRICT,
 	CONSTRAINT fk_job_parent FOREIGN KEY (parent_backup_id)
 		REFERENCES backup_jobs (id) ON DELETE SET NULL
-);
+) $OPTIONS;
 CREATE INDEX idx_vm_context ON backup_jobs (vm_context_id);
 CREATE INDEX idx_status ON backup_jobs (status);
 CREATE INDEX idx_created ON backup_jobs (created_at);
@@ -105,14 +105,14 @@ CREATE TABLE backup_chains (
 		REFERENCES backup_jobs (id) ON DELETE CASCADE,
 	CONSTRAINT fk_chain_latest FOREIGN KEY (latest_backup_id)
 		REFERENCES backup_jobs (id) ON DELETE CASCADE
-);
+) $OPTIONS;
 CREATE INDEX idx_chain_full ON backup_chains (full_backup_id);
 CREATE INDEX idx_chain_latest ON backup_chains (latest_backup_id);
 
 -- One disk of one run. The row id grows with every insert and is never used again, so "latest" is the
 -- highest id, without a look at any clock.
 CREATE TABLE backup_disks (
-	id                   INTEGER      NOT NULL PRIMARY KEY AUTOINCREMENT,
+	id                   $AUTO_ID,
 	vm_backup_context_id VARCHAR(64)  NOT NULL,
 	backup_job_id        VARCHAR(64)  NOT NULL,
 	disk_index           INT          NOT NULL CHECK (disk_index >= 0),
@@ -151,7 +151,7 @@ CREATE TABLE backup_disks (
 		REFERENCES backup_disks (id) ON DELETE SET NULL,
 	CONSTRAINT fk_disk_chain FOREIGN KEY (chain_id)
 		REFERENCES backup_chains (id) ON DELETE SET NULL
-);
+) $OPTIONS;
 CREATE INDEX idx_change_id_lookup ON backup_disks (vm_backup_context_id, disk_index, status);
 CREATE INDEX idx_point_lookup ON backup_disks (vm_backup_context_id, disk_id, status);
 CREATE INDEX idx_disk_parent ON backup_disks (parent_disk_id);
