@@ -1074,5 +1074,5 @@ int main(void)
 		cmocka_unit_test(words_of_states_and_types_are_the_apis),
 	};
 
-	return cmocka_run_group_tests_name("catalog/backups", tests, NULL, NULL);
+	return tmpdb_run_tests("catalog/backups", tests, NULL, NULL);
 }

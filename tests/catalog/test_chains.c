@@ -182,5 +182,5 @@ int main(void)
 		FX_TEST(a_catalog_whose_chains_were_tampered_with_is_called_damaged),
 	};
 
-	return cmocka_run_group_tests_name("catalog/chains", tests, NULL, NULL);
+	return tmpdb_run_tests("catalog/chains", tests, NULL, NULL);
 }

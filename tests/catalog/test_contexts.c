@@ -1,7 +1,6 @@
 #include "tests/catalog/fixture.h"
 
 #include <errno.h>
-#include <sqlite3.h>
 
 static void discovery_stores_the_vm_and_its_disks_without_a_job(void **state)
 {
@@ -168,14 +167,14 @@ static void a_disk_that_cannot_be_stored_takes_the_vm_back_too(void **state)
 	struct fx *fx = *state;
 	struct fx_vm v;
 
-	tmpdb_sql(&fx->t, "CREATE TRIGGER broken BEFORE INSERT ON vm_disks WHEN NEW.disk_index = 1"
-			  " BEGIN SELECT RAISE(ABORT, 'injected'); END");
+	tmpdb_add_fault(&fx->t, "vm_disks", false);
+	tmpdb_arm(&fx->t, 2); /* the second disk's row */
 	fx_describe_vm(&v, "pgtest1", "vc1", 2);
 	EXPECT_TEXT(-EIO, "injected",
 		    catalog_vm_context_upsert(fx->cat, &v.vm, v.disks, 2, NULL, &err));
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM vm_replication_contexts"), 0);
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM vm_disks"), 0);
-	tmpdb_sql(&fx->t, "DROP TRIGGER broken");
+	tmpdb_arm(&fx->t, 0);
 	OK(catalog_vm_context_upsert(fx->cat, &v.vm, v.disks, 2, NULL, &err));
 }
 
@@ -326,7 +325,7 @@ static void deleting_a_replication_job_keeps_the_disks(void **state)
 	assert_string_equal(d.job_id, "");
 	EXPECT(CATALOG_E_NOT_FOUND,
 	       catalog_vm_disk_get(fx->cat, v.vm.context_id, "disk-1", &d, &err));
-	assert_int_not_equal(tmpdb_try(&fx->t, "UPDATE vm_disks SET job_id = 'nobody'"), SQLITE_OK);
+	assert_int_not_equal(tmpdb_try(&fx->t, "UPDATE vm_disks SET job_id = 'nobody'"), 0);
 }
 
 int main(void)
@@ -348,5 +347,5 @@ int main(void)
 		FX_TEST(deleting_a_replication_job_keeps_the_disks),
 	};
 
-	return cmocka_run_group_tests_name("catalog/contexts", tests, NULL, NULL);
+	return tmpdb_run_tests("catalog/contexts", tests, NULL, NULL);
 }

@@ -2,7 +2,7 @@
  * Every operation is broken at every row it writes, one after the other, and must leave the
  * database exactly as it was; then it is let through. The database itself breaks it: triggers count
  * down and refuse the k-th change, either failing the statement (as a constraint does) or ending
- * the whole transaction (as a full disk does).
+ * the whole transaction (as a full disk does, or a server that goes away).
  */
 #include "tests/catalog/fixture.h"
 
@@ -11,25 +11,24 @@
 static const char *const tables[] = {"vm_replication_contexts", "replication_jobs",   "vm_disks",
 				     "backup_repositories",	"vm_backup_contexts", "backup_jobs",
 				     "backup_chains",		"backup_disks"};
-static const char *const events[] = {"INSERT", "UPDATE", "DELETE"};
 
-static void arm(struct fx *fx, int k)
-{
-	tmpdb_sql(&fx->t, "UPDATE fault SET k = %d", k);
-}
+/* What an operation broken in this way gives. */
+static struct {
+	int result;
+	const char *text;
+} broken;
 
-static void install(struct fx *fx, const char *how)
+static void install(struct fx *fx, bool whole_transaction)
 {
-	tmpdb_sql(&fx->t, "CREATE TABLE IF NOT EXISTS fault (k INT); DELETE FROM fault;"
-			  " INSERT INTO fault VALUES (0)");
-	for (size_t t = 0; t < ARRAY_SIZE(tables); t++)
-		for (size_t e = 0; e < ARRAY_SIZE(events); e++)
-			tmpdb_sql(&fx->t,
-				  "DROP TRIGGER IF EXISTS fault_%s_%s; CREATE TRIGGER fault_%s_%s"
-				  " AFTER %s ON %s BEGIN UPDATE fault SET k = k - 1;"
-				  " SELECT RAISE(%s, 'injected') FROM fault WHERE k = 0; END",
-				  tables[t], events[e], tables[t], events[e], events[e], tables[t],
-				  how);
+	for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
+		tmpdb_add_fault(&fx->t, tables[i], whole_transaction);
+	broken.result = -EIO;
+	broken.text = "injected";
+	if (!whole_transaction || !tmpdb_on_mariadb())
+		return;
+	/* The transaction is run again on a new connection, which is killed as well, and so on. */
+	broken.result = -EBUSY;
+	broken.text = "Connection was killed";
 }
 
 typedef int op_fn(struct fx *fx, void *arg, struct err *err);
@@ -44,12 +43,12 @@ static int torture(struct fx *fx, op_fn *op, void *arg)
 	int k = 1, r;
 
 	for (;; k++) {
-		arm(fx, k);
+		tmpdb_arm(&fx->t, k);
 		r = op(fx, arg, &err);
-		arm(fx, 0);
+		tmpdb_arm(&fx->t, 0);
 		if (r == 0)
 			break;
-		if (r != -EIO || !strstr(err.text, "injected"))
+		if (r != broken.result || !strstr(err.text, broken.text))
 			fail_msg("broken at row %d it gave %d: %s", k, r, err.text);
 		free(after);
 		after = tmpdb_dump(&fx->t, "fault");
@@ -136,12 +135,12 @@ static int op_delete_repository(struct fx *fx, void *arg, struct err *err)
 }
 
 /* A whole life, every step broken everywhere. The counts say that the steps were really cut up. */
-static void live(struct fx *fx, const char *how)
+static void live(struct fx *fx, bool whole_transaction)
 {
 	struct fx_ready r;
 	struct fx_job full, incr, failed;
 
-	install(fx, how);
+	install(fx, whole_transaction);
 	fx_describe_vm(&r.v, "pgtest1", "vc1", 2);
 	assert_true(torture(fx, op_discover, &r.v) >= 4);
 	r.v.disks[0].size_gb = 77;
@@ -169,19 +168,20 @@ static void live(struct fx *fx, const char *how)
 	assert_int_equal(torture(fx, op_complete_0, &failed), 2);
 	assert_int_equal(torture(fx, op_fail_disk, &failed), 4);
 
-	assert_true(torture(fx, op_delete_vm, &r) >= 3);
-	assert_true(torture(fx, op_delete_context, &r) >= 15);
+	/* MariaDB does not tell triggers of what foreign keys take along. */
+	assert_true(torture(fx, op_delete_vm, &r) >= tmpdb_either(3, 1));
+	assert_true(torture(fx, op_delete_context, &r) >= tmpdb_either(15, 1));
 	assert_int_equal(torture(fx, op_delete_repository, &r), 1);
 }
 
 static void a_statement_that_fails_anywhere_undoes_its_operation(void **state)
 {
-	live(*state, "ABORT");
+	live(*state, false);
 }
 
 static void a_transaction_that_breaks_anywhere_undoes_its_operation(void **state)
 {
-	live(*state, "ROLLBACK");
+	live(*state, true);
 }
 
 int main(void)
@@ -191,5 +191,5 @@ int main(void)
 		FX_TEST(a_transaction_that_breaks_anywhere_undoes_its_operation),
 	};
 
-	return cmocka_run_group_tests_name("catalog/faults", tests, NULL, NULL);
+	return tmpdb_run_tests("catalog/faults", tests, NULL, NULL);
 }

@@ -162,5 +162,5 @@ int main(void)
 		FX_TEST(a_context_without_backups_goes_with_its_repository),
 	};
 
-	return cmocka_run_group_tests_name("catalog/repositories", tests, NULL, NULL);
+	return tmpdb_run_tests("catalog/repositories", tests, NULL, NULL);
 }
