@@ -106,6 +106,15 @@ static void image_extents(void *target, struct nbd_io *io)
 	op_submit(target, io, QCOW2_OP_EXTENTS);
 }
 
+/* First the list, then the flush that makes it true. */
+static void image_received(void *target, struct nbd_io *io)
+{
+	_Static_assert(QCOW2_EXTENT_RECEIVED == 1, "as on the wire");
+	io->extent_count = qcow2_received(target, io->off, io->len,
+					  (struct qcow2_extent *)io->extents, io->extent_max);
+	op_submit(target, io, QCOW2_OP_FLUSH);
+}
+
 static void image_abandon(void *target)
 {
 	qcow2_abandon(target);
@@ -120,5 +129,6 @@ const struct nbd_export_ops nbd_export_qcow2_ops = {
 	.zero = image_zero,
 	.flush = image_flush,
 	.extents = image_extents,
+	.received = image_received,
 	.abandon = image_abandon,
 };

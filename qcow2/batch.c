@@ -31,6 +31,14 @@ static bool slot_partial(const struct qcow2_batch *b, const struct qcow2_slot *s
 	return s->ranges != 1 || s->range[0].from != 0 || s->range[0].to != cluster_size(b);
 }
 
+/* To be completed from below, and never received as a whole: its entry will say so. */
+static bool slot_half(const struct qcow2_batch *b, const struct qcow2_slot *s)
+{
+	const struct qcow2_received *received = &b->img->received;
+
+	return received->marked && slot_partial(b, s) && !qcow2_received_get(received, s->cluster);
+}
+
 /* --- CLASSIFY: does the guest cluster have a host cluster of its own? ----------------------- */
 
 static int slot_classify(struct qcow2_batch *b, struct qcow2_slot *s)
@@ -42,9 +50,9 @@ static int slot_classify(struct qcow2_batch *b, struct qcow2_slot *s)
 
 	if (r)
 		return r;
+	s->entry = slice ? qcow2_slice_entry(slice, s->cluster) : 0;
 	if (slice)
-		kind = qcow2_layer_entry(img->layer, qcow2_slice_entry(slice, s->cluster), 0, 0,
-					 &s->host);
+		kind = qcow2_layer_entry(img->layer, s->entry, 0, 0, &s->host);
 	if (kind == QCOW2_KIND_BAD)
 		return -EIO;
 	s->in_place = kind == QCOW2_KIND_DATA;
@@ -211,7 +219,8 @@ static bool batch_sum(struct qcow2_batch *b)
 	for (i = 0; i < b->slots; i++) {
 		struct qcow2_slot *s = &b->slot[i];
 
-		if (slot_has_data(s) && slot_whole_write(b, s))
+		/* zeroes of a half may become data: slot_compare_zero() */
+		if ((slot_has_data(s) || (!s->dead && slot_half(b, s))) && slot_whole_write(b, s))
 			qcow2_sum_cluster(qcow2_slot_data(s), cluster_size(b), &s->sum);
 	}
 	return true;
@@ -235,7 +244,8 @@ static void compare_done(struct qcow2_op *op, int res)
 	batch_step(b);
 }
 
-/* A zero cluster over a parent that reads as zeroes there: 0, or as qcow2_chain_find(). */
+/* A zero cluster over a parent that reads as zeroes there: 0, or as qcow2_chain_find(). A zero
+ * entry cannot say that only a half arrived: over other data that needs an entry with a cluster. */
 static int slot_compare_zero(struct qcow2_batch *b, struct qcow2_slot *s)
 {
 	const struct qcow2_geom *g = &b->img->geom;
@@ -248,6 +258,8 @@ static int slot_compare_zero(struct qcow2_batch *b, struct qcow2_slot *s)
 	if ((run.kind == QCOW2_KIND_NONE || run.kind == QCOW2_KIND_ZERO) && run.len == len) {
 		s->dead = true;
 		qcow2_count(&b->img->counters.zero, g->cluster_size);
+	} else if (slot_half(b, s)) {
+		s->zero = false;
 	}
 	return 0;
 }
@@ -412,7 +424,11 @@ static bool batch_allocate(struct qcow2_batch *b)
 		if (s->packed)
 			continue;
 		s->host = qcow2_alloc(b->img, 1);
-		s->entry = s->host | QCOW2_ENTRY_COPIED;
+		s->entry = s->host;
+		if (slot_half(b, s))
+			b->img->received.halves = true;
+		else
+			s->entry |= QCOW2_ENTRY_COPIED;
 	}
 	b->packed_io.len = align_up(packed, FILE_ALIGN);
 	if (packed)
@@ -535,6 +551,23 @@ static int slot_log_sum(struct qcow2_batch *b, struct qcow2_slot *s)
 	return qcow2_sumlog_add(b->img, &entry, &b->waiter);
 }
 
+/* Stays where it is; what was half before may be whole now. */
+static int slot_link_in_place(struct qcow2_batch *b, struct qcow2_slot *s)
+{
+	const struct qcow2_received *received = &b->img->received;
+	struct qcow2_slice *slice = NULL;
+	int r = 0;
+
+	if (received->marked && !(s->entry & QCOW2_ENTRY_COPIED) &&
+	    qcow2_received_get(received, s->cluster))
+		r = qcow2_table_get(b->img, s->cluster, false, &b->waiter, &slice);
+	if (!r)
+		r = slot_log_sum(b, s);
+	if (!r && slice)
+		qcow2_slice_set(slice, s->cluster, s->entry | QCOW2_ENTRY_COPIED);
+	return r;
+}
+
 static int slot_link(struct qcow2_batch *b, struct qcow2_slot *s)
 {
 	struct qcow2_image *img = b->img;
@@ -545,7 +578,7 @@ static int slot_link(struct qcow2_batch *b, struct qcow2_slot *s)
 	int r;
 
 	if (s->in_place && !s->zero)
-		return slot_log_sum(b, s);
+		return slot_link_in_place(b, s);
 	r = qcow2_table_get(img, s->cluster, entry != 0, &b->waiter, &slice);
 	if (!r)
 		r = slot_log_sum(b, s);

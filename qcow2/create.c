@@ -55,6 +55,7 @@ static int create_header(struct qcow2_header *h, const struct qcow2_create_opts 
 		.incompatible = QCOW2_INCOMPAT_DIRTY,
 		.compatible = QCOW2_COMPAT_LAZY_REFCOUNTS,
 		.refcount_order = 4,
+		.whole_off = !opts->zstd,
 	};
 	if (opts->zstd) {
 		h->incompatible |= QCOW2_INCOMPAT_COMPRESSION;

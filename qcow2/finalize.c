@@ -1,7 +1,8 @@
 /*
  * The clean close: refcounts of everything in use, then a header without the dirty bit.
  *
- *     cut the file to its end -> refcount blocks and table -> sync -> header -> sync
+ *     COPIED where it is missing (received.c) -> cut the file to its end
+ *         -> refcount blocks and table -> sync -> header -> sync
  *
  * Until the header is written the image is dirty and a repair rebuilds all of this from the tables.
  */
@@ -9,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "qcow2/image.h"
+#include "qcow2/repair.h"
 
 struct reflayout {
 	uint64_t clusters; /* in the finished file */
@@ -112,6 +114,14 @@ static int write_refcounts(struct qcow2_image *img, const struct reflayout *l)
 	return file_datasync(img->layer->file);
 }
 
+/* What tells whole clusters from others goes first: from then on COPIED means what it must. */
+static int end_marks(struct qcow2_image *img)
+{
+	int r = qcow2_layer_drop_whole(img->layer);
+
+	return r || !img->received.halves ? r : qcow2_fix_copied(img->layer, &img->alloc.refs);
+}
+
 int qcow2_finalize(struct qcow2_image *img, struct err *err)
 {
 	struct reflayout l;
@@ -121,7 +131,9 @@ int qcow2_finalize(struct qcow2_image *img, struct err *err)
 	if (r)
 		return err_sys(err, r, "'%s' was not stored completely", img->path);
 	l = plan_refcounts(img);
-	r = write_refcounts(img, &l);
+	r = end_marks(img);
+	if (!r)
+		r = write_refcounts(img, &l);
 	if (!r)
 		r = write_clean_header(img, &l);
 	if (!r) {

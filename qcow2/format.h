@@ -51,7 +51,9 @@ enum {
 #define QCOW2_EXT_FEATURE_NAMES	 0x6803f857U
 #define QCOW2_EXT_BITMAPS	 0x23852875U
 #define QCOW2_EXT_BITMAPS_LENGTH 24U /* count, reserved, bytes and offset of the directory */
-#define QCOW2_FEATURE_NAME_SIZE	 48U
+/* Ours: an image being written; COPIED tells whole clusters from others. See received.c. */
+#define QCOW2_EXT_WHOLE		0x5e9d3a17U
+#define QCOW2_FEATURE_NAME_SIZE 48U
 
 enum { QCOW2_COMPRESSION_ZLIB = 0, QCOW2_COMPRESSION_ZSTD = 1 };
 

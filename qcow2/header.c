@@ -130,6 +130,9 @@ static int decode_extensions(struct qcow2_header *h, const unsigned char *b, siz
 
 		if (type == QCOW2_EXT_END)
 			break;
+		if (type == QCOW2_EXT_WHOLE && !ext_len && pos + 16 <= end &&
+		    load_be32(b + pos + 8) == QCOW2_EXT_END)
+			h->whole_off = pos;
 		pos += 8;
 		if (ext_len > end - pos)
 			return err_set(err, QCOW2_E_FORMAT,
@@ -254,6 +257,8 @@ int qcow2_header_encode(const struct qcow2_header *h, unsigned char *b)
 		pos += put_extension(b + pos, QCOW2_EXT_BACKING_FORMAT, h->backing_format,
 				     strlen(h->backing_format));
 	pos += put_feature_names(b + pos);
+	if (h->whole_off)
+		pos += put_extension(b + pos, QCOW2_EXT_WHOLE, NULL, 0);
 	pos += put_extension(b + pos, QCOW2_EXT_END, NULL, 0);
 	if (!name_len)
 		return 0;

@@ -28,6 +28,9 @@ struct qcow2_header {
 	unsigned compression;			      /* QCOW2_COMPRESSION_* */
 	char backing[QCOW2_BACKING_NAME_MAX + 1];     /* "": none */
 	char backing_format[16];		      /* "": not said */
+	/* Where the last extension, an empty one, says what COPIED means (received.c); 0: none.
+	 * Zeroes in place of its type end the list before it. */
+	uint64_t whole_off;
 };
 
 /* The bytes needed to decode a header: one cluster, once its size is known. */
@@ -44,8 +47,9 @@ int qcow2_header_probe(const void *buf, size_t len, unsigned *cluster_bits, stru
 int qcow2_header_decode(struct qcow2_header *h, const void *buf, size_t len, uint64_t file_size,
 			struct err *err);
 
-/* Encodes a version 3 header with its extensions and backing name into @cluster, one zeroed
- * cluster. -ENAMETOOLONG when the backing name does not fit. */
+/* Encodes a version 3 header with its extensions (the one of @whole_off where that is not 0) and
+ * backing name into @cluster, one zeroed cluster. -ENAMETOOLONG when the backing name does not fit.
+ */
 int qcow2_header_encode(const struct qcow2_header *h, unsigned char *cluster);
 
 /* Overwrites only the fields that change while an image is written (reftable, feature bits) in the

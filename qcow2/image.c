@@ -103,9 +103,18 @@ static int prepare_writing(struct qcow2_image *img, struct err *err)
 	bool flags_wrong;
 	int r;
 
-	r = qcow2_rebuild_refs(layer, &a->refs, &a->tail, &flags_wrong, err);
+	r = qcow2_rebuild_refs(layer, &a->refs, &img->received, &a->tail, &flags_wrong, err);
 	if (r)
 		return r;
+	if (img->received.marked) {
+		img->received.halves = flags_wrong;
+		flags_wrong = false; /* on purpose, until the clean close */
+	} else {
+		qcow2_received_forget(img);
+		r = qcow2_layer_drop_whole(layer);
+		if (r)
+			return err_sys(err, r, "cannot change the header of '%s'", img->path);
+	}
 	img->refblock0 = find_refblock0(layer);
 	if (img->refblock0 && !qcow2_refs_get(&a->refs, 1) && !qcow2_refs_get(&a->refs, 2)) {
 		a->tail = MAX(a->tail, img->refblock0 + layer->geom.cluster_size);
@@ -201,9 +210,11 @@ static int open_writable(struct qcow2_image *img, int root_fd, const char *relat
 		return r;
 	img->geom = img->layer->geom;
 	img->found_dirty = img->layer->header.incompatible & QCOW2_INCOMPAT_DIRTY;
+	img->received.marked = img->found_dirty && img->layer->header.whole_off;
 	if (opts->sums && (r = open_sums(img, root_fd, err)))
 		return r;
-	return prepare_writing(img, err);
+	r = qcow2_received_init(img, err);
+	return r ? r : prepare_writing(img, err);
 }
 
 static int open_readable(struct qcow2_image *img, int root_fd, const char *relative,
@@ -256,6 +267,7 @@ void qcow2_close(struct qcow2_image *img)
 	qcow2_sums_close(&img->parent_sums.sums);
 	qcow2_refs_deinit(&img->alloc.refs);
 	free(img->alloc.freed);
+	free(img->received.bit);
 	free(img->repository);
 	free(img->path);
 	free(img);

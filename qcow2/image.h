@@ -164,7 +164,7 @@ struct qcow2_slot {
 	struct qcow2_range range[QCOW2_SLOT_RANGES]; /* valid bytes, ascending, apart */
 	uint32_t fill_pos;			     /* FILL looked up to here */
 	uint32_t packed; /* bytes of its compressed form, 0: stored plain */
-	uint64_t entry;	 /* ALLOCATE: what LINK puts into the table */
+	uint64_t entry;	 /* in place: the one it has; ALLOCATE: what LINK puts into the table */
 	struct qcow2_pack pack;
 	struct qcow2_sum sum; /* SUM: of the whole cluster, unless it is overwritten in part */
 	struct file_op io;
@@ -316,6 +316,33 @@ void qcow2_flush_tables(struct qcow2_image *img);
 /* A batch is done: a flush may have waited for it. */
 void qcow2_flush_step(struct qcow2_image *img);
 
+/* --- received.c: which clusters arrived whole ------------------------------------------------ */
+
+struct qcow2_received {
+	uint64_t *bit; /* a bit per guest cluster; NULL: not writable */
+	bool marked;   /* entries without COPIED tell of clusters that did not */
+	bool halves;   /* there are such entries, or may be */
+};
+
+int qcow2_received_init(struct qcow2_image *img, struct err *err);
+/* An entry that was there when the image was opened. */
+void qcow2_received_found(struct qcow2_received *received, const struct qcow2_geom *g,
+			  uint64_t cluster, enum qcow2_kind kind, bool copied);
+/* What was there says nothing after all. */
+void qcow2_received_forget(struct qcow2_image *img);
+/* All of the clusters that lie in [off, off + len). */
+void qcow2_received_range(struct qcow2_image *img, uint64_t off, uint64_t len);
+
+static inline bool qcow2_received_get(const struct qcow2_received *received, uint64_t cluster)
+{
+	return received->bit[cluster / 64] >> cluster % 64 & 1;
+}
+
+static inline void qcow2_received_set(struct qcow2_received *received, uint64_t cluster)
+{
+	received->bit[cluster / 64] |= 1ULL << cluster % 64;
+}
+
 /* --- unpack.c ------------------------------------------------------------------------------- */
 
 #define QCOW2_UNPACK_BUFS 8
@@ -359,6 +386,7 @@ struct qcow2_image {
 	struct qcow2_sumlog sumlog;
 	struct qcow2_compressor compressor;
 	struct qcow2_parent_sums parent_sums;
+	struct qcow2_received received;
 	bool found_data;    /* it held clusters already when it was opened for writing */
 	char *repository;   /* as qcow2_open() was told; may be NULL */
 	uint64_t refblock0; /* place of the first refcount block laid out at creation; 0: none */
@@ -430,11 +458,12 @@ struct qcow2_walk {
 };
 int qcow2_walk(const struct qcow2_walk *walk);
 
-/* rebuild.c: counts every reference of @layer into @refs and finds the end of use.
- * @flags_wrong: not every used cluster is marked COPIED, as it must be where each has one user.
- * QCOW2_E_CORRUPT + err when writing to the image would not be safe. */
+/* rebuild.c: counts every reference of @layer into @refs, notes what arrived in @received and finds
+ * the end of use. @flags_wrong: not every used cluster is marked COPIED, as it must be where each
+ * has one user. QCOW2_E_CORRUPT + err when writing to the image would not be safe. */
 int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
-		       uint64_t *end_of_use, bool *flags_wrong, struct err *err);
+		       struct qcow2_received *received, uint64_t *end_of_use, bool *flags_wrong,
+		       struct err *err);
 /* Empties the refcount table of an image that is marked dirty: what it points to will be cut off or
  * become data. Takes a cluster at the tail when the table cannot stay where it is. 0 or -errno. */
 int qcow2_void_refcounts(struct qcow2_image *img);

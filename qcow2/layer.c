@@ -95,6 +95,22 @@ int qcow2_layer_write_header(struct qcow2_layer *layer)
 	return r ? r : file_datasync(layer->file);
 }
 
+int qcow2_layer_drop_whole(struct qcow2_layer *layer)
+{
+	unsigned char end[4];
+	int r;
+
+	if (!layer->header.whole_off)
+		return 0;
+	store_be32(end, QCOW2_EXT_END);
+	r = file_pwrite(layer->file, end, sizeof(end), layer->header.whole_off);
+	if (!r)
+		r = file_datasync(layer->file);
+	if (!r)
+		layer->header.whole_off = 0;
+	return r;
+}
+
 int qcow2_layer_l1_entry(const struct qcow2_layer *layer, uint64_t entry, uint64_t *off)
 {
 	*off = entry & QCOW2_ENTRY_OFFSET;

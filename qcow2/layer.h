@@ -32,6 +32,9 @@ DEFINE_CLEANUP(struct qcow2_layer *, qcow2_layer_free)
  * into the file and syncs it. Blocking. 0 or -errno. */
 int qcow2_layer_write_header(struct qcow2_layer *layer);
 
+/* Takes QCOW2_EXT_WHOLE out of the file, if it is there, and syncs. Blocking. 0 or -errno. */
+int qcow2_layer_drop_whole(struct qcow2_layer *layer);
+
 /* What the L1 entry @entry of any L1 table in this file points to, as qcow2_layer_l2_table(). */
 int qcow2_layer_l1_entry(const struct qcow2_layer *layer, uint64_t entry, uint64_t *off);
 

@@ -165,6 +165,8 @@ enum {
 	QCOW2_EXTENT_DATA = 0,
 	QCOW2_EXTENT_ZERO = 1 << 0, /* reads as zeroes */
 	QCOW2_EXTENT_HOLE = 1 << 1, /* no image of the chain has clusters for it */
+	/* of qcow2_received() */
+	QCOW2_EXTENT_RECEIVED = 1 << 0,
 };
 
 struct qcow2_extent {
@@ -211,6 +213,17 @@ struct qcow2_op {
 };
 
 void qcow2_submit(struct qcow2_image *img, struct qcow2_op *op);
+
+/*
+ * Which clusters of [off, off + len) of a writable image were written or zeroed as a whole: while it
+ * has been open, and, when a crash interrupted that, before. Those a crash left are named when the
+ * image itself stores them as data or zeroes (not what equals the parent, nor zeroes without one);
+ * compressed images, finished ones and those another program repaired name none. What is named is
+ * durable when a QCOW2_OP_FLUSH submitted after this call is done. Returns how many of @max extents it
+ * filled, RECEIVED or 0 in turn; they may end before off + len. The attached thread.
+ */
+unsigned qcow2_received(const struct qcow2_image *img, uint64_t off, uint64_t len,
+			struct qcow2_extent *extents, unsigned max);
 
 /* 0, or the -errno a write-behind failure left on the image. Any thread. */
 int qcow2_error(const struct qcow2_image *img);

@@ -10,6 +10,7 @@
 struct rebuild {
 	const struct qcow2_layer *layer;
 	struct qcow2_refs *refs;
+	struct qcow2_received *received;
 	uint64_t clusters; /* in the file, the last may be cut short */
 	uint64_t end;	   /* cluster behind the last one used */
 	bool flags_wrong;  /* a COPIED flag is missing */
@@ -63,9 +64,11 @@ static int rebuild_entry(void *arg, uint64_t guest_cluster, uint64_t entry, uint
 	struct rebuild *rb = arg;
 	const struct qcow2_geom *g = &rb->layer->geom;
 	uint64_t host, len;
+	enum qcow2_kind kind = qcow2_layer_entry(rb->layer, entry, 0, 0, &host);
 
 	(void)bitmap;
-	switch (qcow2_layer_entry(rb->layer, entry, 0, 0, &host)) {
+	qcow2_received_found(rb->received, g, guest_cluster, kind, entry & QCOW2_ENTRY_COPIED);
+	switch (kind) {
 	case QCOW2_KIND_DATA:
 	case QCOW2_KIND_ZERO: /* may keep a cluster of its own for later */
 		host = entry & QCOW2_ENTRY_OFFSET;
@@ -84,11 +87,13 @@ static int rebuild_entry(void *arg, uint64_t guest_cluster, uint64_t entry, uint
 }
 
 int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
-		       uint64_t *end_of_use, bool *flags_wrong, struct err *err)
+		       struct qcow2_received *received, uint64_t *end_of_use, bool *flags_wrong,
+		       struct err *err)
 {
 	struct rebuild rb = {
 		.layer = layer,
 		.refs = refs,
+		.received = received,
 		.clusters = div_up(layer->file_size, layer->geom.cluster_size),
 		.err = err,
 	};

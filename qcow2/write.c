@@ -153,6 +153,7 @@ static void slot_drop_place(struct qcow2_slot *s)
 
 void qcow2_slot_make_zero(struct qcow2_slot *s)
 {
+	qcow2_received_set(&s->batch->img->received, s->cluster);
 	if (!slot_whole(s))
 		s->batch->partial--;
 	s->ranges = 1;
@@ -317,6 +318,7 @@ static int slot_write(struct qcow2_slot *s, uint32_t in, const void *buf, uint32
 	if (!zero)
 		bytes_copy_stream(qcow2_slot_data(s) + in, buf, len);
 	if (slot_whole(s) && !was_whole) {
+		qcow2_received_set(&b->img->received, s->cluster);
 		b->partial--;
 		if (s->zero)
 			slot_drop_place(s);

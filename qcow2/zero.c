@@ -78,6 +78,17 @@ static int zero_piece(struct qcow2_op *op, uint64_t *moved)
 	return whole ? zero_cluster(op, cluster) : zero_bytes(op, off, piece, moved);
 }
 
+/* The cursor moves on; of a cluster it passed in pieces all that was asked for may be dealt with.
+ */
+static void zero_moved(struct qcow2_op *op, uint64_t moved)
+{
+	uint64_t from = align_down(op->off + op->cursor, op->img->geom.cluster_size);
+
+	op->cursor += moved;
+	from = MAX(from, op->off);
+	qcow2_received_range(op->img, from, op->off + op->cursor - from);
+}
+
 void qcow2_zero_step(struct qcow2_op *op)
 {
 	struct qcow2_image *img = op->img;
@@ -99,7 +110,7 @@ void qcow2_zero_step(struct qcow2_op *op)
 			qcow2_op_finish(op, r);
 			return;
 		}
-		op->cursor += moved;
+		zero_moved(op, moved);
 	}
 	qcow2_count(&img->counters.received, op->len);
 	qcow2_count(&img->counters.zero, op->len);

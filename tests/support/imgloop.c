@@ -128,6 +128,13 @@ int imgloop_flush(struct imgloop *loop)
 	return run(loop, &w);
 }
 
+int imgloop_received(struct imgloop *loop, uint64_t off, uint64_t len, struct qcow2_extent *extents,
+		     unsigned max, unsigned *count)
+{
+	*count = qcow2_received(loop->img, off, len, extents, max);
+	return imgloop_flush(loop);
+}
+
 int imgloop_extents(struct imgloop *loop, uint64_t off, uint64_t len, struct qcow2_extent *extents,
 		    unsigned max, unsigned *count)
 {

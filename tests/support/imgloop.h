@@ -32,6 +32,9 @@ int imgloop_write(struct imgloop *loop, uint64_t off, const void *buf, size_t le
 int imgloop_read(struct imgloop *loop, uint64_t off, void *buf, size_t len);
 int imgloop_zero(struct imgloop *loop, uint64_t off, uint64_t len);
 int imgloop_flush(struct imgloop *loop);
+/* Asks qcow2_received(), then flushes: what it named is durable. */
+int imgloop_received(struct imgloop *loop, uint64_t off, uint64_t len, struct qcow2_extent *extents,
+		     unsigned max, unsigned *count);
 int imgloop_extents(struct imgloop *loop, uint64_t off, uint64_t len, struct qcow2_extent *extents,
 		    unsigned max, unsigned *count);
 
