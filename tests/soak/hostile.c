@@ -155,20 +155,19 @@ static size_t put_request(unsigned char *p, uint16_t flags, uint16_t type, uint6
 
 static void aborts_a_write(struct foe *f)
 {
-	static unsigned char junk[1 << 20];
+	static const unsigned char junk[65536] = {[0 ... 65535] = SOAK_JUNK};
 	unsigned char b[NBD_REQUEST_SIZE];
 	struct soak_disk *disk;
-	uint64_t len = 1 + below(f, sizeof(junk)), left = len;
+	uint64_t len = 1 + below(f, MIB), left;
 	int fd = enter_writable(f, &disk);
 
 	if (fd < 0)
 		return;
-	memset(junk, SOAK_JUNK, sizeof(junk)); /* by several of us at once, to the same value */
 	put_request(b, below(f, 2), NBD_CMD_WRITE, 1,
 		    disk->size - SOAK_SCRATCH + below(f, SOAK_SCRATCH - len), len);
 	if (say(fd, b, sizeof(b)))
 		for (left = below(f, len); left;) {
-			size_t n = 1 + below(f, left);
+			size_t n = 1 + below(f, MIN(left, sizeof(junk)));
 
 			if (!say(fd, junk, n))
 				break;
