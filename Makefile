@@ -104,7 +104,7 @@ $(O)/bin/sendense-ctl: $(call obj,$(wildcard tools/ctl*.c)) $(O)/lib/qcow2.a $(O
 	$(call link,$(LIBS_CTL) $(LIBS_SYS))
 $(O)/bin/sendense-agent: $(call obj,$(wildcard tools/agent*.c)) $(O)/lib/base.a
 	$(call link,$(LIBS_AGENT) $(LIBS_SYS))
-$(O)/bin/sendense-nbd: $(call obj,tools/nbd.c) $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/lib/base.a
+$(O)/bin/sendense-nbd: $(call obj,$(wildcard tools/nbd*.c)) $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/lib/base.a
 	$(call link,$(LIBS_NBD) $(LIBS_SYS))
 
 # A test program is one file plus tests/support; tests of a program link that program's own modules.

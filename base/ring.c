@@ -4,9 +4,18 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/list.h"
+
+static void ring_read_clock(struct ring *ring)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	ring->now_ns = now.tv_sec * 1000000000LL + now.tv_nsec;
+}
 
 int ring_init(struct ring *ring, unsigned entries, struct err *err)
 {
@@ -23,6 +32,7 @@ int ring_init(struct ring *ring, unsigned entries, struct err *err)
 	ring->ready_tail = &ring->ready;
 	ring->remote_tail = &ring->remote;
 	ring->poke_fd = -1;
+	ring_read_clock(ring);
 	r = io_uring_queue_init_params(entries, &ring->uring, &p);
 	if (r == -EINVAL) {
 		/* A kernel without those hints still works, a little slower. */
@@ -121,6 +131,7 @@ int ring_round(struct ring *ring)
 	if (r < 0 && r != -EINTR && r != -EBUSY && r != -EAGAIN)
 		return r;
 	ring_reap(ring);
+	ring_read_clock(ring);
 	ring_run_ready(ring);
 	return 0;
 }

@@ -6,6 +6,8 @@
  * prepared, reaps every completion first and only then runs the callbacks, in order of arrival:
  * no recursion, and a callback may prepare or post as much as it likes for the next round.
  *
+ * The clock is read once a round, behind the wait: whatever a round runs happens at ring->now_ns.
+ *
  * Operations are single-shot (one SQE, one CQE): an op may be armed again from its own callback,
  * never while it is pending.
  */
@@ -30,6 +32,7 @@ struct ring {
 	struct io_uring uring;
 	struct ring_op *ready, **ready_tail; /* completed, callbacks not yet run */
 	unsigned pending;		     /* armed, completion not yet reaped */
+	int64_t now_ns;			     /* CLOCK_MONOTONIC, read once a round */
 	int poke_fd;			     /* eventfd: other threads wake the loop */
 	uint64_t poke_value;
 	struct ring_op poke_op;

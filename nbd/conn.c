@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "nbd/handshake.h"
+#include "nbd/probe.h"
 #include "nbd/read.h"
 #include "nbd/reply.h"
 #include "nbd/request.h"
@@ -196,8 +198,7 @@ void nbd_conn_unstarve(struct nbd_conn *conn)
 
 static void conn_take(struct nbd_conn *conn, unsigned char *buf, int slot, int res)
 {
-	nbd_now_ns(conn->worker);
-	conn->heard_ns = conn->worker->now_ns;
+	conn->heard_ns = nbd_now_ns(conn->worker);
 	conn->quiet = !(conn->recv_op.cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
 	conn->in_slot = slot;
 	if (conn->tls) {
@@ -282,6 +283,7 @@ static void conn_free(struct ring_op *op, int res)
 
 	(void)res;
 	assert(list_empty(&conn->reqs) && !conn->read_bufs && conn->in_slot < 0);
+	NBD_PROBE_CLOSE(conn->id, conn->fd);
 	close(conn->fd);
 	nbd_handshake_free(conn->hs);
 	nbd_tls_free(conn->tls);
@@ -321,7 +323,7 @@ void nbd_conn_finish(struct nbd_conn *conn)
 	pool_cancel(&conn->waiter);
 	list_del(&conn->starved);
 	conn->block = NBD_BLOCK_NONE;
-	conn->payload.active = false; /* a WRITE without all of its bytes is not acknowledged */
+	nbd_payload_forget(conn); /* a WRITE without all of its bytes is not acknowledged */
 	conn->move_to = NULL;
 	conn_forget(conn);
 }
@@ -352,6 +354,8 @@ void nbd_conn_join(struct nbd_conn *conn, struct nbd_export *export)
 	atomic_store_explicit(&c->connections, export->conn_count, memory_order_relaxed);
 	atomic_store_explicit(&c->last_active_ns, conn->heard_ns, memory_order_relaxed);
 	log_debug(&conn->log, "serves export '%s'", export->name);
+	NBD_PROBE_NEGOTIATED(conn->id, export->name, export->size,
+			     conn->structured | conn->extended << 1, conn->contexts);
 }
 
 void nbd_conn_leave(struct nbd_conn *conn)
@@ -374,14 +378,15 @@ void nbd_conn_leave(struct nbd_conn *conn)
 static bool conn_stalls(const struct nbd_conn *conn, int64_t timeout_ms)
 {
 	return conn->send.busy &&
-	       conn->worker->now_ns - conn->send.moved_ns > timeout_ms * 1000000LL;
+	       nbd_now_ns(conn->worker) - conn->send.moved_ns > timeout_ms * 1000000LL;
 }
 
 /* It has had all of its answers, and whatever comes next is for the client to send. */
 static bool conn_idles(const struct nbd_conn *conn, int64_t timeout_ms)
 {
 	return timeout_ms && conn->export && conn->receiving && list_empty(&conn->reqs) &&
-	       !conn->send.busy && conn->worker->now_ns - conn->heard_ns > timeout_ms * 1000000LL;
+	       !conn->send.busy &&
+	       nbd_now_ns(conn->worker) - conn->heard_ns > timeout_ms * 1000000LL;
 }
 
 void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
@@ -391,7 +396,7 @@ void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
 
 	if (conn->dead)
 		return;
-	if (conn->hs && worker->now_ns > conn->hs->deadline_ns) {
+	if (conn->hs && nbd_now_ns(worker) > conn->hs->deadline_ns) {
 		nbd_limit_met(worker, NBD_LIMIT_HANDSHAKE, &conn->log,
 			      "negotiates for too long; closed");
 		nbd_conn_close(conn);
@@ -446,8 +451,8 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	conn->fd = fd;
 	conn->in = conn->inbuf;
 	conn->in_slot = -1;
-	log_scope_init(&conn->log, "nbd conn %lu",
-		       atomic_fetch_add(&worker->server->next_conn, 1) + 1);
+	conn->id = atomic_fetch_add(&worker->server->next_conn, 1) + 1;
+	log_scope_init(&conn->log, "nbd conn %" PRIu64, conn->id);
 	list_init(&conn->export_node);
 	list_init(&conn->starved);
 	list_init(&conn->reqs);
@@ -469,7 +474,6 @@ void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listen
 	struct nbd_peer *peer = NULL;
 	struct nbd_conn *conn;
 
-	nbd_now_ns(worker);
 	if (!nbd_admit(worker, fd, &peer)) {
 		close(fd);
 		return;
@@ -483,6 +487,7 @@ void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listen
 		return;
 	}
 	conn->peer = peer;
+	NBD_PROBE_ACCEPT(conn->id, fd);
 	socket_tune(fd);
 	list_add_tail(&worker->conns, &conn->node);
 	nbd_conn_run(conn);

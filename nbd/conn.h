@@ -57,8 +57,9 @@ struct nbd_payload {
 	struct nbd_request rq;
 	uint64_t off;  /* where the next byte goes */
 	uint32_t left; /* bytes still to come */
-	bool active;   /* until it is replied to, or has become a request */
-	int error;     /* 0 or -errno: the rest is drained */
+	int64_t began_ns;
+	bool active; /* until it is replied to, or has become a request */
+	int error;   /* 0 or -errno: the rest is drained */
 	/* of a BLOCK_STATUS */
 	unsigned char body[NBD_STATUS_PAYLOAD_MAX];
 	uint32_t contexts; /* what it narrowed the request down to: NBD_META_BITs */
@@ -100,6 +101,7 @@ struct nbd_conn {
 	struct nbd_tls *tls;		     /* owned; NULL: what is received is plain */
 	struct nbd_mail mail;		     /* hand-off */
 	struct log_scope log;
+	uint64_t id; /* 1, 2, ...: for the log and the probes */
 	int fd;
 	struct nbd_peer *peer; /* NULL: not counted */
 

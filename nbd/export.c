@@ -232,8 +232,8 @@ static void export_end(struct nbd_export *export, int result)
 	list_for_each_safe (node, next, &export->conns) {
 		struct nbd_conn *conn = list_entry(node, struct nbd_conn, export_node);
 
-		nbd_conn_leave(conn);
 		nbd_conn_finish(conn);
+		nbd_conn_leave(conn);
 		nbd_conn_settle(conn);
 	}
 	nbd_call_answer(worker, call, result);
@@ -308,21 +308,101 @@ int nbd_export_remove(struct nbd_export *export, bool abandon)
 
 /* --- counters --------------------------------------------------------------------------------- */
 
+static struct nbd_command_counters *counters_of(struct nbd_export *export, uint16_t type)
+{
+	return &export->counters.commands[MIN(type, NBD_STATS_COMMANDS - 1)];
+}
+
+void nbd_export_count_begin(struct nbd_export *export, uint16_t type, int64_t now_ns)
+{
+	struct nbd_export_counters *c = &export->counters;
+	unsigned depth = atomic_load_explicit(&c->depth, memory_order_relaxed) + 1;
+
+	atomic_store_explicit(&c->depth, depth, memory_order_relaxed);
+	if (depth > atomic_load_explicit(&c->depth_peak, memory_order_relaxed))
+		atomic_store_explicit(&c->depth_peak, depth, memory_order_relaxed);
+	atomic_store_explicit(&c->last_active_ns, now_ns, memory_order_relaxed);
+	nbd_count(&counters_of(export, type)->requests, 1);
+}
+
+static unsigned latency_bucket(int64_t ns)
+{
+	uint64_t us = ns > 0 ? ns / 1000 : 0;
+	unsigned bits = us ? 64 - __builtin_clzll(us) : 0;
+
+	return MIN(bits, NBD_LATENCY_BUCKETS - 1);
+}
+
+void nbd_export_count_answer(struct nbd_export *export, const struct nbd_request *rq, int res,
+			     int64_t took_ns)
+{
+	struct nbd_command_counters *c = counters_of(export, rq->type);
+
+	if (res)
+		nbd_count(&c->errors, 1);
+	else
+		nbd_count(&c->bytes, rq->len);
+	nbd_count(&c->latency[latency_bucket(took_ns)], 1);
+}
+
+void nbd_export_count_end(struct nbd_export *export)
+{
+	struct nbd_export_counters *c = &export->counters;
+	unsigned depth = atomic_load_explicit(&c->depth, memory_order_relaxed);
+
+	assert(depth > 0);
+	atomic_store_explicit(&c->depth, depth - 1, memory_order_relaxed);
+}
+
+const char *nbd_stats_command(unsigned row)
+{
+	static const char *const names[NBD_STATS_COMMANDS] = {
+		[NBD_CMD_READ] = "read",
+		[NBD_CMD_WRITE] = "write",
+		[NBD_CMD_DISC] = "disc",
+		[NBD_CMD_FLUSH] = "flush",
+		[NBD_CMD_TRIM] = "trim",
+		[NBD_CMD_CACHE] = "cache",
+		[NBD_CMD_WRITE_ZEROES] = "write_zeroes",
+		[NBD_CMD_BLOCK_STATUS] = "block_status",
+		[NBD_STATS_COMMANDS - 1] = "other",
+	};
+
+	return names[row];
+}
+
+static void command_stats(const struct nbd_command_counters *c, struct nbd_command_stats *out)
+{
+	unsigned i;
+
+	out->requests = atomic_load_explicit(&c->requests, memory_order_relaxed);
+	out->errors = atomic_load_explicit(&c->errors, memory_order_relaxed);
+	out->bytes = atomic_load_explicit(&c->bytes, memory_order_relaxed);
+	for (i = 0; i < NBD_LATENCY_BUCKETS; i++)
+		out->latency[i] = atomic_load_explicit(&c->latency[i], memory_order_relaxed);
+}
+
 void nbd_export_get_stats(const struct nbd_export *export, struct nbd_export_stats *stats)
 {
 	const struct nbd_export_counters *c = &export->counters;
+	struct nbd_command_stats *commands = stats->commands;
+	unsigned i;
 
-	*stats = (struct nbd_export_stats){
-		.connections = atomic_load_explicit(&c->connections, memory_order_relaxed),
-		.connections_total =
-			atomic_load_explicit(&c->connections_total, memory_order_relaxed),
-		.bytes_written = atomic_load_explicit(&c->bytes_written, memory_order_relaxed),
-		.bytes_zeroed = atomic_load_explicit(&c->bytes_zeroed, memory_order_relaxed),
-		.bytes_read = atomic_load_explicit(&c->bytes_read, memory_order_relaxed),
-		.requests = atomic_load_explicit(&c->requests, memory_order_relaxed),
-		.errors = atomic_load_explicit(&c->errors, memory_order_relaxed),
-		.last_active_ns = atomic_load_explicit(&c->last_active_ns, memory_order_relaxed),
-		.last_disconnect_ns =
-			atomic_load_explicit(&c->last_disconnect_ns, memory_order_relaxed),
-	};
+	memset(stats, 0, sizeof(*stats));
+	stats->connections = atomic_load_explicit(&c->connections, memory_order_relaxed);
+	stats->connections_total =
+		atomic_load_explicit(&c->connections_total, memory_order_relaxed);
+	stats->depth = atomic_load_explicit(&c->depth, memory_order_relaxed);
+	stats->depth_peak = atomic_load_explicit(&c->depth_peak, memory_order_relaxed);
+	stats->last_active_ns = atomic_load_explicit(&c->last_active_ns, memory_order_relaxed);
+	stats->last_disconnect_ns =
+		atomic_load_explicit(&c->last_disconnect_ns, memory_order_relaxed);
+	for (i = 0; i < NBD_STATS_COMMANDS; i++) {
+		command_stats(&c->commands[i], &commands[i]);
+		stats->requests += commands[i].requests;
+		stats->errors += commands[i].errors;
+	}
+	stats->bytes_read = commands[NBD_CMD_READ].bytes;
+	stats->bytes_written = commands[NBD_CMD_WRITE].bytes;
+	stats->bytes_zeroed = commands[NBD_CMD_WRITE_ZEROES].bytes + commands[NBD_CMD_TRIM].bytes;
 }

@@ -17,6 +17,7 @@
 
 struct nbd_worker;
 struct nbd_call;
+struct nbd_request;
 
 enum nbd_export_state {
 	NBD_EXPORT_NEW, /* in the registry, not attached yet: clients are told it is unknown */
@@ -25,12 +26,17 @@ enum nbd_export_state {
 	NBD_EXPORT_GONE,     /* the target is detached; only references are left */
 };
 
-/* Written by the owning worker alone, read by anybody. */
+/* All counters are written by the owning worker alone, and read by anybody. */
+struct nbd_command_counters {
+	_Atomic uint64_t requests, errors, bytes, latency[NBD_LATENCY_BUCKETS];
+};
+
 struct nbd_export_counters {
 	atomic_uint connections;
-	_Atomic uint64_t connections_total, bytes_written, bytes_zeroed, bytes_read;
-	_Atomic uint64_t requests, errors;
+	_Atomic uint64_t connections_total;
+	atomic_uint depth, depth_peak;
 	_Atomic int64_t last_active_ns, last_disconnect_ns;
+	struct nbd_command_counters commands[NBD_STATS_COMMANDS];
 };
 
 struct nbd_export {
@@ -60,9 +66,6 @@ struct nbd_export {
 	struct nbd_call *removal; /* while draining */
 };
 
-struct nbd_export *nbd_export_ref(struct nbd_export *export);
-void nbd_export_unref(struct nbd_export *export);
-
 struct nbd_conn;
 
 /* The metadata contexts it has: NBD_META_BITs. */
@@ -70,6 +73,16 @@ uint32_t nbd_export_contexts(const struct nbd_export *export);
 
 /* NBD transmission flags of @export for a client that agreed on what @conn says. */
 uint16_t nbd_export_flags(const struct nbd_export *export, const struct nbd_conn *conn);
+
+/* A request of type @type was taken up at @now_ns. */
+void nbd_export_count_begin(struct nbd_export *export, uint16_t type, int64_t now_ns);
+
+/* It was answered. @res: 0 or -errno. */
+void nbd_export_count_answer(struct nbd_export *export, const struct nbd_request *rq, int res,
+			     int64_t took_ns);
+
+/* It is not outstanding any more, answered or not. */
+void nbd_export_count_end(struct nbd_export *export);
 
 /* One operation less is running; may go on with a removal. On the owner's thread. */
 void nbd_export_op_done(struct nbd_export *export);

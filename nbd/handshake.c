@@ -254,7 +254,7 @@ static bool export_full(struct nbd_export *export)
 	if (export->conn_count < max)
 		return false;
 	nbd_limit_count(export->worker, NBD_LIMIT_EXPORT);
-	if (nbd_notice_due(&export->full, export->worker->now_ns))
+	if (nbd_notice_due(&export->full, nbd_now_ns(export->worker)))
 		log_warn(&export->log, "%u connections are open; further ones are refused", max);
 	return true;
 }

@@ -154,7 +154,7 @@ void nbd_limit_met(struct nbd_worker *worker, enum nbd_limit limit, const struct
 		   const char *what)
 {
 	nbd_limit_count(worker, limit);
-	if (nbd_notice_due(&worker->notices[limit], worker->now_ns))
+	if (nbd_notice_due(&worker->notices[limit], nbd_now_ns(worker)))
 		log_warn(scope,
 			 "%s (limit \"%s\"; others like it in the next minute are counted only)",
 			 what, nbd_limit_name(limit));
@@ -255,7 +255,7 @@ static bool total_has_room(struct nbd_worker *worker)
 	if (a->connections < server->config.max_connections)
 		return true;
 	nbd_limit_count(worker, NBD_LIMIT_CONNECTIONS);
-	if (nbd_notice_due(&a->total, worker->now_ns))
+	if (nbd_notice_due(&a->total, nbd_now_ns(worker)))
 		log_warn(&server->log, "%u connections are open; further ones are refused",
 			 server->config.max_connections);
 	return false;
@@ -272,7 +272,7 @@ static bool peer_has_room(struct nbd_worker *worker, struct nbd_peer *peer)
 	nbd_limit_count(worker, NBD_LIMIT_PEER);
 	/* What is told of is the address; how often is bounded for all of them. */
 	a->peer.said = peer->said;
-	if (nbd_notice_due(&a->peer, worker->now_ns)) {
+	if (nbd_notice_due(&a->peer, nbd_now_ns(worker))) {
 		peer_print(peer->address, text);
 		log_warn(&server->log, "%s has %u connections open; further ones are refused", text,
 			 peer->connections);

@@ -191,7 +191,7 @@ void nbd_send_kick(struct nbd_conn *conn)
 	}
 	ring_arm(ring, sqe, &send->op);
 	send->busy = true;
-	send->moved_ns = conn->worker->now_ns;
+	send->moved_ns = nbd_now_ns(conn->worker);
 }
 
 /* Takes @n sent bytes off the queues, in the order in which send_build() put them there. */

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "nbd/export_priv.h"
+#include "nbd/probe.h"
 #include "nbd/read.h"
 #include "nbd/reply.h"
 
@@ -160,7 +161,8 @@ static int request_validate(const struct nbd_conn *conn, const struct nbd_reques
 /* --- slots ------------------------------------------------------------------------------------ */
 
 /* A slot for @rq; NULL: the connection is blocked until there is one. */
-static struct nbd_req *req_get(struct nbd_conn *conn, const struct nbd_request *rq)
+static struct nbd_req *req_get(struct nbd_conn *conn, const struct nbd_request *rq,
+			       int64_t began_ns)
 {
 	struct pool *pool = &conn->worker->requests;
 	struct nbd_req *req;
@@ -181,6 +183,7 @@ static struct nbd_req *req_get(struct nbd_conn *conn, const struct nbd_request *
 	req->export = conn->export;
 	req->rq = *rq;
 	req->contexts = conn->contexts;
+	req->began_ns = began_ns;
 	list_init(&req->read_node);
 	list_add_tail(&conn->reqs, &req->node);
 	conn->req_count++;
@@ -199,35 +202,31 @@ void nbd_req_drop(struct nbd_req *req)
 	list_del(&req->read_node);
 	list_del(&req->node);
 	conn->req_count--;
+	nbd_export_count_end(req->export);
 	pool_put(&conn->worker->requests, req);
 	nbd_conn_unblock(conn, NBD_BLOCK_REQUESTS);
 }
 
-/* What became of a request, for the export's counters. */
-static void request_account(struct nbd_export *export, const struct nbd_request *rq, int res)
+/* The request is about to be answered. */
+static void request_answered(struct nbd_conn *conn, struct nbd_export *export,
+			     const struct nbd_request *rq, int64_t began_ns, int res)
 {
-	struct nbd_export_counters *c = &export->counters;
+	int64_t took_ns = nbd_now_ns(conn->worker) - began_ns;
 
-	if (res)
-		nbd_count(&c->errors, 1);
-	else if (rq->type == NBD_CMD_WRITE)
-		nbd_count(&c->bytes_written, rq->len);
-	else if (rq->type == NBD_CMD_WRITE_ZEROES || rq->type == NBD_CMD_TRIM)
-		nbd_count(&c->bytes_zeroed, rq->len);
-	else if (rq->type == NBD_CMD_READ)
-		nbd_count(&c->bytes_read, rq->len);
+	nbd_export_count_answer(export, rq, res, took_ns);
+	NBD_PROBE_REQUEST_DONE(conn->id, rq->cookie, rq->type, rq->len, -res, took_ns);
 }
 
 void nbd_req_finish(struct nbd_req *req, int res)
 {
-	request_account(req->export, &req->rq, res);
+	request_answered(req->conn, req->export, &req->rq, req->began_ns, res);
 	nbd_reply(req->conn, &req->rq, res);
 	nbd_req_drop(req);
 }
 
 void nbd_req_sent(struct nbd_req *req, int res)
 {
-	request_account(req->export, &req->rq, res);
+	request_answered(req->conn, req->export, &req->rq, req->began_ns, res);
 	nbd_req_drop(req);
 }
 
@@ -312,7 +311,7 @@ static int status_narrow(struct nbd_conn *conn)
 static bool payload_execute(struct nbd_conn *conn)
 {
 	struct nbd_payload *p = &conn->payload;
-	struct nbd_req *req = req_get(conn, &p->rq);
+	struct nbd_req *req = req_get(conn, &p->rq, p->began_ns);
 
 	if (!req)
 		return false;
@@ -336,7 +335,8 @@ static bool payload_end(struct nbd_conn *conn)
 	if (!p->error && (p->rq.type == NBD_CMD_BLOCK_STATUS || p->rq.flags & NBD_CMD_FLAG_FUA))
 		return payload_execute(conn);
 	p->active = false;
-	request_account(conn->export, &p->rq, p->error);
+	request_answered(conn, conn->export, &p->rq, p->began_ns, p->error);
+	nbd_export_count_end(conn->export);
 	nbd_reply(conn, &p->rq, p->error);
 	return true;
 }
@@ -351,6 +351,13 @@ static ssize_t payload_take(struct nbd_conn *conn, uint32_t n)
 		return export->ops->write(export->target, p->off, conn->in, n);
 	memcpy(p->body + p->rq.len - p->left, conn->in, n);
 	return n;
+}
+
+void nbd_payload_forget(struct nbd_conn *conn)
+{
+	if (conn->payload.active)
+		nbd_export_count_end(conn->export);
+	conn->payload.active = false;
 }
 
 bool nbd_payload_step(struct nbd_conn *conn)
@@ -395,11 +402,11 @@ static bool request_needs_slot(const struct nbd_conn *conn, const struct nbd_req
 
 static void request_note(struct nbd_conn *conn)
 {
-	struct nbd_export_counters *c = &conn->export->counters;
+	const struct nbd_request *rq = &conn->rq;
 
 	conn->header_have = 0;
-	nbd_count(&c->requests, 1);
-	atomic_store_explicit(&c->last_active_ns, conn->worker->now_ns, memory_order_relaxed);
+	nbd_export_count_begin(conn->export, rq->type, nbd_now_ns(conn->worker));
+	NBD_PROBE_REQUEST_START(conn->id, rq->cookie, rq->type, rq->off, rq->len, rq->flags);
 }
 
 /* A whole header is in conn->rq. False: blocked, to be called again, or nothing more to come. */
@@ -426,7 +433,7 @@ static bool request_begin(struct nbd_conn *conn)
 	}
 	res = request_validate(conn, rq);
 	if (!res && !payload && request_needs_slot(conn, rq)) {
-		req = req_get(conn, rq);
+		req = req_get(conn, rq, nbd_now_ns(conn->worker));
 		if (!req)
 			return false;
 	}
@@ -436,13 +443,15 @@ static bool request_begin(struct nbd_conn *conn)
 			.rq = *rq,
 			.off = rq->off,
 			.left = payload,
+			.began_ns = nbd_now_ns(conn->worker),
 			.active = true,
 			.error = res,
 		};
 	} else if (req) {
 		commands[rq->type].start(req);
 	} else {
-		request_account(conn->export, rq, res);
+		request_answered(conn, conn->export, rq, nbd_now_ns(conn->worker), res);
+		nbd_export_count_end(conn->export);
 		nbd_reply(conn, rq, res);
 	}
 	return true;

@@ -22,7 +22,8 @@ struct nbd_req {
 	struct nbd_conn *conn;
 	struct nbd_export *export; /* where it runs; the removal waits for running ones */
 	struct nbd_request rq;
-	bool running; /* the export owes us done() */
+	int64_t began_ns; /* when it was taken up */
+	bool running;	  /* the export owes us done() */
 
 	/* read.c: the reply made of segments */
 	unsigned char *buf; /* a read buffer, from taking it until it is queued */
@@ -40,6 +41,9 @@ struct nbd_req {
 /* One step of the pump each; false when there is nothing to do with what is there. */
 bool nbd_header_step(struct nbd_conn *conn);
 bool nbd_payload_step(struct nbd_conn *conn);
+
+/* The WRITE whose payload was arriving will not be answered. */
+void nbd_payload_forget(struct nbd_conn *conn);
 
 /* Calls an operation of the export for @req. */
 void nbd_req_submit(struct nbd_req *req, void (*op)(void *target, struct nbd_io *io),

@@ -157,12 +157,36 @@ int nbd_export_add(struct nbd_server *server, const struct nbd_export_config *co
  * Takes an export away: new connections are refused, requests that arrive from now on get
  * ESHUTDOWN, running ones finish, what was acknowledged is flushed, the target is detached, its
  * connections are closed. @abandon: no flush (the data will be thrown away).
- * Frees @export. 0, or the -errno with which the flush (or an earlier write-behind) failed.
+ * Takes over the reference nbd_export_add() gave. 0, or the -errno with which the flush (or an
+ * earlier write-behind) failed.
  */
 int nbd_export_remove(struct nbd_export *export, bool abandon);
 
+/* Keeps @export readable for nbd_export_get_stats(), also after its removal. */
+struct nbd_export *nbd_export_ref(struct nbd_export *export);
+void nbd_export_unref(struct nbd_export *export);
+
 /* Flushes as a client's FLUSH would, without disturbing anyone. 0 or -errno. */
 int nbd_export_flush(struct nbd_export *export);
+
+/* Rows of the statistics: the number of the NBD command, and one for all that are none. */
+#define NBD_STATS_COMMANDS 9
+
+/* "read", "write", ..., "other": for logs and metrics. */
+const char *nbd_stats_command(unsigned row);
+
+/* Bucket 0: under a microsecond; bucket i: from 2^(i-1) to 2^i microseconds; the last one is open:
+ * from 67 s. Time is read once a round of the worker, so that what is answered in the round in
+ * which it came is in bucket 0. */
+#define NBD_LATENCY_BUCKETS 28
+
+struct nbd_command_stats {
+	uint64_t requests; /* taken up */
+	uint64_t errors;   /* answered with an error */
+	uint64_t bytes;	   /* lengths of those that succeeded: payload, zeroed, or described */
+	/* Those that were answered: from the header to the reply being queued. */
+	uint64_t latency[NBD_LATENCY_BUCKETS];
+};
 
 struct nbd_export_stats {
 	unsigned connections;	    /* now */
@@ -170,12 +194,14 @@ struct nbd_export_stats {
 	uint64_t bytes_written;	    /* payload of acknowledged WRITEs */
 	uint64_t bytes_zeroed;	    /* lengths of acknowledged WRITE_ZEROES and TRIMs */
 	uint64_t bytes_read;
-	uint64_t requests, errors;
+	uint64_t requests, errors;  /* sums of the commands' */
+	unsigned depth, depth_peak; /* requests taken up and not answered: now, and at most */
 	int64_t last_active_ns;	    /* CLOCK_MONOTONIC of the last request or connect; 0: never */
 	int64_t last_disconnect_ns; /* CLOCK_MONOTONIC; 0: never */
+	struct nbd_command_stats commands[NBD_STATS_COMMANDS];
 };
 
-/* Never waits for the worker. */
+/* Never waits for the worker, so that counters may be of slightly different moments. */
 void nbd_export_get_stats(const struct nbd_export *export, struct nbd_export_stats *stats);
 
 #endif

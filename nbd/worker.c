@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -15,17 +14,6 @@
 #include "nbd/server_priv.h"
 
 #define STAGING_GROUP 0
-
-/* --- the clock -------------------------------------------------------------------------------- */
-
-int64_t nbd_now_ns(struct nbd_worker *worker)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	worker->now_ns = ts.tv_sec * 1000000000LL + ts.tv_nsec;
-	return worker->now_ns;
-}
 
 /* --- mail ------------------------------------------------------------------------------------- */
 
@@ -278,7 +266,6 @@ static void ticked(struct ring_op *op, int res)
 
 	(void)res;
 	worker->ticking = false;
-	nbd_now_ns(worker);
 	list_for_each_safe (node, next, &worker->conns)
 		nbd_conn_tick(list_entry(node, struct nbd_conn, node), pressure);
 	if (!worker->stopping)
@@ -425,7 +412,6 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	worker->tick_cancel.done = tick_cancelled;
 	worker->tick_period = tick_period(&worker->server->config);
 	tick_arm(worker);
-	nbd_now_ns(worker);
 	return 0;
 }
 

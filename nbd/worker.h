@@ -112,7 +112,6 @@ struct nbd_worker {
 	struct list acceptors;
 	struct nbd_worker_counters counters;
 	struct nbd_notice notices[NBD_LIMITS];
-	int64_t now_ns; /* CLOCK_MONOTONIC_COARSE, once a tick and once a receive */
 
 	struct ring_op tick, tick_cancel;
 	struct __kernel_timespec tick_period;
@@ -160,6 +159,10 @@ void nbd_staging_put(struct nbd_worker *worker, unsigned index);
 /* A connection is gone. */
 void nbd_worker_conn_gone(struct nbd_worker *worker);
 
-int64_t nbd_now_ns(struct nbd_worker *worker); /* reads the clock, remembers it */
+/* CLOCK_MONOTONIC at the beginning of this round. */
+static inline int64_t nbd_now_ns(const struct nbd_worker *worker)
+{
+	return worker->ring.now_ns;
+}
 
 #endif

@@ -3,7 +3,8 @@
  * rescue. Options, start, signals, stop, in that order; in the foreground, one process.
  *
  * One line on stdout tells that it serves, and where. SIGTERM, SIGINT and SIGHUP take the export
- * away (what was acknowledged is flushed), finalize the image and exit 0.
+ * away (what was acknowledged is flushed), finalize the image and exit 0. SIGUSR1 writes a summary
+ * of what was done so far to the log, and so does the end.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -20,6 +21,7 @@
 #include "nbd/export_qcow2.h"
 #include "nbd/server.h"
 #include "qcow2/qcow2.h"
+#include "tools/nbd_summary.h"
 
 static const char usage[] =
 	"Usage: sendense-nbd (--socket PATH | --listen ADDR:PORT) --image FILE [OPTION...]\n"
@@ -73,6 +75,8 @@ static const char usage[] =
 	"\n"
 	"  --verbose            log more\n"
 	"  --help, --version\n"
+	"\n"
+	"SIGUSR1 writes a summary of requests, bytes and latencies to the log; so does the end.\n"
 	"\n"
 	"Exit: 0 ended cleanly, 1 failure, 2 usage.\n"
 	"\n"
@@ -497,6 +501,17 @@ static int server_listen(struct nbd_server *server, const struct settings *s, ch
 	return nbd_server_listen(server, address, &s->listener, bound, size, err);
 }
 
+static void log_summary(struct nbd_server *server, const struct nbd_export *export)
+{
+	struct nbd_server_stats ss;
+	struct nbd_export_stats es;
+	char text[1000];
+
+	nbd_export_get_stats(export, &es);
+	nbd_server_get_stats(server, &ss);
+	log_info(&nbd_log, "summary: %s", nbd_summary(text, sizeof(text), &es, &ss));
+}
+
 /* From the open image to the finalized one. Takes @img over. */
 static int serve_image(struct nbd_server *server, const struct settings *s, struct qcow2_image *img,
 		       const char *bound, const sigset_t *signals, struct err *err)
@@ -518,9 +533,12 @@ static int serve_image(struct nbd_server *server, const struct settings *s, stru
 	if (r)
 		return r;
 	print_ready(s, bound);
-	while (sigwait(signals, &sig))
-		;
+	while (sigwait(signals, &sig) || sig == SIGUSR1)
+		log_summary(server, export);
+	nbd_export_ref(export);
 	r = nbd_export_remove(export, false);
+	log_summary(server, export);
+	nbd_export_unref(export);
 	if (r)
 		return err_sys(err, r, "'%s' could not be written completely", s->image);
 	return s->read_only ? 0 : qcow2_finalize(owned, err);
@@ -539,13 +557,14 @@ static int serve(struct nbd_server *server, const struct settings *s, const sigs
 	return r ? r : serve_image(server, s, img, bound, signals, err);
 }
 
-/* Threads inherit the mask: every signal that ends us waits for sigwait(). */
+/* Threads inherit the mask: every signal waits for sigwait(). */
 static void block_signals(sigset_t *signals)
 {
 	sigemptyset(signals);
 	sigaddset(signals, SIGTERM);
 	sigaddset(signals, SIGINT);
 	sigaddset(signals, SIGHUP);
+	sigaddset(signals, SIGUSR1);
 	sigprocmask(SIG_BLOCK, signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
 }

@@ -272,6 +272,43 @@ static void two_servers_cannot_write_one_image(void **state)
 	assert_clean("w.qcow2");
 }
 
+/* Whether the last summary in err.txt has @pattern in it, now or soon. */
+static bool summary_says(const char *pattern)
+{
+	return scratch_run("for i in $(seq 200); do "
+			   "grep ' sendense-nbd: summary: ' err.txt | tail -n 1 | grep -qE '%s' && "
+			   "exit 0; sleep 0.05; done; cat err.txt; exit 1",
+			   pattern) == 0;
+}
+
+static void a_summary_is_given_on_request_and_at_the_end(void **state)
+{
+	(void)state;
+	serve("--socket s --image sum.qcow2 --create --size 64M --max-connections-per-export 1");
+	scratch_run("kill -USR1 $(cat pid)");
+	assert_true(summary_says("summary: 0 connections accepted, 0 open; depth 0, at most 0$"));
+	assert_int_equal(scratch_run("qemu-io -f raw -c 'write 0 1M' -c 'write 8M 4k' "
+				     "-c 'read 0 64k' " URI),
+			 0);
+	assert_int_equal(scratch_run("qemu-io -f raw -c 'read 0 64k' -c 'discard 0 64k' " URI), 0);
+	scratch_run("kill -USR1 $(cat pid)");
+	assert_true(summary_says("2 connections accepted, .*; depth 0, at most [1-9]"));
+	assert_true(summary_says("; read: 2 requests, 131072 bytes, p50 < [0-9]+ us, p99 < "));
+	assert_true(summary_says("; write: 2 requests, 1052672 bytes, p50 < "));
+	assert_true(summary_says("; trim: 1 requests, 65536 bytes, "));
+	/* Two connections at once are one too many. */
+	assert_int_equal(scratch_run("U=" URI " PATH=/usr/bin:$PATH nbdsh -u " URI
+				     " -c 'import os; os._exit(not os.system("
+				     "\"nbdinfo $U >/dev/null 2>&1\"))'"),
+			 0);
+	/* Not end(): the limit that was met is a warning. */
+	assert_int_equal(scratch_run("kill -TERM $(cat pid); for i in $(seq 400); do "
+				     "test ! -s status || break; sleep 0.05; done; "
+				     "test \"$(cat status)\" = 0"),
+			 0);
+	assert_true(summary_says("connections accepted, .*; limits met: export [1-9]"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -286,6 +323,7 @@ int main(void)
 		cmocka_unit_test(a_parent_outside_the_folder_needs_a_repository),
 		cmocka_unit_test(read_only_changes_nothing_at_all),
 		cmocka_unit_test(two_servers_cannot_write_one_image),
+		cmocka_unit_test(a_summary_is_given_on_request_and_at_the_end),
 	};
 	const char *build = getenv("BUILD");
 
