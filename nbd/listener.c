@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -152,6 +153,26 @@ void nbd_listener_close(struct nbd_listener *l)
 
 DEFINE_CLEANUP(struct nbd_listener *, nbd_listener_close)
 
+#define BUSY_WAIT_MS 3000
+#define BUSY_TRY_MS  10
+
+/* The listening socket of a killed process stays until the kernel has ended its io_uring, which may
+ * be after its parent has heard of its end: who restarts it at once waits for that. */
+static int listen_on(int *fd, const char *address, const char *path, struct err *err)
+{
+	const struct timespec pause = {.tv_nsec = BUSY_TRY_MS * 1000000L};
+	unsigned waited = 0;
+	int r;
+
+	for (;;) {
+		r = path ? listen_unix(fd, path, err) : listen_tcp(fd, address, err);
+		if (r != -EADDRINUSE || waited >= BUSY_WAIT_MS)
+			return r;
+		nanosleep(&pause, NULL);
+		waited += BUSY_TRY_MS;
+	}
+}
+
 int nbd_listener_open(struct nbd_listener **out, const char *address,
 		      const struct nbd_listen_config *config, struct err *err)
 {
@@ -167,7 +188,7 @@ int nbd_listener_open(struct nbd_listener **out, const char *address,
 	if (config)
 		r = nbd_tls_creds_load(&l->tls, &config->tls, address, err);
 	if (!r)
-		r = path ? listen_unix(&l->fd, path, err) : listen_tcp(&l->fd, address, err);
+		r = listen_on(&l->fd, address, path, err);
 	if (!r)
 		*out = steal(&l);
 	return r;

@@ -89,7 +89,7 @@ struct nbd_listen_config {
 
 /*
  * Listens on "ADDR:PORT" ("127.0.0.1:10809", "[::1]:10809"; port 0: chosen by the kernel) or
- * "unix:PATH" (a stale socket file is replaced, a living one refused; mode 0600).
+ * "unix:PATH" (a stale socket file is replaced, a living one refused after 3 s: a killed one may linger; mode 0600).
  * @config may be NULL: all zero. @bound (may be NULL) gets the address as it came out, in the same
  * form.
  */

@@ -36,12 +36,12 @@ static unsigned char *source;
  */
 
 static pid_t server;
+static char ready[512]; /* what it said */
 
-/* Starts sendense-nbd on ./s and waits until it serves. */
+/* Starts sendense-nbd and waits until it serves. */
 static void start(char *const *args)
 {
 	posix_spawn_file_actions_t actions;
-	char line[512];
 	int out[2];
 	FILE *f;
 
@@ -54,7 +54,7 @@ static void start(char *const *args)
 	posix_spawn_file_actions_destroy(&actions);
 	close(out[1]);
 	f = fdopen(out[0], "r");
-	if (!fgets(line, sizeof(line), f) || !strstr(line, "ready"))
+	if (!fgets(ready, sizeof(ready), f) || !strstr(ready, "ready"))
 		fail_msg("sendense-nbd does not get ready");
 	fclose(f);
 }
@@ -361,6 +361,48 @@ static void another_clients_halves_are_not_taken_for_the_copy(void **state)
 	free(a.missing);
 }
 
+/* --- the way there ------------------------------------------------------------------------------
+ */
+
+/* What a killed process had open stays until the kernel has ended its io_uring, which may be after
+ * its parent has heard of its end. */
+static void restart_at_once(const char *option, char *address, const char *peer)
+{
+	char *const args[] = {program, (char *)option, address, "--image", "again.qcow2", NULL};
+	unsigned i;
+
+	for (i = 0; i < 12; i++) {
+		int fd[8];
+		unsigned k;
+
+		for (k = 0; k < 8; k++)
+			fd[k] = peer_enter(peer, "");
+		peer_request(fd[0], 0, NBD_CMD_WRITE, 1, 0, 1 << 20); /* never sent */
+		stop(SIGKILL);
+		start(args);
+		for (k = 0; k < 8; k++)
+			peer_close(fd[k]);
+	}
+	stop(SIGTERM);
+}
+
+static void a_killed_server_starts_again_at_once_on_its_address(void **state)
+{
+	char *const over_unix[] = {program,    "--socket", "s",	 "--image", "again.qcow2",
+				   "--create", "--size",   "8M", NULL};
+	char *const over_tcp[] = {program,   "--listen",    "127.0.0.1:0",
+				  "--image", "again.qcow2", NULL};
+	char address[64];
+
+	(void)state;
+	start(over_unix);
+	restart_at_once("--socket", "s", "unix:s");
+	start(over_tcp);
+	assert_int_equal(sscanf(ready, "sendense-nbd ready on nbd://%63[^/]", address), 1);
+	restart_at_once("--listen", address, address);
+	assert_int_equal(unlink("again.qcow2"), 0);
+}
+
 static int setup(void **state)
 {
 	const char *build = getenv("BUILD");
@@ -393,6 +435,7 @@ int main(void)
 		cmocka_unit_test(a_copy_over_a_parent_goes_on_after_the_server_was_killed),
 		cmocka_unit_test(a_copy_goes_on_after_the_connection_was_lost),
 		cmocka_unit_test(another_clients_halves_are_not_taken_for_the_copy),
+		cmocka_unit_test(a_killed_server_starts_again_at_once_on_its_address),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
