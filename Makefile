@@ -146,7 +146,7 @@ soak: setup $(O)/tests/soak/test_soak
 # FAMILIES="ingest chain": some parts only. SIZE=, ROUNDS=, BENCH_DIR= go to bench/run.sh.
 FAMILIES ?=
 bench bench-full: programs tests
-	$(Q)./packaging/setup.sh gnuplot-nox nbd-server
+	$(Q)./packaging/setup.sh gnuplot-nox nbd-server wrk
 	$(Q)BUILD=$(abspath $(O)) ./bench/run.sh $(if $(filter bench,$@),quick,full) $(FAMILIES)
 
 # ONLY picks among the targets too.

@@ -381,7 +381,7 @@ static int image_convert(struct ctl *ctl, const struct ctl_args *args, struct er
 	r = qcow2_convert(args->argv[0], repository_of(args), args->argv[1], &opts, err);
 	if (tty)
 		fputc('\n', stderr);
-	return r == -EEXIST ? CTL_CONFLICT : r ? status_of(r) : CTL_OK;
+	return r ? status_of(r) : CTL_OK;
 }
 
 #define REPOSITORY_OPTION                                                                          \
