@@ -220,7 +220,8 @@ static bool batch_sum(struct qcow2_batch *b)
 		struct qcow2_slot *s = &b->slot[i];
 
 		/* zeroes of a half may become data: slot_compare_zero() */
-		if ((slot_has_data(s) || (!s->dead && slot_half(b, s))) && slot_whole_write(b, s))
+		if (!s->summed && slot_whole_write(b, s) &&
+		    (slot_has_data(s) || (!s->dead && slot_half(b, s))))
 			qcow2_sum_cluster(qcow2_slot_data(s), cluster_size(b), &s->sum);
 	}
 	return true;

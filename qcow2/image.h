@@ -160,6 +160,7 @@ struct qcow2_slot {
 	bool zero;	  /* every byte known so far is zero; the place holds nothing yet */
 	bool in_place;	  /* overwrites the host cluster it already has */
 	bool parent;	  /* nothing of its own yet and a parent may hold it: COMPARE looks */
+	bool summed;	  /* @sum is that of the whole cluster as it is now */
 	uint32_t ranges;
 	struct qcow2_range range[QCOW2_SLOT_RANGES]; /* valid bytes, ascending, apart */
 	uint32_t fill_pos;			     /* FILL looked up to here */

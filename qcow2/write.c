@@ -117,7 +117,7 @@ static struct qcow2_slot *slot_new(struct qcow2_batch *b, uint64_t cluster, bool
 	s->cluster = cluster;
 	s->host = 0;
 	s->place = with_place ? b->places++ : QCOW2_NO_PLACE;
-	s->dead = s->in_place = s->parent = false;
+	s->dead = s->in_place = s->parent = s->summed = false;
 	s->zero = true;
 	s->ranges = 0;
 	s->fill_pos = 0;
@@ -159,6 +159,7 @@ void qcow2_slot_make_zero(struct qcow2_slot *s)
 	s->ranges = 1;
 	s->range[0] = (struct qcow2_range){0, s->batch->img->geom.cluster_size};
 	s->zero = true;
+	s->summed = false;
 	slot_drop_place(s);
 }
 
@@ -315,6 +316,10 @@ static int slot_write(struct qcow2_slot *s, uint32_t in, const void *buf, uint32
 		batch_start(b);
 		return -EAGAIN;
 	}
+	/* A cluster that comes in one piece is summed here, while the cache still holds it. */
+	s->summed = !zero && len == b->img->geom.cluster_size && b->img->sumlog.file;
+	if (s->summed)
+		qcow2_sum_cluster(buf, len, &s->sum);
 	if (!zero)
 		bytes_copy_stream(qcow2_slot_data(s) + in, buf, len);
 	if (slot_whole(s) && !was_whole) {
