@@ -12,7 +12,9 @@
 struct api;
 
 struct api_config {
-	const char *listen;	  /* "ADDR:PORT", "[v6]:PORT"; port 0: chosen by the kernel */
+	/* "ADDR:PORT", "[v6]:PORT"; port 0: chosen by the kernel. "fd:N": a TCP socket that listens
+	 * already, taken over when api_start() succeeds. */
+	const char *listen;
 	unsigned max_connections; /* 0: 256 */
 	unsigned io_timeout_ms;	  /* for a request to arrive, an answer to be taken; 0: 60 s */
 };

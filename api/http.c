@@ -17,6 +17,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -353,14 +354,36 @@ static void http_format_address(int fd, char *out, size_t size)
 	}
 }
 
+/* One that was made elsewhere. */
+static int http_listen_passed(struct api *api, const char *address, struct err *err)
+{
+	struct sockaddr_storage addr = {0};
+	socklen_t len = sizeof(addr), listening_len = sizeof(int);
+	char *end;
+	long fd = strtol(address + 3, &end, 10);
+	int listening = 0;
+
+	if (!address[3] || *end || fd < 0 || fd > INT_MAX ||
+	    getsockname(fd, (struct sockaddr *)&addr, &len) ||
+	    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &listening_len) || !listening ||
+	    (addr.ss_family != AF_INET && addr.ss_family != AF_INET6))
+		return err_set(err, -EINVAL, "HTTP address \"%s\" is no listening TCP socket",
+			       address);
+	http_format_address(fd, api->address, sizeof(api->address));
+	return fd;
+}
+
 /* A listening socket, or -errno. */
 static int http_listen(struct api *api, const char *address, struct err *err)
 {
 	struct sockaddr_storage addr;
 	socklen_t len = 0;
 	_cleanup_(closep) int fd = -1;
-	int on = 1, rc = http_parse_address(address, &addr, &len, err);
+	int on = 1, rc;
 
+	if (strncmp(address, "fd:", 3) == 0)
+		return http_listen_passed(api, address, err);
+	rc = http_parse_address(address, &addr, &len, err);
 	if (rc)
 		return -EINVAL;
 	fd = socket(addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -379,12 +402,14 @@ static int http_start_daemon(struct api *api, const struct api_config *config, i
 	unsigned limit = config->max_connections ? config->max_connections : HTTP_CONNECTIONS;
 
 	api->daemon = MHD_start_daemon(
-		MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD, 0, NULL, NULL,
-		http_on_request, api, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-		limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_BYTES,
-		MHD_OPTION_URI_LOG_CALLBACK, http_on_target, api, MHD_OPTION_NOTIFY_COMPLETED,
-		http_on_completed, api, MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, api,
-		MHD_OPTION_END);
+		/* With a channel of its own to be woken by: without, it may shut the listening
+		 * socket down in order to stop, for everybody who has it. */
+		MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_ITC, 0, NULL,
+		NULL, http_on_request, api, MHD_OPTION_LISTEN_SOCKET, fd,
+		MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		(size_t)HTTP_CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, http_on_target, api,
+		MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, api, MHD_OPTION_NOTIFY_CONNECTION,
+		http_on_connection, api, MHD_OPTION_END);
 	return api->daemon ? 0 : err_set(err, -EIO, "the HTTP server does not start");
 }
 

@@ -237,6 +237,7 @@ void hub_stop(struct hub *hub, const char *reason)
 	if (!hub)
 		return;
 	hub_interrupt(hub);
+	nbd_server_stop_accepting(hub->nbd);
 	hub_threads_stop(hub);
 	hub_fail_running(hub, reason ? reason : "hub was stopped");
 	hub_free(hub);

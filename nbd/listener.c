@@ -1,6 +1,8 @@
 #include "nbd/listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -120,6 +122,42 @@ static int listen_tcp(int *out, const char *address, struct err *err)
 	return 0;
 }
 
+/* "fd:N". Only a socket that is in order is taken. */
+static int listen_passed(int *out, const char *address, struct err *err)
+{
+	int type = 0, listening = 0, fd;
+	socklen_t len = sizeof(int);
+	char *end;
+	long n = strtol(address + 3, &end, 10);
+
+	if (address[3] < '0' || address[3] > '9' || *end || n > INT_MAX)
+		return err_set(err, -EINVAL, "'%s': fd: and the number of a descriptor is expected",
+			       address);
+	fd = n;
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) ||
+	    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len))
+		return err_sys(err, -errno, "cannot listen on '%s'", address);
+	if (type != SOCK_STREAM || !listening)
+		return err_set(err, -EINVAL, "'%s' is no listening stream socket", address);
+	/* The ring waits by itself; on a socket that does not block it would be told to ask again.
+	 */
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) || fcntl(fd, F_SETFD, FD_CLOEXEC))
+		return err_sys(err, -errno, "cannot listen on '%s'", address);
+	*out = fd;
+	return 0;
+}
+
+static bool describe_unix(int fd, char *bound, size_t size)
+{
+	struct sockaddr_un sun = {0};
+	socklen_t len = sizeof(sun) - 1; /* the path ends in a zero whatever comes */
+
+	if (getsockname(fd, (struct sockaddr *)&sun, &len) || sun.sun_family != AF_UNIX)
+		return false;
+	snprintf(bound, size, "unix:%s", sun.sun_path);
+	return true;
+}
+
 static void describe_tcp(int fd, char *bound, size_t size)
 {
 	char host[64] = "?", port[16] = "?";
@@ -134,9 +172,7 @@ static void describe_tcp(int fd, char *bound, size_t size)
 
 void nbd_listener_describe(const struct nbd_listener *l, char *bound, size_t size)
 {
-	if (l->path)
-		snprintf(bound, size, "unix:%s", l->path);
-	else
+	if (!describe_unix(l->fd, bound, size))
 		describe_tcp(l->fd, bound, size);
 }
 
@@ -153,19 +189,26 @@ void nbd_listener_close(struct nbd_listener *l)
 
 DEFINE_CLEANUP(struct nbd_listener *, nbd_listener_close)
 
+static int listen_once(struct nbd_listener *l, const char *address, struct err *err)
+{
+	if (strncmp(address, "fd:", 3) == 0)
+		return listen_passed(&l->fd, address, err);
+	return l->path ? listen_unix(&l->fd, l->path, err) : listen_tcp(&l->fd, address, err);
+}
+
 #define BUSY_WAIT_MS 3000
 #define BUSY_TRY_MS  10
 
 /* The listening socket of a killed process stays until the kernel has ended its io_uring, which may
  * be after its parent has heard of its end: who restarts it at once waits for that. */
-static int listen_on(int *fd, const char *address, const char *path, struct err *err)
+static int listener_listen(struct nbd_listener *l, const char *address, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = BUSY_TRY_MS * 1000000L};
 	unsigned waited = 0;
 	int r;
 
 	for (;;) {
-		r = path ? listen_unix(fd, path, err) : listen_tcp(fd, address, err);
+		r = listen_once(l, address, err);
 		if (r != -EADDRINUSE || waited >= BUSY_WAIT_MS)
 			return r;
 		nanosleep(&pause, NULL);
@@ -176,19 +219,18 @@ static int listen_on(int *fd, const char *address, const char *path, struct err 
 int nbd_listener_open(struct nbd_listener **out, const char *address,
 		      const struct nbd_listen_config *config, struct err *err)
 {
-	const char *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
 	_cleanup_(nbd_listener_closep) struct nbd_listener *l = calloc(1, sizeof(*l));
 	int r = 0;
 
 	if (!l)
 		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
 	l->fd = -1;
-	if (path && !(l->path = strdup(path)))
+	if (strncmp(address, "unix:", 5) == 0 && !(l->path = strdup(address + 5)))
 		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
 	if (config)
 		r = nbd_tls_creds_load(&l->tls, &config->tls, address, err);
 	if (!r)
-		r = listen_on(&l->fd, address, path, err);
+		r = listener_listen(l, address, err);
 	if (!r)
 		*out = steal(&l);
 	return r;

@@ -16,7 +16,7 @@ struct nbd_tls_creds;
 struct nbd_listener {
 	struct list node; /* server->listeners */
 	int fd;
-	char *path;		   /* of a unix socket, to be removed at the end; NULL: TCP */
+	char *path;		   /* of a unix socket we made, to be removed at the end; or NULL */
 	struct nbd_tls_creds *tls; /* NULL: without TLS */
 };
 

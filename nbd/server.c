@@ -213,6 +213,14 @@ int nbd_server_listen(struct nbd_server *server, const char *address,
 	return server_accept_on(server, l, err);
 }
 
+void nbd_server_stop_accepting(struct nbd_server *server)
+{
+	unsigned i;
+
+	for (i = 0; i < server->config.workers; i++)
+		nbd_worker_stop_accepting(&server->workers[i]);
+}
+
 /* --- adopting --------------------------------------------------------------------------------- */
 
 static int check_connected(int fd, struct err *err)

@@ -88,14 +88,21 @@ struct nbd_listen_config {
 };
 
 /*
- * Listens on "ADDR:PORT" ("127.0.0.1:10809", "[::1]:10809"; port 0: chosen by the kernel) or
- * "unix:PATH" (a stale socket file is replaced, a living one refused after 3 s: a killed one may linger; mode 0600).
- * @config may be NULL: all zero. @bound (may be NULL) gets the address as it came out, in the same
- * form.
+ * Listens on "ADDR:PORT" ("127.0.0.1:10809", "[::1]:10809"; port 0: chosen by the kernel),
+ * "unix:PATH" (a stale socket file is replaced, a living one refused after 3 s: a killed one may
+ * linger; mode 0600), or "fd:N", a stream socket that listens already, one the service manager
+ * passed (base/activation.h): it becomes the server's when this succeeds, and a socket file stays
+ * in the end.
+ * @config may be NULL: all zero. @bound (may be NULL) gets the address as it came out, in one of
+ * the first two forms.
  */
 int nbd_server_listen(struct nbd_server *server, const char *address,
 		      const struct nbd_listen_config *config, char *bound, size_t bound_size,
 		      struct err *err);
+
+/* Accepts no more: the first step of an orderly stop. Who comes from now on waits in the queue of
+ * the listening socket, for the program's successor where the socket outlives it. */
+void nbd_server_stop_accepting(struct nbd_server *server);
 
 /*
  * Serves the client at the other end of @fd, a connected stream socket, as if it had been accepted:

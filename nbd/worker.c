@@ -130,8 +130,11 @@ static int staging_init(struct nbd_worker *worker, struct err *err)
 
 static void acceptor_arm(struct nbd_acceptor *a)
 {
-	struct io_uring_sqe *sqe = ring_get_sqe(&a->worker->ring);
+	struct io_uring_sqe *sqe;
 
+	if (a->worker->deaf)
+		return;
+	sqe = ring_get_sqe(&a->worker->ring);
 	io_uring_prep_accept(sqe, a->listener->fd, NULL, NULL, SOCK_CLOEXEC);
 	ring_arm(&a->worker->ring, sqe, &a->op);
 	a->armed = true;
@@ -158,7 +161,7 @@ static void accepted(struct ring_op *op, int res)
 	}
 	if (res >= 0)
 		nbd_conn_start(worker, a->listener, res);
-	else if (!accept_error_passes(res)) {
+	else if (!accept_error_passes(res) && !worker->deaf) {
 		/* Out of descriptors or memory: the tick tries again, clients queue up. */
 		if (!a->fault_said)
 			log_warn(&worker->log, "cannot accept connections: %s", strerror(-res));
@@ -167,6 +170,7 @@ static void accepted(struct ring_op *op, int res)
 	}
 	a->fault_said = false;
 	acceptor_arm(a);
+	worker_settle(worker);
 }
 
 static void accept_cancelled(struct ring_op *op, int res)
@@ -313,8 +317,13 @@ static bool acceptors_idle(struct nbd_worker *worker)
 
 static void worker_settle(struct nbd_worker *worker)
 {
-	struct nbd_call *call = worker->quiesce;
+	struct nbd_call *call = worker->deafen;
 
+	if (call && acceptors_idle(worker)) {
+		worker->deafen = NULL;
+		nbd_call_answer(worker, call, 0);
+	}
+	call = worker->quiesce;
 	if (!call || !list_empty(&worker->conns) || !acceptors_idle(worker))
 		return;
 	worker->quiesce = NULL;
@@ -326,14 +335,36 @@ void nbd_worker_conn_gone(struct nbd_worker *worker)
 	worker_settle(worker);
 }
 
+static void worker_deafen(struct nbd_worker *worker)
+{
+	struct list *node;
+
+	worker->deaf = true;
+	list_for_each (node, &worker->acceptors)
+		acceptor_cancel(list_entry(node, struct nbd_acceptor, node));
+}
+
+static void worker_begin_deafen(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	worker->deafen = container_of(mail, struct nbd_call, mail);
+	worker_deafen(worker);
+	worker_settle(worker);
+}
+
+void nbd_worker_stop_accepting(struct nbd_worker *worker)
+{
+	struct nbd_call call = {.mail.open = worker_begin_deafen};
+
+	nbd_worker_call(worker, &call);
+}
+
 static void worker_begin_quiesce(struct nbd_worker *worker, struct nbd_mail *mail)
 {
 	struct list *node, *next;
 
 	worker->stopping = true;
 	worker->quiesce = container_of(mail, struct nbd_call, mail);
-	list_for_each (node, &worker->acceptors)
-		acceptor_cancel(list_entry(node, struct nbd_acceptor, node));
+	worker_deafen(worker);
 	list_for_each_safe (node, next, &worker->conns) {
 		struct nbd_conn *conn = list_entry(node, struct nbd_conn, node);
 

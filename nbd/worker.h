@@ -117,7 +117,9 @@ struct nbd_worker {
 	struct __kernel_timespec tick_period;
 	bool ticking, tick_cancelling;
 
-	bool stopping;		  /* no new connections */
+	bool deaf;		  /* accepts nothing more */
+	struct nbd_call *deafen;  /* answered when no accept is pending */
+	bool stopping;		  /* no new connections by any way */
 	bool leaving;		  /* and out as soon as nothing is pending */
 	struct nbd_call *quiesce; /* answered when the last connection is gone */
 
@@ -148,6 +150,9 @@ int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *list
 
 /* Takes the connected socket @fd over as if it had been accepted. Control plane. */
 void nbd_worker_adopt(struct nbd_worker *worker, int fd);
+
+/* Accepts no more; returns when none is pending. */
+void nbd_worker_stop_accepting(struct nbd_worker *worker);
 
 /* Stops accepting and hangs up on every connection; returns when the last one is gone. */
 void nbd_worker_quiesce(struct nbd_worker *worker);

@@ -61,6 +61,8 @@ static const char usage[] =
 	"  --help, --version\n"
 	"\n"
 	"Ports may be 0: chosen, and printed when ready. SIGTERM stops in order.\n"
+	"Sockets that systemd passes (FileDescriptorName=nbd or =http) come in addition to\n"
+	"--nbd, and instead of the defaults.\n"
 	"\n"
 	"Example: sendense-hub --data-dir /srv/hub --nbd 127.0.0.1:10100 --nbd "
 	"unix:/run/hub.sock\n";
@@ -129,6 +131,14 @@ static void block_signals(sigset_t *set)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+static int take_passed(struct hub_settings *settings, struct err *err)
+{
+	struct activation passed;
+	int rc = activation_take(&passed, err);
+
+	return rc ? rc : hub_settings_passed(settings, &passed, err);
+}
+
 static int start(const struct hub_settings *settings, struct hub **hub, struct api **api,
 		 struct err *err)
 {
@@ -165,7 +175,9 @@ int main(int argc, char **argv)
 	}
 	block_signals(&signals);
 	descriptors_raise();
-	rc = hub_settings_read(settings, &err);
+	rc = take_passed(settings, &err);
+	if (!rc)
+		rc = hub_settings_read(settings, &err);
 	if (!rc)
 		rc = start(settings, &hub, &api, &err);
 	if (!rc) {

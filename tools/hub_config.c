@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <limits.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -188,6 +189,37 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 		return set_number(settings, s, number, err);
 	}
 	return err_set(err, -EINVAL, "unknown option");
+}
+
+static int take_passed(struct hub_settings *settings, const struct activation_fd *passed,
+		       struct err *err)
+{
+	char address[16];
+
+	snprintf(address, sizeof(address), "fd:%d", passed->fd);
+	if (!strcmp(passed->name, "nbd"))
+		return add_nbd(settings, address, err);
+	if (strcmp(passed->name, "http"))
+		return err_set(err, -EINVAL,
+			       "a socket called \"%s\" was passed: its unit must have "
+			       "FileDescriptorName=nbd or =http",
+			       passed->name);
+	if (settings->http[0])
+		return err_set(err, -EINVAL,
+			       "a socket called \"http\" was passed, but there is one already: %s",
+			       settings->http);
+	strcpy(settings->http, address);
+	return 0;
+}
+
+int hub_settings_passed(struct hub_settings *settings, const struct activation *passed,
+			struct err *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < passed->count; i++)
+		rc = take_passed(settings, &passed->fds[i], err);
+	return rc;
 }
 
 /* --- the file ------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #ifndef TOOLS_HUB_CONFIG_H
 #define TOOLS_HUB_CONFIG_H
 
+#include "base/activation.h"
 #include "base/err.h"
 #include "hub/hub.h"
 
@@ -63,6 +64,11 @@ void hub_settings_free(struct hub_settings *settings);
 
 /* Takes one option. -EINVAL. */
 int hub_settings_option(struct hub_settings *settings, int option, const char *value,
+			struct err *err);
+
+/* Takes what the service manager has passed as if it had been said on the command line: sockets
+ * called "nbd", and one called "http". -EINVAL. */
+int hub_settings_passed(struct hub_settings *settings, const struct activation *passed,
 			struct err *err);
 
 /* Reads the file --config named, if any, for what no option has set; then fills in defaults.

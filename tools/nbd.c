@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/activation.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/descriptors.h"
@@ -29,6 +30,7 @@ static const char usage[] =
 	"\n"
 	"  --socket PATH        listen on a unix socket\n"
 	"  --listen ADDR:PORT   listen on TCP; port 0: chosen, and printed when ready\n"
+	"                       (neither when systemd passes sockets: LISTEN_FDS)\n"
 	"  --image FILE         the image; without --create an existing one is continued\n"
 	"  --create             make the image; it must not exist\n"
 	"  --size N[K|M|G|T]    its size in bytes (default: that of --backing)\n"
@@ -95,6 +97,7 @@ struct settings {
 	int zstd_level; /* 0: no compression */
 	struct nbd_listen_config listener;
 	const char *tls_allow[TLS_ALLOW_MAX]; /* listener.tls.allow */
+	const struct activation *passed;
 	bool create, sized, read_only, no_suppress, no_sums, verbose;
 };
 
@@ -339,7 +342,9 @@ static const char *settings_fault(const struct settings *s)
 {
 	if (!s->image)
 		return "--image is missing";
-	if (!s->socket == !s->listen)
+	if (s->passed->count && (s->socket || s->listen))
+		return "--socket and --listen exclude the sockets that systemd has passed";
+	if (!s->passed->count && !s->socket == !s->listen)
 		return "one of --socket and --listen is needed";
 	if (s->create && s->read_only)
 		return "--create and --read-only exclude each other";
@@ -475,15 +480,17 @@ static void print_escaped(const char *s)
 
 static void print_ready(const struct settings *s, const char *bound)
 {
+	const char *path = strncmp(bound, "unix:", 5) == 0 ? bound + 5 : NULL;
+
 	printf("sendense-nbd ready on nbd%s", s->listener.tls.policy == NBD_TLS_REQUIRE ? "s" : "");
-	if (s->listen)
-		printf("://%s/", bound);
-	else
+	if (path)
 		fputs("+unix:///", stdout);
+	else
+		printf("://%s/", bound);
 	print_escaped(s->export);
-	if (s->socket) {
+	if (path) {
 		fputs("?socket=", stdout);
-		print_escaped(s->socket);
+		print_escaped(path);
 	}
 	putchar('\n');
 	fflush(stdout);
@@ -512,9 +519,26 @@ static void log_summary(struct nbd_server *server, const struct nbd_export *expo
 	log_info(&nbd_log, "summary: %s", nbd_summary(text, sizeof(text), &es, &ss));
 }
 
-/* From the open image to the finalized one. Takes @img over. */
+/* On every socket that was passed; @bound becomes the address of the first one. */
+static int listen_passed(struct nbd_server *server, const struct settings *s, char *bound,
+			 size_t size, struct err *err)
+{
+	char address[16];
+	unsigned i;
+	int r = 0;
+
+	for (i = 0; !r && i < s->passed->count; i++) {
+		snprintf(address, sizeof(address), "fd:%d", s->passed->fds[i].fd);
+		r = nbd_server_listen(server, address, &s->listener, i ? NULL : bound, size, err);
+	}
+	return r;
+}
+
+/* From the open image to the finalized one. Takes @img over. On a passed socket clients may be
+ * waiting: they are let in when there is something to serve, and who comes when that is over waits
+ * for the next start. */
 static int serve_image(struct nbd_server *server, const struct settings *s, struct qcow2_image *img,
-		       const char *bound, const sigset_t *signals, struct err *err)
+		       char *bound, size_t bound_size, const sigset_t *signals, struct err *err)
 {
 	_cleanup_(qcow2_closep) struct qcow2_image *owned = img;
 	struct nbd_export *export;
@@ -532,9 +556,15 @@ static int serve_image(struct nbd_server *server, const struct settings *s, stru
 			   &nbd_export_qcow2_ops, owned, &export, err);
 	if (r)
 		return r;
+	r = listen_passed(server, s, bound, bound_size, err);
+	if (r) {
+		nbd_export_remove(export, false);
+		return r;
+	}
 	print_ready(s, bound);
 	while (sigwait(signals, &sig) || sig == SIGUSR1)
 		log_summary(server, export);
+	nbd_server_stop_accepting(server);
 	nbd_export_ref(export);
 	r = nbd_export_remove(export, false);
 	log_summary(server, export);
@@ -548,13 +578,15 @@ static int serve_image(struct nbd_server *server, const struct settings *s, stru
 static int serve(struct nbd_server *server, const struct settings *s, const sigset_t *signals,
 		 struct err *err)
 {
-	char bound[256];
+	char bound[256] = "";
 	struct qcow2_image *img;
-	int r = server_listen(server, s, bound, sizeof(bound), err);
+	int r = 0;
 
+	if (!s->passed->count)
+		r = server_listen(server, s, bound, sizeof(bound), err);
 	if (!r)
 		r = image_open(s, &img, err);
-	return r ? r : serve_image(server, s, img, bound, signals, err);
+	return r ? r : serve_image(server, s, img, bound, sizeof(bound), signals, err);
 }
 
 /* Threads inherit the mask: every signal waits for sigwait(). */
@@ -571,12 +603,18 @@ static void block_signals(sigset_t *signals)
 
 int main(int argc, char **argv)
 {
-	struct settings s = {.export = "", .limits.workers = 1};
+	struct activation passed;
+	struct settings s = {.export = "", .limits.workers = 1, .passed = &passed};
 	struct nbd_server *server = NULL;
 	struct err err = ERR_INIT;
 	sigset_t signals;
-	int r = parse_options(&s, argc, argv);
+	int r = activation_take(&passed, &err);
 
+	if (r) {
+		log_error(&nbd_log, "%s", err.text);
+		return 1;
+	}
+	r = parse_options(&s, argc, argv);
 	if (r)
 		return r - 1;
 	if (s.verbose)
