@@ -11,13 +11,14 @@ struct rebuild {
 	const struct qcow2_layer *layer;
 	struct qcow2_refs *refs;
 	struct qcow2_received *received;
-	uint64_t clusters; /* in the file, the last may be cut short */
-	uint64_t end;	   /* cluster behind the last one used */
-	bool flags_wrong;  /* a COPIED flag is missing */
+	struct qcow2_refs packed; /* of those: by compressed clusters, which alone may share one */
+	uint64_t clusters;	  /* in the file, the last may be cut short */
+	uint64_t end;		  /* cluster behind the last one used */
+	bool flags_wrong;	  /* a COPIED flag is missing */
 	struct err *err;
 };
 
-static int rebuild_use(struct rebuild *rb, uint64_t off, uint64_t len, bool shared)
+static int rebuild_use(struct rebuild *rb, uint64_t off, uint64_t len, bool packed)
 {
 	const struct qcow2_geom *g = &rb->layer->geom;
 	uint64_t c, last = (off + len - 1) >> g->cluster_bits;
@@ -29,11 +30,13 @@ static int rebuild_use(struct rebuild *rb, uint64_t off, uint64_t len, bool shar
 			return err_set(rb->err, QCOW2_E_CORRUPT,
 				       "'%s' refers to offset %llu, behind the end of the file",
 				       rb->layer->path, (unsigned long long)off);
-		if (!shared && qcow2_refs_get(rb->refs, c))
+		if (qcow2_refs_get(rb->refs, c) != (packed ? qcow2_refs_get(&rb->packed, c) : 0))
 			return err_set(rb->err, QCOW2_E_CORRUPT,
 				       "'%s' uses the cluster at offset %llu twice",
 				       rb->layer->path, (unsigned long long)off);
 		r = qcow2_refs_add(rb->refs, c, 1);
+		if (!r && packed)
+			r = qcow2_refs_add(&rb->packed, c, 1);
 		if (r)
 			return err_sys(rb->err, r, "cannot count the references of '%s'",
 				       rb->layer->path);
@@ -106,15 +109,17 @@ int qcow2_rebuild_refs(const struct qcow2_layer *layer, struct qcow2_refs *refs,
 	};
 	int r = qcow2_refs_clear(refs, rb.clusters);
 
-	if (r)
-		return err_sys(err, r, "cannot count the references of '%s'", layer->path);
-	r = rebuild_use(&rb, 0, layer->geom.cluster_size, false);
+	if (!r)
+		r = qcow2_refs_clear(&rb.packed, rb.clusters);
+	if (!r)
+		r = rebuild_use(&rb, 0, layer->geom.cluster_size, false);
 	if (!r && layer->header.l1_entries)
 		r = rebuild_use(&rb, layer->header.l1_off,
 				align_up(layer->header.l1_entries * 8ULL, layer->geom.cluster_size),
 				false);
 	if (!r)
 		r = qcow2_walk(&walk);
+	qcow2_refs_deinit(&rb.packed);
 	if (r < 0)
 		return err_sys(err, r, "cannot read the tables of '%s'", layer->path);
 	if (r)
