@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -220,7 +221,10 @@ static const struct file_ops file_posix_ops = {
 
 /* --- opening -------------------------------------------------------------------------------- */
 
-static int file_lock(int fd)
+#define LOCK_WAIT_MS 3000
+#define LOCK_TRY_MS  10
+
+static int file_try_lock(int fd)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
@@ -228,6 +232,19 @@ static int file_lock(int fd)
 		return 0;
 	/* NFS without a lock daemon, for one: better to work than to refuse. */
 	return errno == EAGAIN || errno == EACCES ? -EWOULDBLOCK : 0;
+}
+
+static int file_lock(int fd, bool patient)
+{
+	const struct timespec pause = {.tv_nsec = LOCK_TRY_MS * 1000000L};
+	unsigned waited;
+	int r = file_try_lock(fd);
+
+	for (waited = 0; r && patient && waited < LOCK_WAIT_MS; waited += LOCK_TRY_MS) {
+		nanosleep(&pause, NULL);
+		r = file_try_lock(fd);
+	}
+	return r;
 }
 
 /* Takes @fd over, also on failure. */
@@ -242,7 +259,7 @@ static int file_adopt(struct file **out, int fd, const char *path, unsigned flag
 		return err_sys(err, -errno, "cannot examine '%s'", path);
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, -EINVAL, "'%s' is not a regular file", path);
-	if ((flags & FILE_RDWR) && file_lock(fd))
+	if ((flags & FILE_RDWR) && file_lock(fd, flags & FILE_PATIENT))
 		return err_set(err, -EWOULDBLOCK,
 			       "'%s' is in use by another process; close that one first", path);
 	f = calloc(1, sizeof(*f));

@@ -70,13 +70,16 @@ enum {
 	FILE_RDWR = 1 << 0,
 	FILE_CREATE = 1 << 1,	/* must not exist yet (O_EXCL); mode 0600 */
 	FILE_BUFFERED = 1 << 2, /* never past the page cache */
+	FILE_PATIENT = 1 << 3,	/* with FILE_RDWR: wait up to three seconds for the lock */
 };
 
 /*
  * Opens a regular file. FILE_RDWR takes an exclusive open-file-description lock on the whole file,
  * so that a second writer, and QEMU, are refused while we write; readers take none.
  * A file system without O_DIRECT is used through the page cache.
- * -EWOULDBLOCK: another process has the file open for writing. -EINVAL: not a regular file.
+ * -EWOULDBLOCK: another process has the file open for writing. The lock of a killed one stays until
+ * the kernel has ended the writes it had under way, which may be after its parent has heard of its
+ * end: who comes at once is FILE_PATIENT. -EINVAL: not a regular file.
  */
 int file_open(struct file **out, const char *path, unsigned flags, struct err *err);
 

@@ -7,7 +7,6 @@
 #include <libgen.h>
 #include <limits.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -173,30 +172,11 @@ static int open_sums(struct qcow2_image *img, int root_fd, struct err *err)
 	return qcow2_sumlog_open(img, img->path, err);
 }
 
-#define LOCK_WAIT_MS 3000
-#define LOCK_TRY_MS  10
-
-/* The lock of a killed writer stays until the kernel has ended the writes it had under way, which
- * may be after its parent has heard of its end: who restarts it at once waits for the last of them.
- */
-static int open_locked(struct file **out, int root_fd, const char *relative, struct err *err)
-{
-	const struct timespec pause = {.tv_nsec = LOCK_TRY_MS * 1000000L};
-	unsigned waited;
-	int r = file_open_beneath(out, root_fd, relative, FILE_RDWR, err);
-
-	for (waited = 0; r == -EWOULDBLOCK && waited < LOCK_WAIT_MS; waited += LOCK_TRY_MS) {
-		nanosleep(&pause, NULL);
-		r = file_open_beneath(out, root_fd, relative, FILE_RDWR, err);
-	}
-	return r;
-}
-
 static int open_writable(struct qcow2_image *img, int root_fd, const char *relative,
 			 const struct qcow2_open_opts *opts, struct err *err)
 {
 	struct file *file;
-	int r = open_locked(&file, root_fd, relative, err);
+	int r = file_open_beneath(&file, root_fd, relative, FILE_RDWR | FILE_PATIENT, err);
 
 	if (!r && opts->wrap_file)
 		file = opts->wrap_file(file, opts->wrap_arg);

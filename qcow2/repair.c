@@ -335,7 +335,7 @@ int qcow2_repair(const char *path, struct err *err)
 {
 	struct repair rp = {0};
 	struct file *file;
-	int r = file_open(&file, path, FILE_RDWR, err);
+	int r = file_open(&file, path, FILE_RDWR | FILE_PATIENT, err);
 
 	if (!r)
 		r = qcow2_layer_open(&rp.layer, file, path, err);
