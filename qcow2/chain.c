@@ -663,6 +663,42 @@ static void window_find(const struct window *w, uint64_t off, uint64_t max, stru
 		run->len = MIN(run->len, limit - off);
 }
 
+/* Where the first L2 table at or behind @off is, if before @end. */
+static uint64_t next_table(const struct qcow2_layer *layer, uint64_t off, uint64_t end)
+{
+	const struct qcow2_geom *g = &layer->geom;
+	unsigned bits = g->cluster_bits + g->l2_bits;
+	uint64_t i = qcow2_l1_index(g, off);
+
+	while (i << bits < end && i < layer->header.l1_entries && !layer->l1[i])
+		i++;
+	return MAX(MIN(i << bits, end), off);
+}
+
+/* True when the L1s in memory already say that no layer has anything at @off. Windows are as small
+ * as the smallest clusters of the chain: a huge and empty disk would need millions of them. */
+static bool find_nothing(const struct qcow2_chain *chain, uint64_t off, uint64_t max,
+			 struct qcow2_run *run)
+{
+	uint64_t end = off + MIN(max, chain->size - off);
+	enum qcow2_kind kind = QCOW2_KIND_NONE;
+	unsigned k;
+
+	for (k = 0; k < chain->depth; k++) {
+		const struct qcow2_layer *layer = chain->layer[k];
+
+		if (off >= layer->geom.size) { /* this hides what is below */
+			kind = QCOW2_KIND_ZERO;
+			break;
+		}
+		end = next_table(layer, off, MIN(end, layer->geom.size));
+		if (end == off)
+			return false;
+	}
+	*run = (struct qcow2_run){.kind = kind, .len = end - off};
+	return true;
+}
+
 int qcow2_chain_find(struct qcow2_chain *chain, uint64_t off, uint64_t max,
 		     struct pool_waiter *waiter, struct qcow2_run *run)
 {
@@ -675,6 +711,8 @@ int qcow2_chain_find(struct qcow2_chain *chain, uint64_t off, uint64_t max,
 	}
 	start = align_down(off, window_span(chain));
 	w = window_lookup(chain, start);
+	if (!w && find_nothing(chain, off, max, run))
+		return 0;
 	if (!w)
 		w = window_load(chain, start,
 				!start || window_lookup(chain, start - window_span(chain)));
