@@ -134,8 +134,8 @@ static int open_backing(struct qcow2_layer **out, int root_fd, const struct qcow
 		return err_set(err, QCOW2_E_CHAIN,
 			       "'%s', the backing file of '%s', is missing from the repository",
 			       path, child->path);
-	/* leaves the repository, is no regular file, a circle of links */
-	if (r == -EXDEV || r == -EINVAL || r == -ELOOP)
+	/* leaves the repository, is no regular file, a circle of links, nothing that can be */
+	if (r == -EXDEV || r == -EINVAL || r == -ELOOP || r == -ENOTDIR || r == -ENAMETOOLONG)
 		return QCOW2_E_CHAIN;
 	if (!r && (*out)->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
 		r = err_set(err, QCOW2_E_CORRUPT, "'%s' is marked corrupt", (*out)->path);

@@ -69,6 +69,7 @@ int qcow2_describe(const char *path, const char *repository, struct qcow2_file_i
 /* --- convert -------------------------------------------------------------------------------- */
 
 #define CONVERT_BATCHES 12
+#define RAW_BLOCK	65536U
 
 struct convert {
 	const struct qcow2_convert_opts *opts;
@@ -79,6 +80,22 @@ struct convert {
 	const char *src, *dst;
 };
 
+/* The new file reads as zeroes already: only what is none takes space. */
+static int write_raw(struct file *raw, const unsigned char *data, uint64_t len, uint64_t off)
+{
+	uint64_t from = 0, to;
+	int r = 0;
+
+	while (!r && from < len) {
+		for (to = from; to < len && !bytes_all_zero(data + to, MIN(len - to, RAW_BLOCK));)
+			to = MIN(len, to + RAW_BLOCK);
+		if (to > from)
+			r = file_pwrite(raw, data + from, to - from, off + from);
+		from = to + RAW_BLOCK;
+	}
+	return r;
+}
+
 static int convert_piece(void *arg, uint64_t off, const void *data, uint64_t len, int res)
 {
 	struct convert *c = arg;
@@ -88,7 +105,7 @@ static int convert_piece(void *arg, uint64_t off, const void *data, uint64_t len
 			       "cannot read guest offset %llu of '%s': %s", (unsigned long long)off,
 			       c->src, strerror(-res));
 	if (data && c->raw)
-		res = file_pwrite(c->raw, data, len, off);
+		res = write_raw(c->raw, data, len, off);
 	else if (data)
 		res = qcow2_session_write(&c->session, off, data, len);
 	if (res)

@@ -1,6 +1,7 @@
 #include "qcow2/header.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -63,12 +64,75 @@ static int decode_features(struct qcow2_header *h, const unsigned char *b, size_
 	return 0;
 }
 
-static int check_features(const struct qcow2_header *h, const unsigned char *b, struct err *err)
+/* Extensions lie between the header and the backing name, or the end of the cluster. */
+struct extension {
+	uint64_t pos, end;
+	uint32_t type, len;
+};
+
+static struct extension first_extension(const struct qcow2_header *h, const unsigned char *b,
+					size_t len)
 {
-	if (h->incompatible & ~QCOW2_INCOMPAT_KNOWN)
-		return err_set(err, QCOW2_E_UNSUPPORTED,
-			       "the image needs features this program does not know (bits 0x%llx)",
-			       (unsigned long long)(h->incompatible & ~QCOW2_INCOMPAT_KNOWN));
+	uint64_t backing_off = load_be64(b + QCOW2_H_BACKING_OFFSET);
+
+	return (struct extension){
+		.pos = h->version == 2 ? QCOW2_H_V2_LENGTH : load_be32(b + QCOW2_H_HEADER_LENGTH),
+		.end = backing_off && backing_off < len ? backing_off : len,
+	};
+}
+
+/* Data of the next one; NULL: no more, or (*@runs_out) it is longer than the header. */
+static const unsigned char *next_extension(struct extension *e, const unsigned char *b,
+					   bool *runs_out)
+{
+	const unsigned char *data;
+
+	if (e->pos > e->end || e->end - e->pos < 8)
+		return NULL;
+	e->type = load_be32(b + e->pos);
+	e->len = load_be32(b + e->pos + 4);
+	if (e->type == QCOW2_EXT_END)
+		return NULL;
+	*runs_out = e->len > e->end - e->pos - 8;
+	if (*runs_out)
+		return NULL;
+	data = b + e->pos + 8;
+	e->pos += 8 + align_up(e->len, 8);
+	return data;
+}
+
+/* What the image itself calls incompatible feature @bit; "" when it does not say. */
+static void feature_name(const struct qcow2_header *h, const unsigned char *b, size_t len,
+			 unsigned bit, char name[QCOW2_FEATURE_NAME_SIZE])
+{
+	struct extension e = first_extension(h, b, len);
+	const unsigned char *data;
+	bool runs_out;
+	uint32_t i;
+
+	name[0] = 0;
+	while ((data = next_extension(&e, b, &runs_out)))
+		for (i = 0;
+		     e.type == QCOW2_EXT_FEATURE_NAMES && i + QCOW2_FEATURE_NAME_SIZE <= e.len;
+		     i += QCOW2_FEATURE_NAME_SIZE)
+			if (data[i] == 0 && data[i + 1] == bit)
+				snprintf(name, QCOW2_FEATURE_NAME_SIZE, "%.*s",
+					 (int)QCOW2_FEATURE_NAME_SIZE - 2, data + i + 2);
+}
+
+static int check_features(const struct qcow2_header *h, const unsigned char *b, size_t len,
+			  struct err *err)
+{
+	uint64_t unknown = h->incompatible & ~QCOW2_INCOMPAT_KNOWN;
+	char name[QCOW2_FEATURE_NAME_SIZE];
+
+	if (unknown) {
+		feature_name(h, b, len, __builtin_ctzll(unknown), name);
+		return err_set(
+			err, QCOW2_E_UNSUPPORTED,
+			"the image needs features this program does not know (bits 0x%llx%s%s)",
+			(unsigned long long)unknown, name[0] ? ", among them: " : "", name);
+	}
 	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
 		return err_set(err, QCOW2_E_UNSUPPORTED,
 			       "images with an external data file are not supported");
@@ -118,38 +182,32 @@ static int decode_tables(struct qcow2_header *h, const unsigned char *b, uint64_
 	return 0;
 }
 
-/* Extensions lie between the header and the backing name, or the end of the cluster. */
 static int decode_extensions(struct qcow2_header *h, const unsigned char *b, size_t len,
-			     uint64_t backing_off, struct err *err)
+			     struct err *err)
 {
-	uint64_t pos = h->version == 2 ? QCOW2_H_V2_LENGTH : load_be32(b + QCOW2_H_HEADER_LENGTH);
-	uint64_t end = backing_off && backing_off < len ? backing_off : len;
+	struct extension e = first_extension(h, b, len);
+	const unsigned char *data;
+	bool runs_out = false;
 
-	while (pos + 8 <= end) {
-		uint32_t type = load_be32(b + pos), ext_len = load_be32(b + pos + 4);
-
-		if (type == QCOW2_EXT_END)
-			break;
-		if (type == QCOW2_EXT_WHOLE && !ext_len && pos + 16 <= end &&
-		    load_be32(b + pos + 8) == QCOW2_EXT_END)
-			h->whole_off = pos;
-		pos += 8;
-		if (ext_len > end - pos)
-			return err_set(err, QCOW2_E_FORMAT,
-				       "header extension 0x%08x runs out of the header", type);
-		if (type == QCOW2_EXT_BACKING_FORMAT) {
-			if (ext_len >= sizeof(h->backing_format))
+	while ((data = next_extension(&e, b, &runs_out))) {
+		if (e.type == QCOW2_EXT_BACKING_FORMAT) {
+			if (e.len >= sizeof(h->backing_format))
 				return err_set(err, QCOW2_E_FORMAT, "backing format name too long");
-			memcpy(h->backing_format, b + pos, ext_len);
-			h->backing_format[ext_len] = 0;
-		} else if (type == QCOW2_EXT_BITMAPS && ext_len == QCOW2_EXT_BITMAPS_LENGTH &&
+			memcpy(h->backing_format, data, e.len);
+			h->backing_format[e.len] = 0;
+		} else if (e.type == QCOW2_EXT_BITMAPS && e.len == QCOW2_EXT_BITMAPS_LENGTH &&
 			   h->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
-			h->bitmaps = load_be32(b + pos);
-			h->bitmaps_len = load_be64(b + pos + 8);
-			h->bitmaps_off = load_be64(b + pos + 16);
+			h->bitmaps = load_be32(data);
+			h->bitmaps_len = load_be64(data + 8);
+			h->bitmaps_off = load_be64(data + 16);
+		} else if (e.type == QCOW2_EXT_WHOLE && !e.len && e.end - e.pos >= 8 &&
+			   load_be32(b + e.pos) == QCOW2_EXT_END) {
+			h->whole_off = e.pos - 8;
 		}
-		pos += align_up(ext_len, 8);
 	}
+	if (runs_out)
+		return err_set(err, QCOW2_E_FORMAT,
+			       "header extension 0x%08x runs out of the header", e.type);
 	return 0;
 }
 
@@ -184,9 +242,8 @@ int qcow2_header_decode(struct qcow2_header *h, const void *buf, size_t len, uin
 		return r;
 	h->version = load_be32(b + QCOW2_H_VERSION);
 	backing_off = load_be64(b + QCOW2_H_BACKING_OFFSET);
-	if ((r = decode_features(h, b, len, err)) || (r = check_features(h, b, err)) ||
-	    (r = decode_tables(h, b, file_size, err)) ||
-	    (r = decode_extensions(h, b, len, backing_off, err)))
+	if ((r = decode_features(h, b, len, err)) || (r = check_features(h, b, len, err)) ||
+	    (r = decode_tables(h, b, file_size, err)) || (r = decode_extensions(h, b, len, err)))
 		return r;
 	return decode_backing(h, b, len, backing_off, err);
 }
