@@ -307,9 +307,11 @@ static int repair_write(struct repair *rp, struct err *err)
 
 	if (!r && rp->layer->file_size < end)
 		r = file_truncate(file, end);
-	if (r || (r = repair_mark(rp, true)) || (r = qcow2_fix_copied(rp->layer, rp->refs)) ||
-	    (r = repair_write_blocks(rp, buf)) || (r = repair_write_table(rp, buf)) ||
-	    (r = file_datasync(file)) || (r = repair_mark(rp, false)) ||
+	/* from here on COPIED means what it must, whatever becomes of the rest */
+	if (r || (r = repair_mark(rp, true)) || (r = qcow2_layer_drop_whole(rp->layer)) ||
+	    (r = qcow2_fix_copied(rp->layer, rp->refs)) || (r = repair_write_blocks(rp, buf)) ||
+	    (r = repair_write_table(rp, buf)) || (r = file_datasync(file)) ||
+	    (r = repair_mark(rp, false)) ||
 	    (rp->layer->file_size > end && (r = file_truncate(file, end))))
 		return err_sys(err, r, "cannot write the refcounts");
 	return 0;
