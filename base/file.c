@@ -327,10 +327,14 @@ int file_open_beneath(struct file **out, int dirfd, const char *path, unsigned f
 	return file_adopt(out, fd, path, flags, err);
 }
 
+/* Unlocks in words: a request of io_uring may hold on to the open file until its ring is entered
+ * again, and the lock lives as long as that. */
 void file_close(struct file *file)
 {
-	if (file)
-		file->ops->close(file);
+	if (!file)
+		return;
+	file_unlock(file);
+	file->ops->close(file);
 }
 
 void file_unlock(struct file *file)

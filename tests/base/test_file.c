@@ -117,6 +117,27 @@ static void a_second_writer_is_refused_until_the_first_is_gone(void **state)
 	file_close(second);
 }
 
+/* The kernel's own hold on a file may outlast the operation that needed it, until the ring is entered
+ * again; who closes a file means the lock, too. */
+static void a_closed_file_is_locked_by_nobody(void **state)
+{
+	struct file *file;
+	struct err err;
+	unsigned i;
+
+	(void)state;
+	assert_int_equal(file_open(&file, "held", FILE_RDWR | FILE_CREATE, &err), 0);
+	for (i = 0; i < 20000; i++) {
+		file_bind(file, &ring);
+		assert_int_equal(io_run(file, FILE_OP_ALLOCATE, NULL, 4096, i % 2 * 4096), 0);
+		file_bind(file, NULL);
+		file_close(file);
+		if (file_open(&file, "held", FILE_RDWR, &err))
+			fail_msg("round %u: %s", i, err.text);
+	}
+	file_close(file);
+}
+
 static void only_regular_files_inside_the_folder_are_opened(void **state)
 {
 	static const char *const outside[] = {"../etc/passwd", "/etc/passwd", "link", "a/../../x"};
@@ -229,6 +250,7 @@ int main(void)
 		cmocka_unit_test(both_faces_see_the_same_bytes_aligned_or_not),
 		cmocka_unit_test(an_existing_file_is_not_created_again),
 		cmocka_unit_test(a_second_writer_is_refused_until_the_first_is_gone),
+		cmocka_unit_test(a_closed_file_is_locked_by_nobody),
 		cmocka_unit_test(only_regular_files_inside_the_folder_are_opened),
 		cmocka_unit_test(what_a_callback_posts_runs_in_the_next_round),
 		cmocka_unit_test(more_operations_than_the_queue_holds_all_complete),
