@@ -50,17 +50,47 @@ bool catalog_job_status_parse(const char *name, enum catalog_job_status *out)
 	return i >= 0;
 }
 
+/* Bytes of the UTF-8 character @p begins with; 0 when it begins with none (Unicode, table 3-7). */
+static size_t utf8_length(const unsigned char *p)
+{
+	static const struct {
+		unsigned char first, last, low, high; /* bounds of byte 1 and of byte 2 */
+		unsigned char length;
+	} forms[] = {
+		{0x01, 0x7f, 0x00, 0xff, 1}, {0xc2, 0xdf, 0x80, 0xbf, 2},
+		{0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+		{0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+		{0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4},
+		{0xf4, 0xf4, 0x80, 0x8f, 4},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
+		if (*p < forms[i].first || *p > forms[i].last)
+			continue;
+		if (forms[i].length > 1 && (p[1] < forms[i].low || p[1] > forms[i].high))
+			return 0;
+		for (size_t k = 2; k < forms[i].length; k++)
+			if ((p[k] & 0xc0) != 0x80)
+				return 0;
+		return forms[i].length;
+	}
+	return 0;
+}
+
 void catalog_text_cut(char *dst, size_t cap, const char *src)
 {
-	size_t len = src ? strlen(src) : 0;
+	size_t used = 0;
 
-	if (len >= cap) {
-		len = cap - 1;
-		while (len && ((unsigned char)src[len] & 0xc0) == 0x80)
-			len--;
+	while (src && *src) {
+		size_t length = utf8_length((const unsigned char *)src), n = MAX(length, 1U);
+
+		if (used + n >= cap)
+			break;
+		memcpy(dst + used, length ? src : "?", n);
+		used += n;
+		src += n;
 	}
-	memcpy(dst, src ? src : "", len);
-	dst[len] = 0;
+	dst[used] = 0;
 }
 
 #define C struct catalog_backup_context

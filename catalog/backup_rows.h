@@ -25,7 +25,9 @@ int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, co
 int catalog_chains_extend(struct db *db, const struct catalog_backup_disk *disks, size_t n,
 			  int64_t now_us, struct err *err);
 
-/* Copies as much of @src as fits, never half a UTF-8 character; for sentences, not for names. */
+/* Copies as much of @src as fits, never half a UTF-8 character; what is none becomes '?', because a
+ * database may refuse it, and a job must be able to fail whatever its reason is made of. For
+ * sentences, not for names. */
 void catalog_text_cut(char *dst, size_t cap, const char *src);
 
 #endif

@@ -165,6 +165,8 @@ static int map_code(unsigned int e)
 		return -EACCES;
 	case ER_BAD_DB_ERROR:
 		return -ENOENT;
+	case CR_SSL_CONNECTION_ERROR:
+		return -EPROTO;
 	case ER_OUTOFMEMORY:
 	case ER_OUT_OF_RESOURCES:
 	case CR_OUT_OF_MEMORY:
@@ -259,6 +261,10 @@ static void set_tls(MYSQL *h, const struct maria_url *url)
 {
 	const my_bool on = 1, verify = url->tls == MARIA_TLS_VERIFY;
 
+	/* Whoever cannot prove who he is may ask for a proof, not for the password itself. */
+	if (!*url->socket && url->tls != MARIA_TLS_VERIFY)
+		mysql_optionsv(h, MARIADB_OPT_RESTRICTED_AUTH,
+			       "mysql_native_password,client_ed25519,parsec");
 	if (url->tls == MARIA_TLS_OFF)
 		return;
 	mysql_optionsv(h, MYSQL_OPT_SSL_ENFORCE, &on);
@@ -315,6 +321,13 @@ static void set_keepalive(MYSQL *h)
 
 static int check_server(struct maria_db *m, struct err *err)
 {
+	/* The library goes on in clear text where the server has no TLS. */
+	if (m->url.tls != MARIA_TLS_OFF && !mysql_get_ssl_cipher(m->h))
+		return err_set(
+			err, -EPROTO,
+			"catalog database %s: the server has no TLS: set it up there, or say "
+			"tls=off",
+			m->url.shown);
 	if (strstr(mysql_get_server_info(m->h), "MariaDB") &&
 	    mysql_get_server_version(m->h) >= OLDEST_SERVER)
 		return 0;

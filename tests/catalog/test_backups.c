@@ -706,6 +706,23 @@ static void a_cancelled_job_counts_as_failed_and_frees_the_vm(void **state)
 	assert_counts(fx, &r, 2, 1, 1);
 }
 
+static void a_reason_that_is_no_text_is_made_one(void **state)
+{
+	struct fx *fx = *state;
+	struct catalog_backup job;
+	struct fx_ready r;
+	struct fx_job j;
+
+	fx_ready(fx, &r, "pgtest1", 1);
+	fx_start(fx, &r, CATALOG_BACKUP_FULL, &j);
+	OK(catalog_backup_fail(
+		fx->cat, j.job.id, CATALOG_JOB_FAILED,
+		"a\xff\xc3\xa4\xc3(\xed\xa0\x80|\xc0\x80\xf0\x9f\x92\xbe\xf4\x90\x80\x80\xe2\x82",
+		&err));
+	OK(catalog_backup_get(fx->cat, j.job.id, &job, &err));
+	assert_string_equal(job.error_message, "a?\xc3\xa4?(???|??\xf0\x9f\x92\xbe??????");
+}
+
 static void a_long_reason_is_cut_between_characters(void **state)
 {
 	struct fx *fx = *state;
@@ -1059,6 +1076,7 @@ int main(void)
 		FX_TEST(two_disks_completing_at_once_complete_the_job_once),
 		FX_TEST(a_failed_job_fails_its_open_disks_with_the_reason),
 		FX_TEST(a_cancelled_job_counts_as_failed_and_frees_the_vm),
+		FX_TEST(a_reason_that_is_no_text_is_made_one),
 		FX_TEST(a_long_reason_is_cut_between_characters),
 		FX_TEST(a_job_with_a_failed_disk_ends_failed_with_its_last_disk),
 		FX_TEST(an_incremental_leans_on_the_latest_point_of_each_disk),

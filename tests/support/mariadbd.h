@@ -1,6 +1,7 @@
 /*
  * A MariaDB server of a test program's own: data and socket in a folder under ${TMPDIR:-/tmp}. It
- * dies with the program, however that ends. Start it from the repository's root folder.
+ * dies with the thread that started it, however that ends: start it from the main one, in the
+ * repository's root folder.
  */
 #ifndef TESTS_SUPPORT_MARIADBD_H
 #define TESTS_SUPPORT_MARIADBD_H

@@ -1,0 +1,29 @@
+/*
+ * A bad network between a client and a database server: passes everything on between two unix
+ * sockets, until it is told to cut a connection at a certain query.
+ */
+#ifndef TESTS_SUPPORT_DBPROXY_H
+#define TESTS_SUPPORT_DBPROXY_H
+
+#include <stdbool.h>
+
+struct dbproxy;
+
+enum dbproxy_cut {
+	DBPROXY_BEFORE, /* the query does not reach the server */
+	DBPROXY_AFTER,	/* the server has carried it out; its answer does not reach the client */
+};
+
+/* Listens at @sock, connects to @server_sock. Aborts on trouble. */
+struct dbproxy *dbproxy_start(const char *sock, const char *server_sock);
+/* When no connection is open any more. */
+void dbproxy_stop(struct dbproxy *p);
+
+/* Cuts the connection on which a query of just this text comes next, once. With @then_refuse new
+ * connections are cut at once from then on. */
+void dbproxy_cut_at(struct dbproxy *p, const char *query, enum dbproxy_cut when, bool then_refuse);
+void dbproxy_refuse(struct dbproxy *p, bool refuse);
+/* Whether it has cut since dbproxy_cut_at(). */
+bool dbproxy_has_cut(struct dbproxy *p);
+
+#endif
