@@ -13,7 +13,7 @@ proxy() { # name, nbdkit options and parameters...
 	PROXY="nbd+unix:///?socket=$T/nbdkit-$1.sock"
 	spawn "nbdkit-$1" nbdkit -f -U "$T/nbdkit-$1.sock" "${@:2}"
 	PROXY_PID=$SPAWNED
-	wait_until 10 "nbdkit $1 serves" nbdinfo --can connect "$PROXY"
+	wait_until 30 "nbdkit $1 serves" nbdinfo --can connect "$PROXY"
 }
 
 proxy_ends() {
@@ -91,7 +91,9 @@ assert_point "$T/plain.qcow2" "$T/source.raw"
 
 step "nbdkit's retry carries a copy over a restart of the server"
 serve first --image "$T/retry.qcow2" --create --size $SIZE
-proxy retry --filter=rate --filter=retry nbd "uri=$URI" rate=32M retry-delay=1 retries=20
+set_rate retry 4M
+proxy retry --filter=rate --filter=retry nbd "uri=$URI" rate=100G rate-file="$T/retry.rate" \
+	retry-delay=1 retries=20
 nbdcopy --connections=1 --flush "$T/source.raw" "$PROXY" &
 COPY=$!
 E2E_PIDS+=("$COPY")
@@ -103,6 +105,7 @@ kill -0 "$COPY" || fail "the copy was over too early"
 spawn second "$BIN/sendense-nbd" --export disk0 --socket "$T/first.sock" --image "$T/retry.qcow2"
 NBD_PID=$SPAWNED NBD_NAME=second
 await_ready second "$NBD_PID"
+set_rate retry 100G
 wait "$COPY" || fail "nbdcopy over a restart"
 proxy_ends
 finish
