@@ -271,11 +271,19 @@ static bool conn_read_room(const struct nbd_conn *conn)
 	return conn->read_bufs < conn->worker->server->config.max_inflight_bytes / NBD_SEGMENT;
 }
 
+/* Nobody takes more than is left for all others, so that a few who read no replies leave something
+ * to who comes next. Who holds a buffer is asked again when it is through with it. */
+static bool conn_read_share(const struct nbd_conn *conn)
+{
+	return !conn->read_bufs || conn->read_bufs < conn->worker->reads.free_count;
+}
+
 void nbd_reads_kick(struct nbd_conn *conn)
 {
 	struct pool *pool = &conn->worker->reads;
 
-	while (!list_empty(&conn->reads) && conn_read_room(conn) && !conn->dead) {
+	while (!list_empty(&conn->reads) && conn_read_room(conn) && conn_read_share(conn) &&
+	       !conn->dead) {
 		struct nbd_req *req = list_entry(conn->reads.next, struct nbd_req, read_node);
 		void *buf;
 

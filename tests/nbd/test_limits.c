@@ -116,19 +116,50 @@ static void clients_that_read_no_replies_are_throttled_not_served_from_memory(vo
 	peer_close(fd);
 }
 
+static void be_deaf(const struct rig *rig, int *fd, unsigned count)
+{
+	unsigned i, k;
+
+	for (i = 0; i < count; i++) {
+		fd[i] = peer_enter_structured(rig->address, RIG_NAME);
+		for (k = 0; k < 32; k++)
+			peer_request(fd[i], 0, NBD_CMD_READ, k, 0, NBD_MAX_PAYLOAD);
+	}
+}
+
+static void a_few_clients_that_read_no_replies_leave_buffers_to_others(void **state)
+{
+	struct rig *rig = rig_start((struct nbd_server_config){
+		.workers = 1, .batch_count = 2, .stall_timeout_ms = 3600 * 1000});
+	unsigned char *back = malloc(8 << 20);
+	unsigned round;
+	int deaf[4], fd;
+
+	(void)state;
+	assert_non_null(back);
+	be_deaf(rig, deaf, ARRAY_SIZE(deaf));
+	rig_await(atomic_load(&rig->mem.reads) >= 20);
+	fd = peer_enter_structured(rig->address, RIG_NAME);
+	for (round = 0; round < 3; round++) {
+		peer_request(fd, 0, NBD_CMD_READ, 1, 0, 8 << 20);
+		assert_int_equal(peer_read_structured(fd, 1, 0, 8 << 20, back, NULL), 0);
+	}
+	free(back);
+	peer_close(fd);
+	for (round = 0; round < ARRAY_SIZE(deaf); round++)
+		peer_close(deaf[round]);
+	rig_stop(rig);
+}
+
 static void clients_that_hold_all_read_buffers_are_hung_up_on_when_others_wait(void **state)
 {
 	struct rig *rig = rig_start((struct nbd_server_config){
 		.workers = 1, .batch_count = 2, .stall_timeout_ms = 200});
-	int deaf[4];
-	unsigned i, j;
+	int deaf[8];
+	unsigned i;
 
 	(void)state;
-	for (i = 0; i < ARRAY_SIZE(deaf); i++) {
-		deaf[i] = peer_enter_structured(rig->address, RIG_NAME);
-		for (j = 0; j < 32; j++)
-			peer_request(deaf[i], 0, NBD_CMD_READ, j, 0, NBD_MAX_PAYLOAD);
-	}
+	be_deaf(rig, deaf, ARRAY_SIZE(deaf));
 	rig_await(atomic_load(&rig->mem.reads) >= 24);
 	assert_served(rig);
 	for (i = 0; i < ARRAY_SIZE(deaf); i++)
@@ -198,6 +229,7 @@ int main(void)
 		T(sixty_clients_that_announce_much_and_send_one_byte_cost_nothing),
 		T(sixty_clients_in_the_middle_of_a_choked_write_stop_only_writes),
 		T(clients_that_read_no_replies_are_throttled_not_served_from_memory),
+		cmocka_unit_test(a_few_clients_that_read_no_replies_leave_buffers_to_others),
 		cmocka_unit_test(
 			clients_that_hold_all_read_buffers_are_hung_up_on_when_others_wait),
 		cmocka_unit_test(a_client_that_rests_in_the_middle_of_a_reply_is_left_alone),
