@@ -214,6 +214,7 @@ void hub_interrupt(struct hub *hub)
 	pthread_mutex_lock(&hub->lock);
 	atomic_store(&hub->stopping, true);
 	pthread_mutex_unlock(&hub->lock);
+	nbd_server_shutdown(hub->nbd);
 }
 
 static void hub_fail_running(struct hub *hub, const char *reason)
@@ -237,7 +238,6 @@ void hub_stop(struct hub *hub, const char *reason)
 	if (!hub)
 		return;
 	hub_interrupt(hub);
-	nbd_server_stop_accepting(hub->nbd);
 	hub_threads_stop(hub);
 	hub_fail_running(hub, reason ? reason : "hub was stopped");
 	hub_free(hub);

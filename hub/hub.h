@@ -73,8 +73,8 @@ struct hub_config {
  */
 int hub_start(struct hub **out, const struct hub_config *config, struct err *err);
 
-/* Calls that wait for the agent return HUB_E_STOPPING from now on, and no backup starts: lets the
- * threads of the API come home before hub_stop(). */
+/* Calls that wait for the agent return HUB_E_STOPPING from now on, no backup starts and no NBD client
+ * comes in: lets the threads of the API come home before hub_stop(). */
 void hub_interrupt(struct hub *hub);
 
 /* No other call may be running. Running backups fail with @reason. NULL is fine. */

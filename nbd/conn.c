@@ -7,6 +7,7 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -304,8 +305,29 @@ static bool conn_ended(struct nbd_conn *conn)
 	return false;
 }
 
+/* A request or an option has begun to arrive. */
+static bool conn_hears(const struct nbd_conn *conn)
+{
+	int unread = 0;
+
+	if (conn->hs ? conn->hs->have || conn->hs->phase > NBD_HS_OPTION
+		     : conn->header_have || conn->payload.active)
+		return true;
+	if (conn->in_len || (conn->tls && conn->tls->raw_len))
+		return true;
+	return !ioctl(conn->fd, FIONREAD, &unread) && unread;
+}
+
+/* All it asked for is answered, and there is nothing it has begun to ask for. */
+static bool conn_rests(const struct nbd_conn *conn)
+{
+	return !conn->block && list_empty(&conn->reqs) && nbd_send_idle(conn) && !conn_hears(conn);
+}
+
 void nbd_conn_settle(struct nbd_conn *conn)
 {
+	if (conn->end_ns && !conn->closing && conn_rests(conn))
+		nbd_conn_finish(conn);
 	if (conn->closing && !conn->dead && conn_ended(conn))
 		nbd_conn_close(conn);
 	if (!conn->dead || conn->freeing || conn->receiving || conn->send.busy ||
@@ -326,6 +348,13 @@ void nbd_conn_finish(struct nbd_conn *conn)
 	nbd_payload_forget(conn); /* a WRITE without all of its bytes is not acknowledged */
 	conn->move_to = NULL;
 	conn_forget(conn);
+}
+
+void nbd_conn_end(struct nbd_conn *conn)
+{
+	if (!conn->end_ns)
+		conn->end_ns = nbd_now_ns(conn->worker) + NBD_LINGER_MS * 1000000LL;
+	nbd_conn_settle(conn);
 }
 
 void nbd_conn_close(struct nbd_conn *conn)
@@ -396,7 +425,9 @@ void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
 
 	if (conn->dead)
 		return;
-	if (conn->hs && nbd_now_ns(worker) > conn->hs->deadline_ns) {
+	if (conn->end_ns && nbd_now_ns(worker) > conn->end_ns) {
+		nbd_conn_close(conn);
+	} else if (conn->hs && nbd_now_ns(worker) > conn->hs->deadline_ns) {
 		nbd_limit_met(worker, NBD_LIMIT_HANDSHAKE, &conn->log,
 			      "negotiates for too long; closed");
 		nbd_conn_close(conn);

@@ -110,8 +110,9 @@ struct nbd_conn {
 	bool extended;	   /* and all headers are the extended ones */
 	uint32_t contexts; /* selected: NBD_META_BITs */
 
-	bool closing; /* receives nothing more, ends when all is answered */
-	bool dead;    /* hung up: waits for what is pending, answers nothing */
+	int64_t end_ns; /* not 0: it ends when it comes to rest, and then at the latest */
+	bool closing;	/* receives nothing more, ends when all is answered */
+	bool dead;	/* hung up: waits for what is pending, answers nothing */
 
 	/* the pump */
 	struct ring_op recv_op;
@@ -168,10 +169,19 @@ void nbd_conn_unblock(struct nbd_conn *conn, enum nbd_block why);
 /* No more requests; closes once all is answered. */
 void nbd_conn_finish(struct nbd_conn *conn);
 
+/*
+ * Nothing is done for it any more, but what it has sent is answered (its export is gone: with
+ * ESHUTDOWN): closing a socket with unread bytes in it would throw away replies that are on their
+ * way. It closes when it comes to rest, at once if it is at rest, or NBD_LINGER_MS from now.
+ */
+#define NBD_LINGER_MS 2000
+void nbd_conn_end(struct nbd_conn *conn);
+
 /* Hangs up now. The connection goes away when nothing of it is pending. */
 void nbd_conn_close(struct nbd_conn *conn);
 
-/* Ends what nbd_conn_finish() began, and frees what nbd_conn_close() left, when it is time. */
+/* Goes on with what nbd_conn_end() or _finish() began, and frees what nbd_conn_close() left, when
+ * it is time. */
 void nbd_conn_settle(struct nbd_conn *conn);
 
 /* Enters transmission: @export's reference becomes the connection's. On its owner's thread. */

@@ -5,6 +5,7 @@
  * Removal, on the owner's thread: out of the registry -> draining (late requests get ESHUTDOWN,
  * what has not started is refused, half-received WRITEs are forgotten) -> the last running
  * operation returns -> flush -> detach -> connections are told to end -> the remover is answered.
+ * What a connection has sent already by then, it gets an answer to: ESHUTDOWN (nbd_conn_end()).
  */
 #include "nbd/export_priv.h"
 
@@ -232,9 +233,7 @@ static void export_end(struct nbd_export *export, int result)
 	list_for_each_safe (node, next, &export->conns) {
 		struct nbd_conn *conn = list_entry(node, struct nbd_conn, export_node);
 
-		nbd_conn_finish(conn);
-		nbd_conn_leave(conn);
-		nbd_conn_settle(conn);
+		nbd_conn_end(conn);
 	}
 	nbd_call_answer(worker, call, result);
 }

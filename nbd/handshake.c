@@ -291,7 +291,9 @@ void nbd_handshake_enter(struct nbd_conn *conn)
 	struct nbd_export *export = hs->enter;
 
 	hs->enter = NULL;
-	if (export->state != NBD_EXPORT_LIVE)
+	if (atomic_load(&conn->worker->server->stopping))
+		enter_refuse(hs, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
+	else if (export->state != NBD_EXPORT_LIVE)
 		enter_refuse(hs, NBD_REP_ERR_UNKNOWN, "there is no such export any more");
 	else if (export_full(export))
 		enter_refuse(hs, NBD_REP_ERR_POLICY, "too many connections to this export");

@@ -176,12 +176,19 @@ void nbd_listener_describe(const struct nbd_listener *l, char *bound, size_t siz
 		describe_tcp(l->fd, bound, size);
 }
 
+void nbd_listener_shut(struct nbd_listener *l)
+{
+	if (l->fd < 0)
+		return;
+	if (l->path)
+		unlink(l->path);
+	close(l->fd);
+	l->fd = -1;
+}
+
 void nbd_listener_close(struct nbd_listener *l)
 {
-	if (l->fd >= 0)
-		close(l->fd);
-	if (l->fd >= 0 && l->path)
-		unlink(l->path);
+	nbd_listener_shut(l);
 	nbd_tls_creds_free(l->tls);
 	free(l->path);
 	free(l);

@@ -1,6 +1,7 @@
 /*
  * A listening socket: made, described, closed. The workers accept on it (worker.c); a connection
- * remembers the one it came through. Constant from opening to closing, so that any thread may look.
+ * remembers the one it came through. Constant from opening to closing, so that any thread may look
+ * (the socket itself, which only accepting looks at, excepted).
  */
 #ifndef NBD_LISTENER_H
 #define NBD_LISTENER_H
@@ -24,7 +25,10 @@ struct nbd_listener {
 int nbd_listener_open(struct nbd_listener **out, const char *address,
 		      const struct nbd_listen_config *config, struct err *err);
 
-/* When no worker accepts on it any more and none of its connections is left. */
+/* Nobody can connect any more. When no worker accepts on it; may be called again. */
+void nbd_listener_shut(struct nbd_listener *l);
+
+/* When none of its connections is left, either. */
 void nbd_listener_close(struct nbd_listener *l);
 
 /* The address as it came out: the kernel may have chosen the port. */

@@ -351,6 +351,13 @@ static bool option_awaits_tls(const struct nbd_conn *conn)
 	return nbd_option_tls_missing(conn) && code != NBD_OPT_STARTTLS && code != NBD_OPT_ABORT;
 }
 
+/* Of those who come too late, one wish is heard. */
+static bool option_too_late(const struct nbd_conn *conn)
+{
+	return atomic_load(&conn->worker->server->stopping) &&
+	       conn->hs->option.code != NBD_OPT_ABORT;
+}
+
 /* A refusal in words, or the only one there is for EXPORT_NAME. */
 static void option_refuse(struct nbd_handshake *hs, uint32_t type, const char *text)
 {
@@ -365,7 +372,9 @@ void nbd_option_handle(struct nbd_conn *conn)
 	struct nbd_handshake *hs = conn->hs;
 	const struct option_row *row = option_begin(conn);
 
-	if (option_awaits_tls(conn))
+	if (option_too_late(conn))
+		option_refuse(hs, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
+	else if (option_awaits_tls(conn))
 		option_refuse(hs, NBD_REP_ERR_TLS_REQD, "TLS is required: STARTTLS comes first");
 	else if (!row)
 		option_refuse(hs, NBD_REP_ERR_UNSUP, "this server does not know the option");
@@ -380,7 +389,9 @@ void nbd_option_refuse(struct nbd_conn *conn)
 	struct nbd_handshake *hs = conn->hs;
 	const struct option_row *row = option_begin(conn);
 
-	if (option_awaits_tls(conn))
+	if (option_too_late(conn))
+		option_refuse(hs, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
+	else if (option_awaits_tls(conn))
 		option_refuse(hs, NBD_REP_ERR_TLS_REQD, "TLS is required: STARTTLS comes first");
 	else if (!row)
 		option_refuse(hs, NBD_REP_ERR_UNSUP, "this server does not know the option");

@@ -102,12 +102,31 @@ void nbd_server_unregister(struct nbd_server *server, struct nbd_export *export)
 
 /* --- start and stop --------------------------------------------------------------------------- */
 
-/* What was started so far; the listeners go first, so that nobody connects to a closing house. */
+void nbd_server_shutdown(struct nbd_server *server)
+{
+	struct list *node;
+	unsigned i;
+
+	atomic_store(&server->stopping, true);
+	for (i = 0; i < server->config.workers; i++)
+		if (server->workers[i].started)
+			nbd_worker_stop_accepting(&server->workers[i]);
+	pthread_mutex_lock(&server->lock);
+	list_for_each (node, &server->listeners)
+		nbd_listener_shut(list_entry(node, struct nbd_listener, node));
+	pthread_mutex_unlock(&server->lock);
+}
+
+/* What was started so far. */
 static void server_free(struct nbd_server *server)
 {
 	struct list *node;
 	unsigned i;
 
+	nbd_server_shutdown(server);
+	for (i = 0; i < server->config.workers; i++)
+		if (server->workers[i].started)
+			nbd_worker_end_conns(&server->workers[i]);
 	for (i = 0; i < server->config.workers; i++)
 		if (server->workers[i].started)
 			nbd_worker_quiesce(&server->workers[i]);
@@ -211,14 +230,6 @@ int nbd_server_listen(struct nbd_server *server, const char *address,
 	list_add_tail(&server->listeners, &l->node);
 	pthread_mutex_unlock(&server->lock);
 	return server_accept_on(server, l, err);
-}
-
-void nbd_server_stop_accepting(struct nbd_server *server)
-{
-	unsigned i;
-
-	for (i = 0; i < server->config.workers; i++)
-		nbd_worker_stop_accepting(&server->workers[i]);
 }
 
 /* --- adopting --------------------------------------------------------------------------------- */

@@ -100,10 +100,6 @@ int nbd_server_listen(struct nbd_server *server, const char *address,
 		      const struct nbd_listen_config *config, char *bound, size_t bound_size,
 		      struct err *err);
 
-/* Accepts no more: the first step of an orderly stop. Who comes from now on waits in the queue of
- * the listening socket, for the program's successor where the socket outlives it. */
-void nbd_server_stop_accepting(struct nbd_server *server);
-
 /*
  * Serves the client at the other end of @fd, a connected stream socket, as if it had been accepted:
  * one that somebody else accepted, or one end of a socketpair. @fd is the server's from here on,
@@ -138,7 +134,18 @@ struct nbd_server_stats {
 /* Never waits for a worker. */
 void nbd_server_get_stats(struct nbd_server *server, struct nbd_server_stats *stats);
 
-/* Stops accepting, closes connections, frees everything. Exports must have been removed. */
+/*
+ * An orderly stop, first half: the listening sockets are closed, so that new connections are
+ * refused (one that was passed by the service manager lives on there, and who comes waits in its
+ * queue for the program's successor); who negotiates is answered NBD_REP_ERR_SHUTDOWN from now on.
+ * Exports serve on: the caller removes them, then calls nbd_server_stop(). May be called again.
+ */
+void nbd_server_shutdown(struct nbd_server *server);
+
+/*
+ * The second half (the first is done if it was not): what clients have sent already is still
+ * answered, for two seconds at most; then everything is freed. Exports must have been removed.
+ */
 void nbd_server_stop(struct nbd_server *server); /* accepts NULL */
 
 struct nbd_export_config {
@@ -162,10 +169,10 @@ int nbd_export_add(struct nbd_server *server, const struct nbd_export_config *co
 
 /*
  * Takes an export away: new connections are refused, requests that arrive from now on get
- * ESHUTDOWN, running ones finish, what was acknowledged is flushed, the target is detached, its
- * connections are closed. @abandon: no flush (the data will be thrown away).
- * Takes over the reference nbd_export_add() gave. 0, or the -errno with which the flush (or an
- * earlier write-behind) failed.
+ * ESHUTDOWN, running ones finish, what was acknowledged is flushed, the target is detached. Its
+ * connections end when they have their answers, which nobody waits for. @abandon: no flush (the
+ * data will be thrown away). Takes over the reference nbd_export_add() gave. 0, or the -errno with
+ * which the flush (or an earlier write-behind) failed.
  */
 int nbd_export_remove(struct nbd_export *export, bool abandon);
 

@@ -36,6 +36,7 @@ struct nbd_server {
 	struct nbd_listener adopted;
 
 	struct nbd_admission admission;
+	atomic_bool stopping;	/* nobody is let in, nothing is negotiated */
 	atomic_ulong next_conn; /* number of the next connection, for the log */
 	atomic_uint next_host;	/* the worker that adopts the next one */
 };

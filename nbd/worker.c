@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "nbd/conn.h"
 #include "nbd/listener.h"
 #include "nbd/server_priv.h"
@@ -272,7 +273,7 @@ static void ticked(struct ring_op *op, int res)
 	worker->ticking = false;
 	list_for_each_safe (node, next, &worker->conns)
 		nbd_conn_tick(list_entry(node, struct nbd_conn, node), pressure);
-	if (!worker->stopping)
+	if (!worker->deaf)
 		list_for_each (node, &worker->acceptors) {
 			struct nbd_acceptor *a = list_entry(node, struct nbd_acceptor, node);
 
@@ -317,17 +318,10 @@ static bool acceptors_idle(struct nbd_worker *worker)
 
 static void worker_settle(struct nbd_worker *worker)
 {
-	struct nbd_call *call = worker->deafen;
-
-	if (call && acceptors_idle(worker)) {
-		worker->deafen = NULL;
-		nbd_call_answer(worker, call, 0);
-	}
-	call = worker->quiesce;
-	if (!call || !list_empty(&worker->conns) || !acceptors_idle(worker))
-		return;
-	worker->quiesce = NULL;
-	nbd_call_answer(worker, call, 0);
+	if (worker->deafen && acceptors_idle(worker))
+		nbd_call_answer(worker, steal(&worker->deafen), 0);
+	if (worker->quiesce && list_empty(&worker->conns))
+		nbd_call_answer(worker, steal(&worker->quiesce), 0);
 }
 
 void nbd_worker_conn_gone(struct nbd_worker *worker)
@@ -335,19 +329,14 @@ void nbd_worker_conn_gone(struct nbd_worker *worker)
 	worker_settle(worker);
 }
 
-static void worker_deafen(struct nbd_worker *worker)
+static void worker_begin_deafen(struct nbd_worker *worker, struct nbd_mail *mail)
 {
 	struct list *node;
 
 	worker->deaf = true;
+	worker->deafen = container_of(mail, struct nbd_call, mail);
 	list_for_each (node, &worker->acceptors)
 		acceptor_cancel(list_entry(node, struct nbd_acceptor, node));
-}
-
-static void worker_begin_deafen(struct nbd_worker *worker, struct nbd_mail *mail)
-{
-	worker->deafen = container_of(mail, struct nbd_call, mail);
-	worker_deafen(worker);
 	worker_settle(worker);
 }
 
@@ -358,19 +347,26 @@ void nbd_worker_stop_accepting(struct nbd_worker *worker)
 	nbd_worker_call(worker, &call);
 }
 
-static void worker_begin_quiesce(struct nbd_worker *worker, struct nbd_mail *mail)
+static void worker_end_conns(struct nbd_worker *worker, struct nbd_mail *mail)
 {
 	struct list *node, *next;
 
 	worker->stopping = true;
-	worker->quiesce = container_of(mail, struct nbd_call, mail);
-	worker_deafen(worker);
-	list_for_each_safe (node, next, &worker->conns) {
-		struct nbd_conn *conn = list_entry(node, struct nbd_conn, node);
+	list_for_each_safe (node, next, &worker->conns)
+		nbd_conn_end(list_entry(node, struct nbd_conn, node));
+	nbd_call_answer(worker, container_of(mail, struct nbd_call, mail), 0);
+}
 
-		nbd_conn_close(conn);
-		nbd_conn_settle(conn);
-	}
+void nbd_worker_end_conns(struct nbd_worker *worker)
+{
+	struct nbd_call call = {.mail.open = worker_end_conns};
+
+	nbd_worker_call(worker, &call);
+}
+
+static void worker_begin_quiesce(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	worker->quiesce = container_of(mail, struct nbd_call, mail);
 	worker_settle(worker);
 }
 

@@ -119,7 +119,7 @@ struct nbd_worker {
 
 	bool deaf;		  /* accepts nothing more */
 	struct nbd_call *deafen;  /* answered when no accept is pending */
-	bool stopping;		  /* no new connections by any way */
+	bool stopping;		  /* no new connections by any way, and what there is has to end */
 	bool leaving;		  /* and out as soon as nothing is pending */
 	struct nbd_call *quiesce; /* answered when the last connection is gone */
 
@@ -151,10 +151,14 @@ int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *list
 /* Takes the connected socket @fd over as if it had been accepted. Control plane. */
 void nbd_worker_adopt(struct nbd_worker *worker, int fd);
 
-/* Accepts no more; returns when none is pending. */
+/* Accepts no more; returns when none is pending. Control plane, as what follows; may be called
+ * again. */
 void nbd_worker_stop_accepting(struct nbd_worker *worker);
 
-/* Stops accepting and hangs up on every connection; returns when the last one is gone. */
+/* Tells every connection to end. */
+void nbd_worker_end_conns(struct nbd_worker *worker);
+
+/* Returns when the last connection is gone, which it soon is. */
 void nbd_worker_quiesce(struct nbd_worker *worker);
 
 /* The worker's side of a staging buffer: taken by the kernel for a receive, given back here. */

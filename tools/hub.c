@@ -2,7 +2,8 @@
  * sendense-hub: the daemon. Options and configuration file, start, signals, stop, in that order.
  *
  * One line on stdout tells that it serves, and where; everything else is log on stderr. SIGTERM and
- * SIGINT stop it in order: no new request, running backups fail with the reason, exit 0.
+ * SIGINT stop it in order: no new request, running backups fail with the reason, exit 0. A second
+ * signal ends it at once, exit 3; the next start finds out what that left.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -15,6 +16,7 @@
 #include "api/api.h"
 #include "base/descriptors.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "hub/hub.h"
 #include "tools/hub_config.h"
 
@@ -60,7 +62,8 @@ static const char usage[] =
 	"  --verbose            log more\n"
 	"  --help, --version\n"
 	"\n"
-	"Ports may be 0: chosen, and printed when ready. SIGTERM stops in order.\n"
+	"Ports may be 0: chosen, and printed when ready. SIGTERM stops in order,\n"
+	"exit 0; a second one at once, exit 3.\n"
 	"Sockets that systemd passes (FileDescriptorName=nbd or =http) come in addition to\n"
 	"--nbd, and instead of the defaults.\n"
 	"\n"
@@ -185,6 +188,7 @@ int main(int argc, char **argv)
 		       hub_nbd_addresses(hub));
 		fflush(stdout);
 		wait_for_signal(&signals);
+		stop_at_next_signal();
 		hub_interrupt(hub);
 	} else {
 		log_error(&hub_log, "%s", err.text);

@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/descriptors.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "nbd/export_qcow2.h"
 #include "nbd/server.h"
 #include "qcow2/qcow2.h"
@@ -80,7 +81,9 @@ static const char usage[] =
 	"\n"
 	"SIGUSR1 writes a summary of requests, bytes and latencies to the log; so does the end.\n"
 	"\n"
-	"Exit: 0 ended cleanly, 1 failure, 2 usage.\n"
+	"SIGTERM, SIGINT and SIGHUP end it in order; a second one at once.\n"
+	"\n"
+	"Exit: 0 ended cleanly, 1 failure, 2 usage, 3 ended at once.\n"
 	"\n"
 	"Example: sendense-nbd --socket /run/disk.sock --image disk.qcow2 --create --size 10G\n";
 
@@ -564,7 +567,8 @@ static int serve_image(struct nbd_server *server, const struct settings *s, stru
 	print_ready(s, bound);
 	while (sigwait(signals, &sig) || sig == SIGUSR1)
 		log_summary(server, export);
-	nbd_server_stop_accepting(server);
+	stop_at_next_signal();
+	nbd_server_shutdown(server);
 	nbd_export_ref(export);
 	r = nbd_export_remove(export, false);
 	log_summary(server, export);

@@ -59,3 +59,26 @@ assert_eq 0 "$ENDED" "exit status of the hub after SIGTERM"
 start_hub
 show_job "$ID"
 assert_eq failed "$(job .status)" "backup that was running"
+assert_contains "$(job .error_message)" "hub was stopped" "reason of the failure"
+assert_eq "" "$(find "$T/repo" -name '*.part' -not -path '*/quarantine/*')" "partial images outside the quarantine"
+assert_point "$FULL_B" "$T/b.0"
+
+step "two signals stop at once, and the next start cleans up"
+set_rate slow 100G
+wait_until 60 "the agent had given up the lost backup" agent_is_free
+set_rate slow 16M
+ctl --json backup start --vm vm1 --type full --no-wait >"$T/started"
+ID=$(jq -r .backup_id "$T/started")
+wait_until 30 "the backup moves" job_moves "$ID"
+kill -STOP "$HUB_PID" # so that both are there when it goes on
+kill -TERM "$HUB_PID"
+kill -INT "$HUB_PID"
+end CONT "$HUB_PID"
+assert_eq 3 "$ENDED" "exit status of the hub after two signals"
+[ -n "$(find "$T/repo" -name '*.part' -not -path '*/quarantine/*')" ] || fail "it took its time"
+start_hub
+show_job "$ID"
+assert_eq failed "$(job .status)" "backup that was running"
+assert_contains "$(job .error_message)" "restart" "reason of the failure"
+assert_eq "" "$(find "$T/repo" -name '*.part' -not -path '*/quarantine/*')" "partial images outside the quarantine"
+assert_point "$FULL_B" "$T/b.0"
