@@ -170,7 +170,8 @@ static void only_defined_values_are_sent(void **state)
 		uint32_t wire;
 	} rows[] = {
 		{-EPERM, NBD_EPERM},   {-EACCES, NBD_EPERM},	    {-EROFS, NBD_EPERM},
-		{-EIO, NBD_EIO},       {-ENOMEM, NBD_ENOMEM},	    {-EBADMSG, NBD_EIO},
+		{-EIO, NBD_EIO},       {-ENOMEM, NBD_ENOMEM},	    {-EINVAL, NBD_EIO},
+		{-ENOTSUP, NBD_EIO},   {-EOVERFLOW, NBD_EIO},	    {-EBADMSG, NBD_EIO},
 		{-ENODEV, NBD_EIO},    {-ETIMEDOUT, NBD_EIO},	    {-ESTALE, NBD_EIO},
 		{-EREMOTEIO, NBD_EIO}, {-ECANCELED, NBD_ESHUTDOWN}, {-INT_MAX, NBD_EIO},
 	};
