@@ -190,6 +190,7 @@ void nbd_listener_close(struct nbd_listener *l)
 {
 	nbd_listener_shut(l);
 	nbd_tls_creds_free(l->tls);
+	free(l->acceptors);
 	free(l->path);
 	free(l);
 }

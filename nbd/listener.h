@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "nbd/server.h"
 
+struct nbd_acceptor;
 struct nbd_tls_creds;
 
 struct nbd_listener {
@@ -19,6 +20,7 @@ struct nbd_listener {
 	int fd;
 	char *path;		   /* of a unix socket we made, to be removed at the end; or NULL */
 	struct nbd_tls_creds *tls; /* NULL: without TLS */
+	struct nbd_acceptor *acceptors; /* one for each worker, which uses it; owned */
 };
 
 /* @address and @config (may be NULL) as for nbd_server_listen(). */

@@ -203,33 +203,30 @@ void nbd_server_stop(struct nbd_server *server)
 
 /* --- listening -------------------------------------------------------------------------------- */
 
-static int server_accept_on(struct nbd_server *server, const struct nbd_listener *l,
-			    struct err *err)
-{
-	unsigned i;
-	int r = 0;
-
-	for (i = 0; i < server->config.workers && !r; i++)
-		r = nbd_worker_listen(&server->workers[i], l);
-	return r ? err_set(err, r, "no memory to listen") : 0;
-}
-
 int nbd_server_listen(struct nbd_server *server, const char *address,
 		      const struct nbd_listen_config *config, char *bound, size_t bound_size,
 		      struct err *err)
 {
 	struct nbd_listener *l;
 	int r = nbd_listener_open(&l, address, config, err);
+	unsigned i;
 
 	if (r)
 		return r;
+	l->acceptors = calloc(server->config.workers, sizeof(*l->acceptors));
+	if (!l->acceptors) {
+		nbd_listener_close(l);
+		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
+	}
 	if (bound)
 		nbd_listener_describe(l, bound, bound_size);
 	/* From here on it is the server's, to be closed when its workers have let go of it. */
 	pthread_mutex_lock(&server->lock);
 	list_add_tail(&server->listeners, &l->node);
 	pthread_mutex_unlock(&server->lock);
-	return server_accept_on(server, l, err);
+	for (i = 0; i < server->config.workers; i++)
+		nbd_worker_listen(&server->workers[i], l, &l->acceptors[i]);
+	return 0;
 }
 
 /* --- adopting --------------------------------------------------------------------------------- */

@@ -209,18 +209,16 @@ static void worker_add_acceptor(struct nbd_worker *worker, struct nbd_mail *mail
 	nbd_call_answer(worker, &l->call, 0);
 }
 
-int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *listener)
+void nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *listener,
+		       struct nbd_acceptor *acceptor)
 {
-	struct listen_call l = {.call.mail.open = worker_add_acceptor};
+	struct listen_call l = {.call.mail.open = worker_add_acceptor, .acceptor = acceptor};
 
-	l.acceptor = calloc(1, sizeof(*l.acceptor));
-	if (!l.acceptor)
-		return -ENOMEM;
-	l.acceptor->worker = worker;
-	l.acceptor->listener = listener;
-	l.acceptor->op.done = accepted;
-	l.acceptor->cancel.done = accept_cancelled;
-	return nbd_worker_call(worker, &l.call);
+	acceptor->worker = worker;
+	acceptor->listener = listener;
+	acceptor->op.done = accepted;
+	acceptor->cancel.done = accept_cancelled;
+	nbd_worker_call(worker, &l.call);
 }
 
 struct adopt_call {
@@ -491,10 +489,6 @@ static int thread_create_quiet(pthread_t *thread, void *(*main)(void *), void *a
 
 static void worker_free(struct nbd_worker *worker)
 {
-	struct list *node;
-
-	while ((node = list_pop(&worker->acceptors)))
-		free(list_entry(node, struct nbd_acceptor, node));
 	pool_deinit(&worker->batches);
 	pool_deinit(&worker->bounces);
 	pool_deinit(&worker->staging);

@@ -145,8 +145,10 @@ int nbd_worker_call(struct nbd_worker *worker, struct nbd_call *call);
 /* Gives the answer; @call may be gone when this returns. On the worker's thread. */
 void nbd_call_answer(struct nbd_worker *worker, struct nbd_call *call, int result);
 
-/* Accepts connections from @listener as well. Control plane; 0 or -errno. */
-int nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *listener);
+/* Accepts connections from @listener as well, by means of @acceptor, which is zeroed and the
+ * listener's. Control plane. */
+void nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *listener,
+		       struct nbd_acceptor *acceptor);
 
 /* Takes the connected socket @fd over as if it had been accepted. Control plane. */
 void nbd_worker_adopt(struct nbd_worker *worker, int fd);
