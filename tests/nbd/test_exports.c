@@ -1,6 +1,7 @@
 /* The life of exports and of the server, while clients do as they like. */
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -313,6 +314,68 @@ static int attach_fails(void *target, const struct nbd_worker_io *io, struct err
 	return err_set(err, -ENODEV, "'%s' is not there", (const char *)target);
 }
 
+static sem_t attaching, may_fail;
+
+static int attach_fails_late(void *target, const struct nbd_worker_io *io, struct err *err)
+{
+	sem_post(&attaching);
+	sem_wait(&may_fail);
+	return attach_fails(target, io, err);
+}
+
+static void *add_in_vain(void *arg)
+{
+	static const struct nbd_export_ops ops = {.attach = attach_fails_late};
+	struct nbd_export_config config = {.name = "nearly", .size = 4096};
+	struct rig *rig = arg;
+	struct nbd_export *export;
+	struct err err = ERR_INIT;
+
+	return (void *)(intptr_t)nbd_export_add(rig->server, &config, &ops, "nearly", &export,
+						&err);
+}
+
+/* Connections that found it before it turned out to be none, on either worker. */
+static void who_enters_an_export_that_fails_to_attach_hears_that_there_is_none(void **state)
+{
+	struct rig *rig = *state;
+	unsigned char data[64];
+	size_t n = peer_info_data(data, "nearly", NULL, 0);
+	pthread_t thread;
+	struct peer_rep rep;
+	int fds[16];
+	void *result;
+	unsigned i;
+
+	sem_init(&attaching, 0, 0);
+	sem_init(&may_fail, 0, 0);
+	for (i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = peer_connect(rig->address);
+		peer_greet(fds[i], NBD_FLAG_FIXED_NEWSTYLE);
+	}
+	pthread_create(&thread, NULL, add_in_vain, rig);
+	sem_wait(&attaching);
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		if (i % 2)
+			peer_option(fds[i], NBD_OPT_GO, data, n);
+		else
+			peer_option(fds[i], NBD_OPT_EXPORT_NAME, "nearly", 6);
+	usleep(20000); /* for those on the other worker to find it */
+	sem_post(&may_fail);
+	pthread_join(thread, &result);
+	assert_int_equal((intptr_t)result, -ENODEV);
+	for (i = 0; i < ARRAY_SIZE(fds); i++) {
+		if (i % 2) {
+			peer_rep(fds[i], &rep);
+			assert_int_equal(rep.type, NBD_REP_ERR_UNKNOWN);
+			assert_true(peer_go(fds[i], RIG_NAME, NULL, NULL));
+		} else {
+			assert_true(peer_at_end(fds[i]));
+		}
+		peer_close(fds[i]);
+	}
+}
+
 static void an_export_that_cannot_be_attached_is_not_there(void **state)
 {
 	static const struct nbd_export_ops ops = {.attach = attach_fails};
@@ -551,6 +614,7 @@ int main(void)
 		T(an_export_streams_on_while_others_come_and_go),
 		T(entering_while_the_export_goes_away_is_refused_or_ended),
 		T(an_export_that_cannot_be_attached_is_not_there),
+		T(who_enters_an_export_that_fails_to_attach_hears_that_there_is_none),
 		T(settings_that_make_no_sense_are_refused),
 		T(every_export_is_reached_on_every_listener),
 		T(addresses_that_are_none_are_refused),

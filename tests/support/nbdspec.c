@@ -169,7 +169,7 @@ int spec_run(const char *file, const struct CMUnitTest *rules, size_t count)
 
 static bool is_extended[1024]; /* by descriptor */
 
-static int in_style(int fd, enum spec_style style)
+int spec_style(int fd, enum spec_style style)
 {
 	assert_true(fd >= 0 && (size_t)fd < ARRAY_SIZE(is_extended));
 	is_extended[fd] = style == SPEC_EXTENDED;
@@ -178,7 +178,7 @@ static int in_style(int fd, enum spec_style style)
 
 int spec_connect(void)
 {
-	return in_style(peer_connect(spec.rig->address), SPEC_SIMPLE);
+	return spec_style(peer_connect(spec.rig->address), SPEC_SIMPLE);
 }
 
 int spec_greeted(void)
@@ -250,10 +250,10 @@ int spec_enter(const char *name, enum spec_style style)
 	const char *address = spec.rig->address;
 
 	if (style == SPEC_EXTENDED)
-		return in_style(peer_enter_extended(address, name, NULL, 0, NULL), style);
-	return in_style(style == SPEC_CHUNKS ? peer_enter_structured(address, name)
-					     : peer_enter(address, name),
-			style);
+		return spec_style(peer_enter_extended(address, name, NULL, 0, NULL), style);
+	return spec_style(style == SPEC_CHUNKS ? peer_enter_structured(address, name)
+					       : peer_enter(address, name),
+			  style);
 }
 
 int spec_simple(void)
@@ -273,7 +273,7 @@ int spec_extended(void)
 
 int spec_allocation(void)
 {
-	return in_style(peer_enter_meta(spec.rig->address, RIG_NAME), SPEC_CHUNKS);
+	return spec_style(peer_enter_meta(spec.rig->address, RIG_NAME), SPEC_CHUNKS);
 }
 
 int spec_two(enum spec_style style, uint32_t ids[2])
@@ -292,7 +292,7 @@ int spec_two(enum spec_style style, uint32_t ids[2])
 	for (i = 0; i < 2; i++)
 		ids[i] = load_be32(reps.rep[i].data);
 	assert_true(peer_go(fd, SPEC_TWO, NULL, NULL));
-	return in_style(fd, style);
+	return spec_style(fd, style);
 }
 
 void spec_request(int fd, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t off,

@@ -82,6 +82,9 @@ int spec_chunks(void);	   /* in RIG_NAME, structured replies */
 int spec_extended(void);   /* in RIG_NAME, extended headers */
 int spec_allocation(void); /* in RIG_NAME, structured replies, base:allocation is selected */
 
+/* Says what style @fd speaks, where it was not one of these functions that entered. Returns @fd. */
+int spec_style(int fd, enum spec_style style);
+
 /* A connection with both contexts of SPEC_TWO, and their ids. */
 int spec_two(enum spec_style style, uint32_t ids[2]);
 

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 
+#include "nbd/conn.h"
 #include "tests/support/nbdspec.h"
 
 /* Sends [p, p + len) and waits until the server has received all of it, so that what is sent next
@@ -313,6 +314,111 @@ static void replies_leave_as_requests_complete(void **state)
 	peer_close(b);
 }
 
+static unsigned operations(void)
+{
+	return atomic_load(&spec.rig->mem.flushes) + atomic_load(&spec.rig->mem.zeroes);
+}
+
+/* More of what takes its time than the server keeps room for: 512 requests at once, 16 receive
+ * buffers. The others wait, and none is lost. */
+static void more_requests_than_room_wait(void **state)
+{
+	enum { CLIENTS = 12, EACH = 64 };
+	unsigned before = operations(), i, k;
+	int fds[CLIENTS];
+
+	(void)state;
+	atomic_store(&spec.rig->mem.hold, true);
+	for (i = 0; i < CLIENTS; i++) {
+		fds[i] = spec_enter(RIG_NAME, i % SPEC_STYLES);
+		for (k = 0; k < EACH; k++)
+			spec_request(fds[i], 0, k % 2 ? NBD_CMD_FLUSH : NBD_CMD_WRITE_ZEROES, k, 0,
+				     k % 2 ? 0 : 512);
+	}
+	rig_await(operations() - before == NBD_REQUESTS);
+	atomic_store(&spec.rig->mem.hold, false);
+	for (i = 0; i < CLIENTS; i++) {
+		uint64_t seen = 0;
+
+		for (k = 0; k < EACH; k++) {
+			struct spec_msg msg;
+
+			spec_msg(fds[i], &msg);
+			assert_true(msg.cookie < EACH && !(seen & 1ULL << msg.cookie));
+			assert_int_equal(msg.error, 0);
+			seen |= 1ULL << msg.cookie;
+			spec_msg_free(&msg);
+		}
+		peer_close(fds[i]);
+	}
+}
+
+struct writer {
+	pthread_t thread;
+	int fd;
+	uint64_t off;
+	unsigned char *data;
+};
+
+#define WRITERS 24
+#define LENGTH	600000U
+#define FIRST	(NBD_INBUF - NBD_REQUEST_SIZE)
+
+static void *write_rest(void *arg)
+{
+	struct writer *w = arg;
+
+	send(w->fd, w->data + FIRST, LENGTH - FIRST, MSG_NOSIGNAL);
+	return NULL;
+}
+
+/* So that what comes next goes through a receive buffer. */
+static void write_first(struct writer *w, unsigned i)
+{
+	unsigned char b[NBD_REQUEST_SIZE];
+
+	*w = (struct writer){.fd = spec_simple(), .off = i * (uint64_t)LENGTH};
+	w->data = malloc(LENGTH);
+	assert_non_null(w->data);
+	memset(w->data, i + 1, LENGTH);
+	peer_put_request(b, 0, NBD_CMD_WRITE, w->off, w->off, LENGTH);
+	peer_send(w->fd, b, sizeof(b));
+	peer_send(w->fd, w->data, FIRST);
+	do
+		assert_int_equal(nbd_export_flush(spec.rig->export), 0);
+	while (spec.rig->mem.data[w->off + FIRST - 1] != i + 1);
+}
+
+static void more_writers_than_room_wait(void **state)
+{
+	static struct writer writers[WRITERS];
+	unsigned i, before;
+	int other = spec_simple();
+
+	(void)state;
+	memset(spec.rig->mem.data, 0, WRITERS * (uint64_t)LENGTH);
+	for (i = 0; i < WRITERS; i++)
+		write_first(&writers[i], i);
+	before = atomic_load(&spec.rig->mem.eagains);
+	atomic_store(&spec.rig->mem.choked, true);
+	for (i = 0; i < WRITERS; i++)
+		pthread_create(&writers[i].thread, NULL, write_rest, &writers[i]);
+	rig_await(atomic_load(&spec.rig->mem.eagains) - before == NBD_STAGING);
+	spec_lives(other); /* who needs none of them */
+	peer_close(other);
+	atomic_store(&spec.rig->mem.choked, false);
+	for (i = 0; i < WRITERS; i++) {
+		struct writer *w = &writers[i];
+
+		assert_int_equal(peer_simple_to(w->fd, w->off), 0);
+		pthread_join(w->thread, NULL);
+		assert_int_equal(nbd_export_flush(spec.rig->export), 0);
+		assert_memory_equal(spec.rig->mem.data + w->off, w->data, LENGTH);
+		free(w->data);
+		peer_close(w->fd);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest rules[] = {
@@ -328,6 +434,10 @@ int main(void)
 		     a_session_may_be_cut_at_any_byte),
 		RULE("Arrival", "thousands of requests in flight are answered once each",
 		     thousands_in_flight_are_answered_once_each),
+		RULE("Arrival", "more requests than there is room for wait",
+		     more_requests_than_room_wait),
+		RULE("Arrival", "more writers than there are receive buffers wait",
+		     more_writers_than_room_wait),
 		RULE("Arrival", "replies leave as requests complete, out of order",
 		     replies_leave_as_requests_complete),
 	};

@@ -245,54 +245,132 @@ static void the_payload_of_a_refused_write_is_consumed(void **state)
 
 /* --- ESHUTDOWN -------------------------------------------------------------------------------- */
 
-struct removal {
+/* An export that is taken away while the test talks to it. */
+struct leaving {
 	struct nbd_export *export;
+	struct memexport mem;
+	pthread_t thread;
 	int result;
 };
 
+static void leaving_add(struct leaving *l)
+{
+	struct nbd_export_config config = {.name = "leaving", .size = SPEC_SMALL};
+	struct err err = ERR_INIT;
+
+	memexport_init(&l->mem, SPEC_SMALL);
+	rig_ok(nbd_export_add(spec.rig->server, &config, &memexport_received_ops, &l->mem,
+			      &l->export, &err),
+	       &err);
+	atomic_store(&l->mem.hold, true);
+}
+
 static void *remove_export(void *arg)
 {
-	struct removal *r = arg;
+	struct leaving *l = arg;
 
-	r->result = nbd_export_remove(r->export, false);
+	l->result = nbd_export_remove(l->export, false);
 	return NULL;
+}
+
+/* Returns when requests on @fd hear of it. */
+static void leaving_begins(struct leaving *l, int fd)
+{
+	pthread_create(&l->thread, NULL, remove_export, l);
+	while (spec_do(fd, 0, NBD_CMD_CACHE, 0, 1) != NBD_ESHUTDOWN)
+		usleep(1000);
+}
+
+static void leaving_ends(struct leaving *l, int fd)
+{
+	assert_true(peer_at_end(fd));
+	pthread_join(l->thread, NULL);
+	assert_int_equal(l->result, 0);
+	memexport_deinit(&l->mem);
+	peer_close(fd);
 }
 
 static void requests_of_a_leaving_export_hear_of_it(void **state)
 {
 	static const uint16_t cmds[] = {NBD_CMD_READ, NBD_CMD_FLUSH, NBD_CMD_TRIM, NBD_CMD_CACHE,
 					NBD_CMD_WRITE_ZEROES};
-	struct nbd_export_config config = {.name = "leaving", .size = SPEC_SMALL};
-	struct err err = ERR_INIT;
-	struct removal removal;
-	struct memexport mem;
-	pthread_t thread;
+	struct leaving l;
 	unsigned i;
 	int fd;
 
 	(void)state;
-	memexport_init(&mem, SPEC_SMALL);
-	rig_ok(nbd_export_add(spec.rig->server, &config, &memexport_ops, &mem, &removal.export,
-			      &err),
-	       &err);
+	leaving_add(&l);
 	fd = spec_enter("leaving", SPEC_CHUNKS);
-	atomic_store(&mem.hold, true);
 	peer_request(fd, 0, NBD_CMD_FLUSH, 1, 0, 0); /* in flight when the end begins */
-	rig_await(atomic_load(&mem.flushes) == 1);
-	pthread_create(&thread, NULL, remove_export, &removal);
-	while (spec_do(fd, 0, NBD_CMD_CACHE, 0, 1) != NBD_ESHUTDOWN)
-		usleep(1000);
+	rig_await(atomic_load(&l.mem.flushes) == 1);
+	leaving_begins(&l, fd);
 	for (i = 0; i < ARRAY_SIZE(cmds); i++)
 		assert_int_equal(spec_do(fd, 0, cmds[i], 0, cmds[i] == NBD_CMD_FLUSH ? 0 : 512),
 				 NBD_ESHUTDOWN);
 	assert_int_equal(spec_write(fd, 0, 0, bytes, 512), NBD_ESHUTDOWN);
-	atomic_store(&mem.hold, false);
+	atomic_store(&l.mem.hold, false);
 	assert_int_equal(spec_answer(fd, 1), 0);
-	assert_true(peer_at_end(fd));
-	pthread_join(thread, NULL);
-	assert_int_equal(removal.result, 0);
-	memexport_deinit(&mem);
-	peer_close(fd);
+	leaving_ends(&l, fd);
+}
+
+/* Reads beyond those that may run at once have not begun: they are refused, the others finish. */
+static void what_has_begun_is_finished(void **state)
+{
+	enum { READS = 20 };
+	unsigned refused = 0, begun, i;
+	struct leaving l;
+	int fd;
+
+	(void)state;
+	leaving_add(&l);
+	memset(l.mem.data, 7, SPEC_SMALL);
+	fd = spec_enter("leaving", SPEC_CHUNKS);
+	for (i = 0; i < READS; i++)
+		peer_request(fd, 0, NBD_CMD_READ, i, i * 512, 512);
+	peer_write(fd, 0, READS, 0, bytes, 1); /* answered behind all of those */
+	assert_int_equal(spec_answer(fd, READS), 0);
+	begun = atomic_load(&l.mem.reads);
+	assert_true(begun > 0 && begun < READS);
+	pthread_create(&l.thread, NULL, remove_export, &l);
+	for (i = 0; i < READS; i++) {
+		struct spec_msg msg;
+
+		spec_msg(fd, &msg);
+		assert_true(msg.cookie < READS && msg.flags == NBD_REPLY_FLAG_DONE);
+		if (msg.error) {
+			assert_int_equal(msg.error, NBD_ESHUTDOWN);
+			refused++;
+		} else {
+			assert_int_equal(msg.payload[8 + 511], 7);
+		}
+		spec_msg_free(&msg);
+		if (refused == READS - begun)
+			atomic_store(&l.mem.hold, false);
+	}
+	assert_int_equal(refused, READS - begun);
+	leaving_ends(&l, fd);
+}
+
+/* The second context has not been asked for when the end begins. */
+static void a_status_half_done_is_refused_whole(void **state)
+{
+	static const char *const names[] = {"base:allocation", "sendense:received"};
+	struct spec_reps reps;
+	struct leaving l;
+	int fd;
+
+	(void)state;
+	leaving_add(&l);
+	fd = spec_structured();
+	assert_int_equal(spec_meta(fd, NBD_OPT_SET_META_CONTEXT, "leaving", names, 2, &reps),
+			 NBD_REP_ACK);
+	assert_true(peer_go(fd, "leaving", NULL, NULL));
+	peer_request(fd, 0, NBD_CMD_BLOCK_STATUS, 1, 0, 4096);
+	rig_await(atomic_load(&l.mem.extents) == 1);
+	leaving_begins(&l, fd);
+	atomic_store(&l.mem.hold, false);
+	assert_int_equal(spec_answer(fd, 1), NBD_ESHUTDOWN);
+	leaving_ends(&l, fd);
 }
 
 int main(void)
@@ -346,6 +424,13 @@ int main(void)
 		RULE("Terminating the transmission phase",
 		     "On a server shutdown, the error value SHOULD be NBD_ESHUTDOWN",
 		     requests_of_a_leaving_export_hear_of_it),
+		RULE("Terminating the transmission phase",
+		     "the server SHOULD wait for inflight requests to be serviced prior to "
+		     "initiating a hard disconnect",
+		     what_has_begun_is_finished),
+		RULE("Terminating the transmission phase",
+		     "A server MAY speed this process up by issuing error replies",
+		     a_status_half_done_is_refused_whole),
 	};
 
 	return spec_run("errors", rules, ARRAY_SIZE(rules));
