@@ -36,6 +36,9 @@ struct asked {
 	bool answered;
 	unsigned char *snapshot; /* READ: what is to come back; NULL: not known */
 
+	/* BLOCK_STATUS: bit i for j->contexts[i] */
+	unsigned wanted, told;
+
 	/* of an answer in chunks */
 	uint64_t got;
 	unsigned data_chunks;
@@ -52,8 +55,8 @@ struct judge {
 	struct rig_disk *disk; /* entered */
 	struct {
 		uint32_t id;
-		bool allocation;
-	} contexts[CONTEXTS_MAX]; /* selected */
+		uint32_t block, flags; /* what it says: runs of 0 and of flags */
+	} contexts[CONTEXTS_MAX];      /* selected */
 	unsigned context_count;
 	const struct rig_disk *context_disk;
 
@@ -133,12 +136,27 @@ static void check_export(const struct rig_disk *disk, const unsigned char *size_
 	KIT_CHECK(!(flags & NBD_FLAG_READ_ONLY) == !disk->read_only);
 }
 
+static void context_selected(struct judge *j, uint32_t id, const char *name, size_t len)
+{
+	static const struct {
+		const char *name;
+		uint32_t block, flags;
+	} known[] = {{"base:allocation", RIG_BLOCK, 3}, {"sendense:received", RIG_RECEIVED, 1}};
+	unsigned i;
+
+	for (i = 0; i < ARRAY_SIZE(known); i++)
+		if (strlen(known[i].name) == len && !memcmp(known[i].name, name, len))
+			break;
+	KIT_CHECK(i < ARRAY_SIZE(known) && j->context_count < CONTEXTS_MAX);
+	j->contexts[j->context_count].id = id;
+	j->contexts[j->context_count].block = known[i].block;
+	j->contexts[j->context_count++].flags = known[i].flags;
+}
+
 /* One piece of information before the last reply to an option. */
 static void check_rep(struct judge *j, uint32_t option, uint32_t type, const unsigned char *opt,
 		      uint32_t opt_len, const unsigned char *data, uint32_t len)
 {
-	static const char allocation[] = "base:allocation";
-
 	switch (type) {
 	case NBD_REP_SERVER:
 		KIT_CHECK(option == NBD_OPT_LIST && len >= 4 && load_be32(data) <= len - 4);
@@ -157,10 +175,7 @@ static void check_rep(struct judge *j, uint32_t option, uint32_t type, const uns
 			  len >= 4 && disk_named(opt, opt_len));
 		if (option != NBD_OPT_SET_META_CONTEXT)
 			return;
-		KIT_CHECK(j->context_count < CONTEXTS_MAX);
-		j->contexts[j->context_count].id = load_be32(data);
-		j->contexts[j->context_count++].allocation =
-			len - 4 == strlen(allocation) && !memcmp(data + 4, allocation, len - 4);
+		context_selected(j, load_be32(data), (const char *)data + 4, len - 4);
 		j->context_disk = disk_named(opt, opt_len);
 		return;
 	default:
@@ -443,6 +458,17 @@ static struct asked *new_asked(struct judge *j)
 	return &j->asked[j->count++];
 }
 
+/* Index of a selected context; the number of them: it is none. */
+static unsigned context_with(const struct judge *j, uint32_t id)
+{
+	unsigned i;
+
+	for (i = 0; i < j->context_count; i++)
+		if (j->contexts[i].id == id)
+			break;
+	return i;
+}
+
 /* A payload that says what a BLOCK_STATUS is about; false: it says nothing sensible. */
 static bool narrow(const struct judge *j, struct asked *a, const unsigned char *payload,
 		   uint64_t len)
@@ -451,15 +477,11 @@ static bool narrow(const struct judge *j, struct asked *a, const unsigned char *
 
 	if (len < 12 || len % 4)
 		return false;
-	for (i = 8; i < len; i += 4) {
-		for (k = 0; k < j->context_count; k++)
-			if (load_be32(payload + i) == j->contexts[k].id)
-				break;
-		if (k == j->context_count)
+	for (a->wanted = 0, i = 8; i < len; i += 4) {
+		k = context_with(j, load_be32(payload + i));
+		if (k == j->context_count || a->wanted & 1U << k)
 			return false;
-		for (k = 8; k < i; k += 4)
-			if (!memcmp(payload + i, payload + k, 4))
-				return false;
+		a->wanted |= 1U << k;
 	}
 	a->len = load_be64(payload);
 	return true;
@@ -504,6 +526,7 @@ static bool request(struct judge *j)
 	payload = take(&j->said, len);
 	a->unfinished = !payload;
 	a->outcome = MUST_FAIL;
+	a->wanted = (1U << j->context_count) - 1;
 	if (!j->extended || a->type != NBD_CMD_BLOCK_STATUS || !len ||
 	    (payload && narrow(j, a, payload, len)))
 		a->outcome = request_outcome(j, a);
@@ -621,32 +644,31 @@ static bool simple(struct judge *j)
 }
 
 /* Of an extent list, whatever its shape: one more. */
-static void check_extent(const struct asked *a, bool allocation, uint64_t *off, uint64_t run,
-			 uint64_t flags)
+static void check_extent(const struct judge *j, const struct asked *a, unsigned context,
+			 uint64_t *off, uint64_t run, uint64_t flags)
 {
-	uint64_t end = *off + run;
+	uint64_t block = j->contexts[context].block, end = *off + run;
 
 	KIT_CHECK(run && range_inside(*off - a->off, run, a->len));
-	for (; allocation && *off < end; *off = align_down(*off, RIG_BLOCK) + RIG_BLOCK)
-		KIT_CHECK(flags == (*off / RIG_BLOCK % 2 ? 3 : 0));
+	for (; *off < end; *off = (*off / block + 1) * block)
+		KIT_CHECK(flags == (*off / block % 2 ? j->contexts[context].flags : 0));
 	*off = end;
 }
 
-static void check_status(const struct judge *j, const struct asked *a, const unsigned char *p,
+static void check_status(const struct judge *j, struct asked *a, const unsigned char *p,
 			 uint64_t len)
 {
 	unsigned head = j->extended ? 8 : 4, each = j->extended ? 16 : 8, k;
 	uint64_t off = a->off, n = len > head ? (len - head) / each : 0, i;
 
 	KIT_CHECK(a->type == NBD_CMD_BLOCK_STATUS && n && len == head + n * each);
-	for (k = 0; k < j->context_count && j->contexts[k].id != load_be32(p); k++)
-		;
-	KIT_CHECK(k < j->context_count);
+	k = context_with(j, load_be32(p));
+	KIT_CHECK(k < j->context_count && !(a->told & 1U << k));
+	a->told |= 1U << k;
 	KIT_CHECK(!j->extended || load_be32(p + 4) == n);
 	KIT_CHECK(!(a->flags & NBD_CMD_FLAG_REQ_ONE) || n == 1);
 	for (i = 0, p += head; i < n; i++, p += each)
-		check_extent(a, j->contexts[k].allocation, &off,
-			     j->extended ? load_be64(p) : load_be32(p),
+		check_extent(j, a, k, &off, j->extended ? load_be64(p) : load_be32(p),
 			     j->extended ? load_be64(p + 8) : load_be32(p + 4));
 }
 
@@ -679,7 +701,6 @@ static void chunk_payload(struct judge *j, struct asked *a, uint16_t type, const
 	} else if (type == NBD_REPLY_TYPE_BLOCK_STATUS || type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT) {
 		KIT_CHECK(j->extended == (type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT));
 		check_status(j, a, p, len);
-		a->got = a->len;
 	} else {
 		KIT_CHECK(type == NBD_REPLY_TYPE_ERROR || type == CHUNK_ERROR_OFFSET);
 		check_chunk_error(p, len);
@@ -715,7 +736,7 @@ static bool chunk(struct judge *j)
 	if (!(flags & NBD_REPLY_FLAG_DONE))
 		return true;
 	KIT_CHECK(a->failed || a->type != NBD_CMD_READ || a->got == a->len);
-	KIT_CHECK(a->failed || a->type != NBD_CMD_BLOCK_STATUS || a->got);
+	KIT_CHECK(a->failed || a->type != NBD_CMD_BLOCK_STATUS || a->told == a->wanted);
 	answered(a, !a->failed);
 	return true;
 }

@@ -148,19 +148,31 @@ static void disk_flush(void *target, struct nbd_io *io)
 	op_finish(target, io, 0);
 }
 
-static void disk_extents(void *target, struct nbd_io *io)
+/* Runs of @block bytes that say 0 and @flags in turn. */
+static void disk_runs(void *target, struct nbd_io *io, uint64_t block, uint32_t flags)
 {
 	uint64_t off = io->off, end = io->off + io->len;
 
 	KIT_CHECK(io->len && io->extent_max && range_inside(io->off, io->len, RIG_SIZE));
 	for (io->extent_count = 0; off < end && io->extent_count < io->extent_max;) {
-		uint64_t next = MIN(align_down(off, RIG_BLOCK) + RIG_BLOCK, end);
+		uint64_t next = MIN((off / block + 1) * block, end);
 
 		io->extents[io->extent_count++] = (struct nbd_extent){
-			.len = next - off, .flags = off / RIG_BLOCK % 2 ? 3 : 0};
+			.len = next - off, .flags = off / block % 2 ? flags : 0};
 		off = next;
 	}
 	op_finish(target, io, 0);
+}
+
+static void disk_extents(void *target, struct nbd_io *io)
+{
+	disk_runs(target, io, RIG_BLOCK, 3);
+}
+
+static void disk_received(void *target, struct nbd_io *io)
+{
+	KIT_CHECK(!((struct rig_disk *)target)->read_only);
+	disk_runs(target, io, RIG_RECEIVED, 1);
 }
 
 static const struct nbd_export_ops disk_ops = {
@@ -172,6 +184,7 @@ static const struct nbd_export_ops disk_ops = {
 	.zero = disk_zero,
 	.flush = disk_flush,
 	.extents = disk_extents,
+	.received = disk_received,
 };
 
 static void disk_init(struct rig_disk *disk)

@@ -16,6 +16,7 @@
 
 #define RIG_SIZE      ((1U << 20) + 513) /* bytes of each disk: several read buffers, and odd */
 #define RIG_BLOCK     4096U		 /* base:allocation: every other block is a hole */
+#define RIG_RECEIVED  10000U		 /* sendense:received: every other so many bytes are */
 #define RIG_BAD	      (600U << 10)	 /* here begin ... */
 #define RIG_BAD_LEN   4096U		 /* ... bytes that are errors, when manners say so */
 #define RIG_REPLY_MAX (8U << 20)

@@ -280,6 +280,8 @@ static void raw_command(struct kit_input *in)
 
 static void begin_transmission(unsigned begin, const char *name)
 {
+	static const char *const contexts[] = {"base:allocation", "sendense:received"};
+	unsigned i;
 	size_t from;
 
 	say_number(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES, 4);
@@ -296,9 +298,11 @@ static void begin_transmission(unsigned begin, const char *name)
 		from = said_len;
 		say_number(strlen(name), 4);
 		say(name, strlen(name));
-		say_number(1, 4);
-		say_number(strlen("base:allocation"), 4);
-		say("base:allocation", strlen("base:allocation"));
+		say_number(ARRAY_SIZE(contexts), 4);
+		for (i = 0; i < ARRAY_SIZE(contexts); i++) {
+			say_number(strlen(contexts[i]), 4);
+			say(contexts[i], strlen(contexts[i]));
+		}
 		end_option(from);
 	}
 	say_option(NBD_OPT_GO, 0);
