@@ -280,6 +280,30 @@ static void the_message_after_an_unknown_one_is_understood(void **state)
 	spec_can_go(fd);
 }
 
+/* On a server of its own, which stops. */
+static void options_are_refused_when_the_server_stops(void **state)
+{
+	static const uint32_t codes[] = {NBD_OPT_LIST, NBD_OPT_STRUCTURED_REPLY,
+					 NBD_OPT_EXTENDED_HEADERS, 99};
+	struct rig *rig = rig_start((struct nbd_server_config){.workers = 2, .batch_count = 2});
+	struct spec_reps reps;
+	int fd = peer_connect(rig->address);
+	unsigned i;
+
+	(void)state;
+	peer_greet(fd, SPEC_FLAGS);
+	nbd_server_shutdown(rig->server);
+	for (i = 0; i < ARRAY_SIZE(codes); i++)
+		peer_option_expect(fd, codes[i], NULL, 0, NBD_REP_ERR_SHUTDOWN);
+	assert_int_equal(spec_info(fd, NBD_OPT_INFO, RIG_NAME, NULL, 0, &reps),
+			 NBD_REP_ERR_SHUTDOWN);
+	assert_int_equal(spec_info(fd, NBD_OPT_GO, RIG_NAME, NULL, 0, &reps), NBD_REP_ERR_SHUTDOWN);
+	peer_option_expect(fd, NBD_OPT_ABORT, NULL, 0, NBD_REP_ACK);
+	assert_true(peer_at_end(fd));
+	peer_close(fd);
+	rig_stop(rig);
+}
+
 /* --- transmission flags ----------------------------------------------------------------------- */
 
 /* The flags of @name in the answers to INFO, GO and EXPORT_NAME, which must be the same. */
@@ -456,6 +480,10 @@ int main(void)
 		RULE("Termination of the session during option haggling",
 		     "it MUST simply error inbound options until the client gets the hint",
 		     options_are_refused_for_as_long_as_they_come),
+		RULE("Termination of the session during option haggling",
+		     "[being shut down] it SHOULD error further options (other than an "
+		     "NBD_OPT_ABORT) with NBD_REP_ERR_SHUTDOWN",
+		     options_are_refused_when_the_server_stops),
 		RULE("Handshake flags", "NBD_FLAG_FIXED_NEWSTYLE MUST be set",
 		     fixed_newstyle_is_set),
 		RULE("Handshake flags",
