@@ -13,7 +13,7 @@ static const struct {
 	{0, 200},	    {HUB_E_INVALID, 400},  {HUB_E_NOT_FOUND, 404},
 	{HUB_E_BUSY, 409},  {HUB_E_EXISTS, 409},   {HUB_E_STATE, 409},
 	{HUB_E_AGENT, 502}, {HUB_E_STOPPING, 503}, {-EBUSY, 503},
-	{-ENOSPC, 507},	    {-EDQUOT, 507},
+	{-ENOTCONN, 503},   {-ENOSPC, 507},	   {-EDQUOT, 507},
 };
 
 int api_status_of(int rc)

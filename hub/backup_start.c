@@ -286,10 +286,12 @@ static int start_job(struct hub *hub, struct hub_job *job, const struct hub_star
 {
 	int rc = start_prepare(hub, job, req, repository, vm_disks, n, out->backup_id, err);
 
-	if (rc) {
+	if (rc == -ECONNABORTED) /* its rows may be there: it ends when the catalog can be told */
+		hub_job_fail_with(hub, job, err);
+	else if (rc)
 		hub_job_end(hub, job);
+	if (rc)
 		return rc;
-	}
 	strcpy(out->backup_id, job->row.id);
 	rc = start_run(hub, job, out, err);
 	if (rc) {

@@ -476,7 +476,7 @@ static void a_commit_that_never_arrived_is_run_again(void **state)
 	struct lossy l = lossy_open(fx, 10000);
 	int runs = 0;
 
-	dbproxy_cut_at(l.proxy, "COMMIT", DBPROXY_BEFORE, false);
+	dbproxy_cut_at(l.proxy, "COMMIT", 1, DBPROXY_BEFORE, false);
 	OK(catalog_tx(l.cat, count_runs, &runs, &err));
 	assert_true(dbproxy_has_cut(l.proxy));
 	assert_int_equal(runs, 2);
@@ -490,7 +490,7 @@ static void a_commit_whose_answer_is_lost_is_found_done(void **state)
 	struct lossy l = lossy_open(fx, 10000);
 	int runs = 0;
 
-	dbproxy_cut_at(l.proxy, "COMMIT", DBPROXY_AFTER, false);
+	dbproxy_cut_at(l.proxy, "COMMIT", 1, DBPROXY_AFTER, false);
 	OK(catalog_tx(l.cat, count_runs, &runs, &err));
 	assert_true(dbproxy_has_cut(l.proxy));
 	assert_int_equal(runs, 1);
@@ -504,12 +504,12 @@ static void a_commit_that_cannot_be_asked_about_is_called_unknown(void **state)
 	struct fx *fx = *state;
 	struct lossy l = lossy_open(fx, 300);
 
-	dbproxy_cut_at(l.proxy, "COMMIT", DBPROXY_AFTER, true);
+	dbproxy_cut_at(l.proxy, "COMMIT", 1, DBPROXY_AFTER, true);
 	EXPECT_TEXT(-ECONNABORTED, "not known", create(l.cat, "one", &err));
 	assert_int_equal(count_named(fx, "one"), 1);
 	dbproxy_refuse(l.proxy, false);
 	EXPECT(CATALOG_E_EXISTS, create(l.cat, "one", &err));
-	dbproxy_cut_at(l.proxy, "COMMIT", DBPROXY_BEFORE, true);
+	dbproxy_cut_at(l.proxy, "COMMIT", 1, DBPROXY_BEFORE, true);
 	EXPECT_TEXT(-ECONNABORTED, "not known", create(l.cat, "two", &err));
 	assert_int_equal(count_named(fx, "two"), 0);
 	dbproxy_refuse(l.proxy, false);
@@ -547,7 +547,7 @@ static int write_while_others_do(struct fx *fx, struct lossy *l, const char *nam
 	pthread_t thread;
 	int r;
 
-	dbproxy_cut_at(l->proxy, "COMMIT", when, true);
+	dbproxy_cut_at(l->proxy, "COMMIT", 1, when, true);
 	pthread_create(&thread, NULL, others_write, &o);
 	r = create(l->cat, name, NULL);
 	pthread_join(thread, NULL);

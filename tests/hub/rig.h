@@ -1,6 +1,7 @@
 /*
- * A hub of a test's own: real catalog, real NBD server, real repository folder, scripted agent; and
- * VMs whose disks are buffers in memory, streamed to the hub as an agent would.
+ * A hub of a test's own: real catalog (on the database of the present run), real NBD server, real
+ * repository folder, scripted agent; and VMs whose disks are buffers in memory, streamed to the hub
+ * as an agent would.
  */
 #ifndef TESTS_HUB_RIG_H
 #define TESTS_HUB_RIG_H
@@ -20,10 +21,12 @@
 #include "tests/support/agentpeer.h"
 #include "tests/support/nbdsend.h"
 #include "tests/support/scratch.h"
+#include "tests/support/tmpdb.h"
 
 struct hubrig {
 	char dir[256]; /* data, repo, and whatever the test makes */
 	struct agentpeer *peer;
+	struct tmpdb db;
 	struct hub *hub; /* NULL while stopped */
 	struct hub_config config;
 	char repository[CATALOG_ID_SIZE];
@@ -63,7 +66,9 @@ static inline void hubrig_init(struct hubrig *rig)
 	if (!mkdtemp(rig->dir))
 		abort();
 	rig->peer = agentpeer_start();
+	tmpdb_init(&rig->db);
 	rig->config = HUB_CONFIG_INIT;
+	rig->config.db_url = rig->db.url;
 	rig->config.tick_ms = 20;
 	rig->config.progress_poll_ms = 50;
 	rig->config.nbd.workers = 1;
@@ -95,6 +100,7 @@ static inline void hubrig_deinit(struct hubrig *rig)
 {
 	hubrig_stop(rig);
 	agentpeer_stop(rig->peer);
+	tmpdb_deinit(&rig->db);
 	scratch_run("rm -rf '%s'", rig->dir);
 }
 

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <regex.h>
 #include <setjmp.h>
-#include <sqlite3.h>
 #include <stdarg.h>
 #include <stddef.h>
 
@@ -601,22 +600,13 @@ static void complete_is_valid_two_days_later(void **state)
 	struct rig_vm vm = two_disks("pgtest1");
 	struct hub_backup_view view;
 	struct err err = ERR_INIT;
-	char path[300];
-	sqlite3 *db;
 
 	(void)state;
 	hubrig_add_vm(&rig, &vm);
 	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &view, &err), 0);
 	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
-	snprintf(path, sizeof(path), "%s/data/catalog.db", rig.dir);
-	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	sqlite3_busy_timeout(db, 5000);
-	assert_int_equal(sqlite3_exec(db,
-				      "UPDATE backup_jobs SET created_at = created_at - "
-				      "172800000000, started_at = started_at - 172800000000",
-				      NULL, NULL, NULL),
-			 SQLITE_OK);
-	sqlite3_close(db);
+	tmpdb_sql(&rig.db, "UPDATE backup_jobs SET created_at = created_at - 172800000000,"
+			   " started_at = started_at - 172800000000");
 	assert_int_equal(complete(view.job.id, 0, "a/1", &err), 0);
 	assert_int_equal(complete(view.job.id, 1, "b/1", &err), 0);
 	assert_true(rig_await(&rig, view.job.id, CATALOG_JOB_COMPLETED, NULL));
@@ -783,5 +773,5 @@ int main(void)
 		T(progress_is_live_and_telemetry_decides_nothing),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return tmpdb_run_tests("hub/backup", tests, NULL, NULL);
 }

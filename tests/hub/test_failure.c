@@ -2,7 +2,6 @@
  * quarantine, the reason on the job, the VM free. */
 #include <setjmp.h>
 #include <signal.h>
-#include <sqlite3.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/resource.h>
@@ -12,6 +11,7 @@
 #include <cmocka.h>
 
 #include "tests/hub/rig.h"
+#include "tests/support/dbproxy.h"
 
 #define MI (1U << 20)
 
@@ -303,19 +303,6 @@ static void a_failed_backup_keeps_its_committed_disk_but_offers_nothing(void **s
 
 /* --- the catalog ---------------------------------------------------------------------------- */
 
-static void sql(const char *text)
-{
-	char path[300], *why = NULL;
-	sqlite3 *db;
-
-	snprintf(path, sizeof(path), "%s/data/catalog.db", rig.dir);
-	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	sqlite3_busy_timeout(db, 5000);
-	if (sqlite3_exec(db, text, NULL, NULL, &why) != SQLITE_OK)
-		fail_msg("%s", why);
-	sqlite3_close(db);
-}
-
 /* The commit transaction fails, and so does the one that would record the failure, for a while. */
 static void a_catalog_that_refuses_a_commit_is_told_of_the_failure_later(void **state)
 {
@@ -330,18 +317,108 @@ static void a_catalog_that_refuses_a_commit_is_told_of_the_failure_later(void **
 	rig_full(&rig, &vm, 1, id);
 	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
 	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
-	sql("CREATE TRIGGER refuse BEFORE UPDATE ON backup_disks "
-	    "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END");
+	tmpdb_sql(&rig.db, "CREATE TRIGGER refuse BEFORE UPDATE ON backup_disks %s",
+		  tmpdb_either("BEGIN SELECT RAISE(ABORT, 'refused by the test'); END",
+			       "FOR EACH ROW SIGNAL SQLSTATE '45000'"));
 	assert_int_not_equal(
 		hub_backup_complete(rig.hub, view.job.id, 0, "disk-2000/2", &done, &err), 0);
 	assert_int_equal(catalog_backup_get(hub_catalog(rig.hub), view.job.id, &row, &err), 0);
 	assert_int_equal(row.status, CATALOG_JOB_RUNNING);
 	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &second, &err),
 			 HUB_E_BUSY);
-	sql("DROP TRIGGER refuse");
+	tmpdb_sql(&rig.db, "DROP TRIGGER refuse");
 	expect_failed(&view, "", 2);
 	hub_backup_view_deinit(&view);
 	expect_next_works(id);
+}
+
+/* A hub whose way to its database goes through a proxy. */
+static struct dbproxy *start_hub_behind_proxy(void)
+{
+	struct dbproxy *proxy;
+	char sock[300];
+
+	snprintf(sock, sizeof(sock), "%s/proxy", rig.db.dir);
+	proxy = dbproxy_start(sock, tmpdb_server()->sock);
+	snprintf(rig.db.url, sizeof(rig.db.url), "mariadb://root@localhost/%s?socket=%s",
+		 rig.db.name, sock);
+	start_hub();
+	return proxy;
+}
+
+/* The rows of the job may be there or not, and the database is silent for long. */
+static void a_start_whose_outcome_is_unknown_takes_the_vm_until_it_is_known(void **state)
+{
+	struct dbproxy *proxy = start_hub_behind_proxy();
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+
+	(void)state;
+	rig_full(&rig, &vm, 1, id);
+	/* The first commit makes the context, the second the job. */
+	dbproxy_cut_at(proxy, "COMMIT", 2, DBPROXY_AFTER, true);
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_INCREMENTAL, &view, &err),
+			 -ECONNABORTED);
+	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM backup_jobs"), 2);
+	dbproxy_refuse(proxy, false);
+	for (int i = 0; i < 2000; i++) {
+		if (!tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM backup_jobs WHERE status NOT IN"
+					" ('completed', 'failed')"))
+			break;
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	}
+	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM backup_jobs WHERE status ="
+					    " 'failed'"),
+			 1);
+	expect_next_works(id);
+	hubrig_stop(&rig);
+	dbproxy_stop(proxy);
+}
+
+/* The disk's image is final under its name when the answer to the commit is lost. */
+static void a_commit_whose_answer_is_lost_is_a_point_all_the_same(void **state)
+{
+	struct dbproxy *proxy = start_hub_behind_proxy();
+	struct catalog_completed done;
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(rig_send(&rig, &vm, &view.disks[i], 0, vm.size[i]), 0);
+		dbproxy_cut_at(proxy, "COMMIT", 1, i ? DBPROXY_AFTER : DBPROXY_BEFORE, false);
+		assert_int_equal(hub_backup_complete(rig.hub, view.job.id, i, "x/1", &done, &err),
+				 0);
+		assert_true(dbproxy_has_cut(proxy));
+	}
+	assert_int_equal(done.job_status, CATALOG_JOB_COMPLETED);
+	assert_true(rig_point_equals(&rig, view.disks[1].row.qcow2_path, &vm, 1));
+	hub_backup_view_deinit(&view);
+	hubrig_stop(&rig);
+	dbproxy_stop(proxy);
+}
+
+static void a_database_killed_in_mid_backup_and_started_again_costs_nothing(void **state)
+{
+	struct catalog_completed done;
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
+	mariadbd_kill(tmpdb_server());
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[1], 0, vm.size[1]), 0);
+	mariadbd_start(tmpdb_server());
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(hub_backup_complete(rig.hub, view.job.id, i, "x/1", &done, &err),
+				 0);
+	assert_int_equal(done.job_status, CATALOG_JOB_COMPLETED);
+	assert_true(rig_point_equals(&rig, view.disks[0].row.qcow2_path, &vm, 0));
+	hub_backup_view_deinit(&view);
 }
 
 /* --- the hub's own end ---------------------------------------------------------------------- */
@@ -506,5 +583,12 @@ int main(void)
 		T(a_second_hub_on_the_same_data_is_refused),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	const struct CMUnitTest server_tests[] = {
+		T(a_start_whose_outcome_is_unknown_takes_the_vm_until_it_is_known),
+		T(a_commit_whose_answer_is_lost_is_a_point_all_the_same),
+		T(a_database_killed_in_mid_backup_and_started_again_costs_nothing),
+	};
+
+	return tmpdb_run_tests("hub/failure", tests, NULL, NULL) +
+	       tmpdb_run_tests_on("mariadb", "hub/failure of the server", server_tests, NULL, NULL);
 }

@@ -21,6 +21,7 @@ struct dbproxy {
 	pthread_cond_t idle;
 	unsigned int open; /* connections */
 	const char *query; /* to cut at; NULL: none */
+	int nth;	   /* of them */
 	enum dbproxy_cut when;
 	bool then_refuse, refuse, has_cut;
 };
@@ -44,6 +45,7 @@ static bool is_the_one(struct dbproxy *p, const char *buf, size_t n, enum dbprox
 	pthread_mutex_lock(&p->lock);
 	yes = p->query && n == HEADER + 1 + strlen(p->query) && buf[HEADER] == COM_QUERY &&
 	      !memcmp(buf + HEADER + 1, p->query, strlen(p->query));
+	yes = yes && --p->nth == 0;
 	*when = p->when;
 	if (yes) {
 		p->query = NULL;
@@ -173,10 +175,12 @@ void dbproxy_stop(struct dbproxy *p)
 	free(p);
 }
 
-void dbproxy_cut_at(struct dbproxy *p, const char *query, enum dbproxy_cut when, bool then_refuse)
+void dbproxy_cut_at(struct dbproxy *p, const char *query, int nth, enum dbproxy_cut when,
+		    bool then_refuse)
 {
 	pthread_mutex_lock(&p->lock);
 	p->query = query;
+	p->nth = nth;
 	p->when = when;
 	p->then_refuse = then_refuse;
 	p->has_cut = false;

@@ -19,9 +19,10 @@ struct dbproxy *dbproxy_start(const char *sock, const char *server_sock);
 /* When no connection is open any more. */
 void dbproxy_stop(struct dbproxy *p);
 
-/* Cuts the connection on which a query of just this text comes next, once. With @then_refuse new
- * connections are cut at once from then on. */
-void dbproxy_cut_at(struct dbproxy *p, const char *query, enum dbproxy_cut when, bool then_refuse);
+/* Cuts the connection on which the @nth query from now (1: the next) of just this text comes, once.
+ * With @then_refuse new connections are cut at once from then on. */
+void dbproxy_cut_at(struct dbproxy *p, const char *query, int nth, enum dbproxy_cut when,
+		    bool then_refuse);
 void dbproxy_refuse(struct dbproxy *p, bool refuse);
 /* Whether it has cut since dbproxy_cut_at(). */
 bool dbproxy_has_cut(struct dbproxy *p);
