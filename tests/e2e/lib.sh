@@ -168,9 +168,39 @@ hub_config() {
 		--args "$@" >"$T/hub.conf"
 }
 
-# The hub on ports of its own choice, or the one it had before. HUB_PID, HUB_URL, HUB_NBD.
+mariadb_answers() {
+	mariadb --no-defaults -S "$T/db/sock" -u root -e "SELECT 1"
+}
+
+# A MariaDB server, or the one there was before. DB_PID.
+run_mariadb() {
+	mkdir -p "$T/db"
+	MARIADB_TEMPLATE=$BUILD/tests/mariadb-data spawn mariadb "$PWD/tools/private-mariadb.sh" "$T/db" \
+		--innodb-flush-method=nosync --debug-no-sync
+	DB_PID=$SPAWNED
+	wait_until 60 "MariaDB answers" mariadb_answers
+}
+
+# A database on it, and a user whose password is in a file. DB_URL.
+make_database() {
+	echo "open sesame $RANDOM" >"$T/db-password"
+	chmod 600 "$T/db-password"
+	mariadb --no-defaults -S "$T/db/sock" -u root <<-SQL
+		CREATE DATABASE hub;
+		CREATE USER hub@localhost IDENTIFIED BY '$(cat "$T/db-password")';
+		GRANT ALL ON hub.* TO hub@localhost;
+	SQL
+	DB_URL="mariadb://hub@localhost/hub?socket=$T/db/sock&password-file=$T/db-password"
+}
+
+# The hub on ports of its own choice, or the one it had before. HUB_PID, HUB_URL, HUB_NBD. Its catalog
+# is SQLite's default one, or with E2E_DB=mariadb in a server of this test's own.
 start_hub() { # further options...
-	spawn hub "$BIN/sendense-hub" --data-dir "$T/hub" --config "$T/hub.conf" \
+	if [ "${E2E_DB:-}" = mariadb ] && [ -z "${DB_URL:-}" ]; then
+		run_mariadb
+		make_database
+	fi
+	spawn hub "$BIN/sendense-hub" --data-dir "$T/hub" --config "$T/hub.conf" ${DB_URL:+--db "$DB_URL"} \
 		--http "${HUB_HTTP:-127.0.0.1:0}" --nbd "${HUB_NBD:-127.0.0.1:0}" \
 		--nbd "unix:$T/hub.sock" --agent-url "http://127.0.0.1:$AGENT_PORT" "$@"
 	HUB_PID=$SPAWNED
