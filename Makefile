@@ -1,7 +1,7 @@
 # Sendense: one non-recursive Makefile.
 #
 #   make            build everything into build/
-#   make demo       run the product's main job on this machine and prove it with qemu-img
+#   make demo       run the product's main job on this machine and prove it with qemu-img; DB=mariadb
 #   make test       unit, property and end-to-end tests
 #   make bench      quick benchmark against the peers        make bench-full   the long one
 #   make soak       good and bad clients on a server for MINUTES (default 2)
@@ -129,7 +129,7 @@ setup:
 	$(Q)./packaging/setup.sh
 
 demo: programs
-	$(Q)BIN=$(abspath $(O)/bin) ./tools/demo.sh $(DEMO_ARGS)
+	$(Q)DB=$(DB) BIN=$(abspath $(O)/bin) ./tools/demo.sh $(DEMO_ARGS)
 
 # Each test program and each tests/e2e/*.sh is one entry; they run in parallel and clean up.
 ONLY  ?=

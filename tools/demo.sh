@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The product's main job on this machine, told step by step and proven with QEMU's own tools.
 #
-#   make demo            or            BIN=build/bin tools/demo.sh [--keep]
+#   make demo [DB=mariadb]        or        [DB=mariadb] BIN=build/bin tools/demo.sh [--keep]
 #
 # Makes a VM with two disks (a GPT-partitioned one with an ext4 of more than 1 GiB, filled from this
 # machine's own files, and one of odd size), starts a hub and a capture agent, makes a full backup,
 # changes about 3 % inside the file system, makes an incremental, and compares both points with the
-# disks as they were. Everything is in one temporary folder, removed at the end (--keep: left, and
+# disks as they were. With DB=mariadb the catalog is in a MariaDB server of the demo's own instead of
+# a SQLite file. Everything is in one temporary folder, removed at the end (--keep: left, and
 # the hub and the agent keep running). Needs no root, 8 GiB of space and about a minute.
 set -euo pipefail
 : "${BIN:?set BIN to the folder of the programs, or run: make demo}"
@@ -226,6 +227,27 @@ free_port() {
 	done
 }
 
+mariadb_sql() {
+	mariadb --no-defaults -S "$WORK/db/sock" -u root -e "$1" >/dev/null 2>&1
+}
+
+# A MariaDB server with an empty database; HUB_DB is the hub's option.
+launch_mariadb() {
+	local deadline=$((SECONDS + 60))
+
+	mkdir "$WORK/db"
+	"$(dirname "$0")/private-mariadb.sh" "$WORK/db" >"$WORK/mariadb.log" 2>&1 </dev/null &
+	PIDS+=($!)
+	until mariadb_sql "SELECT 1"; do
+		kill -0 $! 2>/dev/null || die "MariaDB did not start"
+		[ "$SECONDS" -lt "$deadline" ] || die "MariaDB is not ready after 60 s"
+		sleep 0.05
+	done
+	mariadb_sql "CREATE DATABASE sendense"
+	HUB_DB=(--db "mariadb://root@localhost/sendense?socket=$WORK/db/sock")
+	say "$(mariadbd --no-defaults --version), for the catalog"
+}
+
 write_inventory() {
 	cat >"$WORK/inventory.json" <<-JSON
 		{"vms": [{
@@ -308,8 +330,14 @@ cp --reflink=auto --sparse=always "$DATA" "$WORK/data.at-full"
 step "A hub and a capture agent"
 free_port
 write_inventory
+HUB_DB=()
+case ${DB:-sqlite} in
+sqlite) ;;
+mariadb) launch_mariadb ;;
+*) die "DB is sqlite or mariadb, not $DB" ;;
+esac
 launch sendense-hub "$BIN/sendense-hub" --data-dir "$WORK/hub" --http 127.0.0.1:0 --nbd 127.0.0.1:0 \
-	--agent-url "http://127.0.0.1:$PORT"
+	--agent-url "http://127.0.0.1:$PORT" "${HUB_DB[@]}"
 HUB_URL=http://$(word_of http "$READY")
 launch sendense-agent "$BIN/sendense-agent" --listen "127.0.0.1:$PORT" --hub-url "$HUB_URL" \
 	--inventory "$WORK/inventory.json" --state-dir "$WORK/agent"
