@@ -248,6 +248,7 @@ void qcow2_close(struct qcow2_image *img)
 	qcow2_refs_deinit(&img->alloc.refs);
 	free(img->alloc.freed);
 	free(img->received.bit);
+	free(img->received.half);
 	free(img->repository);
 	free(img->path);
 	free(img);

@@ -237,6 +237,10 @@ struct qcow2_writer {
 int qcow2_writer_attach(struct qcow2_image *img, struct err *err);
 void qcow2_writer_detach(struct qcow2_image *img);
 
+/* Adds [from, to) to at most QCOW2_SLOT_RANGES ranges, ascending and apart, joining what touches.
+ * False: one too many. */
+bool qcow2_ranges_add(struct qcow2_range *range, uint32_t *ranges, uint32_t from, uint32_t to);
+
 struct qcow2_slot *qcow2_slot_find(struct qcow2_image *img, uint64_t cluster);
 /* How many of @max bytes from @off on lie before the first cluster that has a slot. */
 uint64_t qcow2_slots_clear(struct qcow2_image *img, uint64_t off, uint64_t max);
@@ -319,10 +323,20 @@ void qcow2_flush_step(struct qcow2_image *img);
 
 /* --- received.c: which clusters arrived whole ------------------------------------------------ */
 
+/* A cluster of which a part was stored: which bytes of it have arrived. */
+struct qcow2_half {
+	uint64_t cluster;
+	uint32_t ranges; /* 0: no entry */
+	struct qcow2_range range[QCOW2_SLOT_RANGES];
+};
+
+#define QCOW2_HALVES 1024U /* remembered; one takes the place of another now and then */
+
 struct qcow2_received {
-	uint64_t *bit; /* a bit per guest cluster; NULL: not writable */
-	bool marked;   /* entries without COPIED tell of clusters that did not */
-	bool halves;   /* there are such entries, or may be */
+	uint64_t *bit;		 /* a bit per guest cluster; NULL: not writable */
+	struct qcow2_half *half; /* QCOW2_HALVES */
+	bool marked;		 /* entries without COPIED tell of clusters that did not */
+	bool halves;		 /* there are such entries, or may be */
 };
 
 int qcow2_received_init(struct qcow2_image *img, struct err *err);
@@ -331,12 +345,28 @@ void qcow2_received_found(struct qcow2_received *received, const struct qcow2_ge
 			  uint64_t cluster, enum qcow2_kind kind, bool copied);
 /* What was there says nothing after all. */
 void qcow2_received_forget(struct qcow2_image *img);
+/* @slot is stored before all of it has arrived; the rest may follow, or have come, in others. */
+void qcow2_received_part(const struct qcow2_slot *slot);
 /* All of the clusters that lie in [off, off + len). */
 void qcow2_received_range(struct qcow2_image *img, uint64_t off, uint64_t len);
 
 static inline bool qcow2_received_get(const struct qcow2_received *received, uint64_t cluster)
 {
 	return received->bit[cluster / 64] >> cluster % 64 & 1;
+}
+
+/* Where the half of @cluster is remembered if it is: it may be another's. */
+static inline struct qcow2_half *qcow2_received_half(const struct qcow2_received *received,
+						     uint64_t cluster)
+{
+	return &received->half[cluster % QCOW2_HALVES];
+}
+
+static inline bool qcow2_received_has_half(const struct qcow2_received *received, uint64_t cluster)
+{
+	const struct qcow2_half *h = qcow2_received_half(received, cluster);
+
+	return h->ranges && h->cluster == cluster;
 }
 
 static inline void qcow2_received_set(struct qcow2_received *received, uint64_t cluster)

@@ -3,7 +3,10 @@
  *
  * In memory it is a bit a cluster, set when the last byte of the cluster was taken, whatever
  * becomes of it then: data, a zero entry, or nothing, where it equals the parent or reads as zeroes
- * anyway. So what a bit stands for is durable after the next flush.
+ * anyway. So what a bit stands for is durable after the next flush. A cluster may be stored
+ * before all of it has arrived, by a flush in the middle of a WRITE or for want of buffers: which
+ * bytes it had is remembered for the last thousand such clusters, and the bit set when the others
+ * come.
  *
  * On disk an entry cannot tell a cluster that arrived whole from one that was completed by
  * copy-on-write. While an image is being written its COPIED flags can: they mean nothing as long as
@@ -22,10 +25,32 @@
 
 int qcow2_received_init(struct qcow2_image *img, struct err *err)
 {
-	img->received.bit = calloc(div_up(img->geom.clusters, WORD_BITS), sizeof(uint64_t));
-	return img->received.bit
-		       ? 0
-		       : err_set(err, -ENOMEM, "no memory for the map of '%s'", img->path);
+	struct qcow2_received *received = &img->received;
+
+	received->bit = calloc(div_up(img->geom.clusters, WORD_BITS), sizeof(*received->bit));
+	received->half = calloc(QCOW2_HALVES, sizeof(*received->half));
+	if (!received->bit || !received->half)
+		return err_set(err, -ENOMEM, "no memory for the map of '%s'", img->path);
+	return 0;
+}
+
+void qcow2_received_part(const struct qcow2_slot *s)
+{
+	struct qcow2_image *img = s->batch->img;
+	struct qcow2_half *h = qcow2_received_half(&img->received, s->cluster);
+	unsigned i;
+
+	if (qcow2_received_get(&img->received, s->cluster))
+		return;
+	if (h->cluster != s->cluster)
+		*h = (struct qcow2_half){.cluster = s->cluster};
+	/* A range too many is forgotten: too little is known then, never too much. */
+	for (i = 0; i < s->ranges; i++)
+		qcow2_ranges_add(h->range, &h->ranges, s->range[i].from, s->range[i].to);
+	if (h->ranges == 1 && h->range[0].from == 0 && h->range[0].to == img->geom.cluster_size) {
+		qcow2_received_set(&img->received, s->cluster);
+		h->ranges = 0;
+	}
 }
 
 void qcow2_received_found(struct qcow2_received *received, const struct qcow2_geom *g,

@@ -73,29 +73,32 @@ static bool slot_whole(const struct qcow2_slot *s)
 	       s->range[0].to == s->batch->img->geom.cluster_size;
 }
 
-/* Adds [from, to) to the valid ranges, joining what touches. False: one range too many. */
-static bool slot_add_range(struct qcow2_slot *s, uint32_t from, uint32_t to)
+bool qcow2_ranges_add(struct qcow2_range *range, uint32_t *ranges, uint32_t from, uint32_t to)
 {
-	unsigned first = 0, last;
+	unsigned n = *ranges, first = 0, last;
 
-	while (first < s->ranges && s->range[first].to < from)
+	while (first < n && range[first].to < from)
 		first++;
-	for (last = first; last < s->ranges && s->range[last].from <= to; last++)
+	for (last = first; last < n && range[last].from <= to; last++)
 		;
 	if (first == last) {
-		if (s->ranges == QCOW2_SLOT_RANGES)
+		if (n == QCOW2_SLOT_RANGES)
 			return false;
-		memmove(&s->range[first + 1], &s->range[first],
-			(s->ranges - first) * sizeof(s->range[0]));
-		s->range[first] = (struct qcow2_range){from, to};
-		s->ranges++;
+		memmove(&range[first + 1], &range[first], (n - first) * sizeof(*range));
+		range[first] = (struct qcow2_range){from, to};
+		*ranges = n + 1;
 		return true;
 	}
-	s->range[first].from = MIN(from, s->range[first].from);
-	s->range[first].to = MAX(to, s->range[last - 1].to);
-	memmove(&s->range[first + 1], &s->range[last], (s->ranges - last) * sizeof(s->range[0]));
-	s->ranges -= last - first - 1;
+	range[first].from = MIN(from, range[first].from);
+	range[first].to = MAX(to, range[last - 1].to);
+	memmove(&range[first + 1], &range[last], (n - last) * sizeof(*range));
+	*ranges = n - (last - first - 1);
 	return true;
+}
+
+static bool slot_add_range(struct qcow2_slot *s, uint32_t from, uint32_t to)
+{
+	return qcow2_ranges_add(s->range, &s->ranges, from, to);
 }
 
 /* The last cluster of the disk may reach past its end: those bytes are zero and known. */
@@ -168,6 +171,7 @@ void qcow2_slot_make_zero(struct qcow2_slot *s)
 static void batch_start(struct qcow2_batch *b)
 {
 	struct qcow2_writer *w = &b->img->writer;
+	unsigned i;
 
 	if (b == w->open)
 		w->open = NULL;
@@ -175,6 +179,9 @@ static void batch_start(struct qcow2_batch *b)
 		w->sealed_count--;
 	if (b->buf && --w->resting == 0)
 		pool_release(&w->holder);
+	for (i = 0; b->partial && i < b->slots; i++)
+		if (!slot_whole(&b->slot[i]))
+			qcow2_received_part(&b->slot[i]);
 	list_del(&b->node);
 	list_add_tail(&w->running, &b->node);
 	b->seq = w->next_seq++;
@@ -329,6 +336,8 @@ static int slot_write(struct qcow2_slot *s, uint32_t in, const void *buf, uint32
 			slot_drop_place(s);
 		if (!b->partial && b->state == QCOW2_BATCH_SEALED)
 			batch_start(b);
+	} else if (!was_whole && qcow2_received_has_half(&b->img->received, s->cluster)) {
+		qcow2_received_part(s); /* the rest may have been stored before */
 	}
 	return 0;
 }
