@@ -335,12 +335,17 @@ static int repair_run(struct repair *rp, struct err *err)
 
 int qcow2_repair(const char *path, struct err *err)
 {
-	struct repair rp = {0};
 	struct file *file;
 	int r = file_open(&file, path, FILE_RDWR | FILE_PATIENT, err);
 
-	if (!r)
-		r = qcow2_layer_open(&rp.layer, file, path, err);
+	return r ? err_prefix(err, r, "cannot repair") : qcow2_repair_file(file, path, err);
+}
+
+int qcow2_repair_file(struct file *file, const char *path, struct err *err)
+{
+	struct repair rp = {0};
+	int r = qcow2_layer_open(&rp.layer, file, path, err);
+
 	if (r)
 		return err_prefix(err, r, "cannot repair");
 	r = repair_run(&rp, err);

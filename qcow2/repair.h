@@ -16,6 +16,9 @@
  */
 int qcow2_repair(const char *path, struct err *err);
 
+/* The same of @file, which is taken over; @path is for messages. */
+int qcow2_repair_file(struct file *file, const char *path, struct err *err);
+
 /*
  * Makes the COPIED flags of the active L1 and of its L2 tables say what @refs says. Writes what
  * changes, does not sync. Every table must be in the L1 once. 0 or -errno.
