@@ -58,6 +58,8 @@ static void what_it_does_not_understand_it_refuses_by_name(void **state)
 	assert_true(said("agent URL"));
 	assert_int_equal(run("--data-dir d --http here --nbd 127.0.0.1:0"), 1);
 	assert_true(said("ADDR:PORT"));
+	assert_int_equal(run("--data-dir d --http fd:99 --nbd 127.0.0.1:0"), 1);
+	assert_true(said("no listening TCP socket"));
 }
 
 static void a_configuration_file_is_read_strictly(void **state)

@@ -466,7 +466,12 @@ static void addresses_that_are_none_are_refused(void **state)
 					    "[::1:5",
 					    "unix:",
 					    "127.0.0.1:no-port",
-					    "no.such.host.invalid:1"};
+					    "no.such.host.invalid:1",
+					    "fd:",
+					    "fd:-3",
+					    "fd:3x",
+					    "fd:1000000",
+					    "fd:99999999999999999999"};
 	struct rig *rig = *state;
 	char taken[128];
 	struct err err = ERR_INIT;
@@ -481,6 +486,34 @@ static void addresses_that_are_none_are_refused(void **state)
 	rig_ok(nbd_server_listen(rig->server, "127.0.0.1:0", NULL, taken, sizeof(taken), &err),
 	       &err);
 	assert_int_equal(nbd_server_listen(rig->server, taken, NULL, NULL, 0, &err), -EADDRINUSE);
+}
+
+static void a_socket_that_listens_already_is_taken_over(void **state)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	struct rig *rig = *state;
+	struct err err = ERR_INIT;
+	char address[32], bound[200], wanted[200], path[160];
+	int fd;
+
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	snprintf(path, sizeof(path), "%s/passed", rig->dir);
+	assert_true(strlen(path) < sizeof(sun.sun_path));
+	strcpy(sun.sun_path, path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	snprintf(address, sizeof(address), "fd:%d", fd);
+	assert_int_equal(nbd_server_listen(rig->server, address, NULL, NULL, 0, &err), -EINVAL);
+	assert_int_equal(listen(fd, 5), 0);
+	rig_ok(nbd_server_listen(rig->server, address, NULL, bound, sizeof(bound), &err), &err);
+	snprintf(wanted, sizeof(wanted), "unix:%s", path);
+	assert_string_equal(bound, wanted);
+	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	assert_serves(bound);
+	assert_serves(rig->address);
+	nbd_server_stop_accepting(rig->server);
+	peer_close(peer_connect(bound)); /* waits in the queue */
+	assert_int_equal(nbd_export_remove(steal(&rig->export), false), 0);
+	unlink(path);
 }
 
 static void a_stale_socket_file_is_replaced_and_a_living_one_is_not(void **state)
@@ -618,6 +651,7 @@ int main(void)
 		T(settings_that_make_no_sense_are_refused),
 		T(every_export_is_reached_on_every_listener),
 		T(addresses_that_are_none_are_refused),
+		T(a_socket_that_listens_already_is_taken_over),
 		T(a_stale_socket_file_is_replaced_and_a_living_one_is_not),
 		T(a_connected_socket_is_adopted_and_served),
 		T(what_is_no_connected_socket_is_not_adopted),

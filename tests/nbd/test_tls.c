@@ -778,6 +778,26 @@ static void a_client_that_reads_late_gets_all_its_replies(void **state)
 	free(back);
 }
 
+/* A handshake longer than all buffers of the TLS layer. */
+static void a_long_chain_of_the_servers_comes_whole(void **state)
+{
+	struct nbd_tls_config tls = required;
+	struct rig *rig = *state;
+	unsigned i;
+	FILE *f;
+
+	server_folder("long", &ca, (struct pki_wish){.cn = "localhost"});
+	f = fopen("long/server-cert.pem", "a");
+	assert_non_null(f);
+	for (i = 0; i < 200; i++)
+		assert_int_equal(PEM_write_X509(f, ca.cert), 1);
+	assert_true(ftell(f) > 100000);
+	assert_int_equal(fclose(f), 0);
+	tls.certificates = "long";
+	listen_with(rig, tls);
+	assert_let_in(&anybody);
+}
+
 /* An answer longer than all buffers of the TLS layer. */
 static void a_long_list_of_exports_comes_whole(void **state)
 {
@@ -1238,6 +1258,7 @@ int main(void)
 		T(many_large_requests_at_once_arrive_whole),
 		T(payload_waits_for_an_export_without_room),
 		T(a_client_that_reads_late_gets_all_its_replies),
+		T(a_long_chain_of_the_servers_comes_whole),
 		T(a_long_list_of_exports_comes_whole),
 		T(connections_with_tls_move_to_their_exports_worker),
 		T(a_whole_session_behind_the_handshake_survives_the_hand_off),
