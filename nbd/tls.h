@@ -9,7 +9,7 @@
  * BIO of our own, which unlike OpenSSL's memory BIO neither allocates nor copies once more.
  *
  * Memory of such a connection, beside that of any: 84 KiB here, touched as used, and OpenSSL's
- * state with two record buffers, about 48 KiB. During the handshake OpenSSL also holds the client's
+ * state with two record buffers, about 55 KiB. During the handshake OpenSSL also holds the client's
  * hello (128 KiB at most) and chain of certificates (32 KiB at most). The handshake is part of the
  * negotiation, and so of its deadline.
  *
