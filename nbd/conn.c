@@ -313,7 +313,7 @@ static bool conn_hears(const struct nbd_conn *conn)
 	if (conn->hs ? conn->hs->have || conn->hs->phase > NBD_HS_OPTION
 		     : conn->header_have || conn->payload.active)
 		return true;
-	if (conn->in_len || (conn->tls && conn->tls->raw_len))
+	if (conn->in_len || (conn->tls && (conn->tls->raw_len || conn->tls->partial)))
 		return true;
 	return !ioctl(conn->fd, FIONREAD, &unread) && unread;
 }

@@ -494,9 +494,10 @@ static void a_socket_that_listens_already_is_taken_over(void **state)
 	struct rig *rig = *state;
 	struct err err = ERR_INIT;
 	char address[32], bound[200], wanted[200], path[160];
-	int fd;
+	int fd, other;
 
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	other = dup(fd);
 	snprintf(path, sizeof(path), "%s/passed", rig->dir);
 	assert_true(strlen(path) < sizeof(sun.sun_path));
 	strcpy(sun.sun_path, path);
@@ -510,8 +511,9 @@ static void a_socket_that_listens_already_is_taken_over(void **state)
 	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
 	assert_serves(bound);
 	assert_serves(rig->address);
-	nbd_server_stop_accepting(rig->server);
-	peer_close(peer_connect(bound)); /* waits in the queue */
+	nbd_server_shutdown(rig->server);
+	peer_close(peer_connect(bound)); /* waits in the queue of whoever else has the socket */
+	close(other);
 	assert_int_equal(nbd_export_remove(steal(&rig->export), false), 0);
 	unlink(path);
 }
