@@ -191,7 +191,7 @@ static int add_snapshot(struct qcow2_count *ct, const unsigned char *fixed)
 static int add_snapshots(struct qcow2_count *ct)
 {
 	const struct qcow2_header *h = &ct->layer->header;
-	uint64_t pos = h->snapshots_off, file_size = ct->layer->file_size;
+	uint64_t pos = h->snapshots_off, end = pos, file_size = ct->layer->file_size;
 	unsigned char fixed[SNAPSHOT_FIXED];
 	uint32_t i, extra;
 	int r = 0;
@@ -208,15 +208,17 @@ static int add_snapshots(struct qcow2_count *ct)
 		extra = n < SNAPSHOT_FIXED ? UINT32_MAX : load_be32(fixed + SNAPSHOT_EXTRA_LEN);
 		if (extra > SNAPSHOT_EXTRA_MAX)
 			break;
+		end = pos + SNAPSHOT_FIXED + extra + load_be16(fixed + SNAPSHOT_ID_LEN) +
+		      load_be16(fixed + SNAPSHOT_NAME_LEN);
+		if (end > file_size) /* what a repair appends would lie in it */
+			break;
 		r = add_snapshot(ct, fixed);
-		pos = align_up(pos + SNAPSHOT_FIXED + extra + load_be16(fixed + SNAPSHOT_ID_LEN) +
-				       load_be16(fixed + SNAPSHOT_NAME_LEN),
-			       8);
+		pos = align_up(end, 8);
 	}
 	if (!r && i < h->snapshots) /* the rest cannot be found */
 		ct->corruptions++;
 	if (!r && i) /* QEMU does not write the padding of the last one */
-		r = use_alone(ct, h->snapshots_off, MIN(pos, file_size) - h->snapshots_off);
+		r = use_alone(ct, h->snapshots_off, MIN(end, file_size) - h->snapshots_off);
 	return MIN(r, 0);
 }
 
