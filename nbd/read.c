@@ -12,6 +12,8 @@
 #include "nbd/reply.h"
 #include "nbd/server_priv.h"
 
+#define HOLE_MIN 512U /* bytes of zeroes that are worth a chunk of their own kind */
+
 /* A read buffer: struct nbd_chunk ... wire header | data | wire trailer. */
 static unsigned char *buf_data(const struct nbd_req *req)
 {
@@ -133,17 +135,42 @@ static size_t segment_trailer(const struct nbd_req *req, unsigned char *p)
 	return nbd_put_chunk(p, &req->rq, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);
 }
 
-static void segment_queue(struct nbd_req *req)
+/* Zeroes need not travel, unless the client wants one chunk (DF) or can take nothing else. */
+static bool segment_hole(const struct nbd_req *req)
 {
-	struct nbd_conn *conn = req->conn;
+	return req->conn->structured && !(req->rq.flags & NBD_CMD_FLAG_DF) &&
+	       req->seg >= HOLE_MIN && bytes_all_zero(buf_data(req), req->seg);
+}
+
+static void segment_queue_hole(struct nbd_req *req)
+{
+	const struct nbd_request *rq = &req->rq;
+	uint16_t done = req_last_segment(req) ? NBD_REPLY_FLAG_DONE : 0;
+	unsigned char *p = buf_data(req);
+	size_t len = nbd_put_chunk_hole(p, rq, done, rq->off + req->next - req->seg, req->seg);
+
+	nbd_reply_chunk(req->conn, steal(&req->buf), p, len, false, false);
+}
+
+static void segment_queue_data(struct nbd_req *req)
+{
 	unsigned char *data = buf_data(req);
 	size_t header = segment_header(req, data);
 	size_t trailer = segment_trailer(req, data + req->seg);
-	bool last = req_last_segment(req);
 
-	nbd_reply_chunk(conn, steal(&req->buf), data - header, header + req->seg + trailer,
-			req->whole, req->whole && !last);
-	if (!last) {
+	nbd_reply_chunk(req->conn, steal(&req->buf), data - header, header + req->seg + trailer,
+			req->whole, req->whole && !req_last_segment(req));
+}
+
+static void segment_queue(struct nbd_req *req)
+{
+	struct nbd_conn *conn = req->conn;
+
+	if (segment_hole(req))
+		segment_queue_hole(req);
+	else
+		segment_queue_data(req);
+	if (!req_last_segment(req)) {
 		list_add_head(&conn->reads, &req->read_node);
 		return;
 	}

@@ -142,6 +142,17 @@ size_t nbd_put_chunk_data(void *p, const struct nbd_request *rq, uint16_t flags,
 	return n + 8;
 }
 
+size_t nbd_put_chunk_hole(void *p, const struct nbd_request *rq, uint16_t flags, uint64_t off,
+			  uint32_t len)
+{
+	unsigned char *b = p;
+	size_t n = nbd_put_chunk(b, rq, flags, NBD_REPLY_TYPE_OFFSET_HOLE, 12);
+
+	store_be64(b + n, off);
+	store_be32(b + n + 8, len);
+	return n + 12;
+}
+
 size_t nbd_put_chunk_status(void *p, const struct nbd_request *rq, uint16_t flags, uint32_t context,
 			    uint32_t count)
 {

@@ -148,6 +148,7 @@ enum {
 enum nbd_chunk_type {
 	NBD_REPLY_TYPE_NONE = 0,
 	NBD_REPLY_TYPE_OFFSET_DATA = 1,
+	NBD_REPLY_TYPE_OFFSET_HOLE = 2,
 	NBD_REPLY_TYPE_BLOCK_STATUS = 5,
 	NBD_REPLY_TYPE_BLOCK_STATUS_EXT = 6,
 	NBD_REPLY_TYPE_ERROR = 0x8001,
@@ -208,6 +209,9 @@ size_t nbd_put_chunk(void *p, const struct nbd_request *rq, uint16_t flags, uint
 size_t nbd_put_chunk_error(void *p, const struct nbd_request *rq, enum nbd_error error);
 /* Header of @len data bytes of the export at @off. */
 size_t nbd_put_chunk_data(void *p, const struct nbd_request *rq, uint16_t flags, uint64_t off,
+			  uint32_t len);
+/* @len bytes of the export at @off that are zeroes, and need not travel. */
+size_t nbd_put_chunk_hole(void *p, const struct nbd_request *rq, uint16_t flags, uint64_t off,
 			  uint32_t len);
 /* Header of @count descriptors. */
 size_t nbd_put_chunk_status(void *p, const struct nbd_request *rq, uint16_t flags, uint32_t context,

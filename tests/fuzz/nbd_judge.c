@@ -8,7 +8,6 @@
 #include "nbd/server.h"
 #include "nbd/wire.h"
 
-#define CHUNK_OFFSET_HOLE  2
 #define CHUNK_ERROR_OFFSET 0x8002
 #define CHUNK_IS_ERROR	   0x8000
 #define SNAPSHOTS_MAX	   (24U << 20) /* bytes of data remembered for READs of one session */
@@ -686,8 +685,8 @@ static void chunk_payload(struct judge *j, struct asked *a, uint16_t type, const
 
 	if (type == NBD_REPLY_TYPE_NONE) {
 		KIT_CHECK(!len);
-	} else if (type == NBD_REPLY_TYPE_OFFSET_DATA || type == CHUNK_OFFSET_HOLE) {
-		bool hole = type == CHUNK_OFFSET_HOLE;
+	} else if (type == NBD_REPLY_TYPE_OFFSET_DATA || type == NBD_REPLY_TYPE_OFFSET_HOLE) {
+		bool hole = type == NBD_REPLY_TYPE_OFFSET_HOLE;
 		uint32_t n = hole ? len == 12 ? load_be32(p + 8) : 0 : len > 8 ? len - 8 : 0;
 
 		KIT_CHECK(a->type == NBD_CMD_READ && n);

@@ -376,6 +376,20 @@ static void chunk_head(struct peer_chunk *chunk, const unsigned char *b)
 	chunk->cookie = load_be64(b + 8);
 }
 
+/* Shown as the data it stands for. */
+static void chunk_hole(struct peer_chunk *chunk)
+{
+	unsigned char *payload = chunk->data;
+
+	assert_int_equal(chunk->len, 12);
+	chunk->off = load_be64(payload);
+	chunk->data_len = load_be32(payload + 8);
+	assert_true(chunk->data_len > 0 && chunk->data_len <= 32U << 20);
+	chunk->data = calloc(1, chunk->data_len);
+	assert_non_null(chunk->data);
+	free(payload);
+}
+
 static void chunk_payload(int fd, struct peer_chunk *chunk, uint64_t len)
 {
 	uint32_t skip;
@@ -390,6 +404,10 @@ static void chunk_payload(int fd, struct peer_chunk *chunk, uint64_t len)
 		chunk->off = load_be64(chunk->data);
 	if (chunk->type == NBD_REPLY_TYPE_ERROR)
 		chunk->error = load_be32(chunk->data);
+	if (chunk->type == NBD_REPLY_TYPE_OFFSET_HOLE) {
+		chunk_hole(chunk);
+		return;
+	}
 	chunk->data_len = chunk->len - skip;
 	memmove(chunk->data, chunk->data + skip, chunk->data_len);
 }
@@ -456,7 +474,7 @@ static uint32_t read_chunks(int fd, bool extended, uint64_t cookie, uint64_t off
 			peer_chunk(fd, &c);
 		assert_true(c.cookie == cookie);
 		done = c.flags & NBD_REPLY_FLAG_DONE;
-		if (c.type == NBD_REPLY_TYPE_OFFSET_DATA) {
+		if (c.type == NBD_REPLY_TYPE_OFFSET_DATA || c.type == NBD_REPLY_TYPE_OFFSET_HOLE) {
 			assert_true(c.off >= off && c.off + c.data_len <= off + len);
 			memcpy((char *)buf + (c.off - off), c.data, c.data_len);
 			got += c.data_len;

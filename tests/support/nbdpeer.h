@@ -89,9 +89,10 @@ struct peer_chunk {
 	uint16_t flags, type;
 	uint64_t cookie;
 	uint32_t len;
-	uint64_t off;	     /* OFFSET_DATA */
+	uint64_t off;	     /* OFFSET_DATA, OFFSET_HOLE */
 	uint32_t error;	     /* ERROR */
-	unsigned char *data; /* OFFSET_DATA without the offset, or the payload; owned */
+	unsigned char *data; /* OFFSET_DATA without the offset, an OFFSET_HOLE's zeroes, or the
+			      * payload; owned */
 	uint32_t data_len;
 };
 
@@ -104,7 +105,7 @@ uint32_t peer_ext_reply(int fd, uint64_t cookie, uint64_t off);
 void peer_chunk_free(struct peer_chunk *chunk);
 
 /* A whole structured answer to a READ of [off, off + len) into @buf; returns the error, 0: none.
- * *@data_chunks (may be NULL) is how many OFFSET_DATA chunks it took. */
+ * *@data_chunks (may be NULL) is how many chunks of data or zeroes it took. */
 uint32_t peer_read_structured(int fd, uint64_t cookie, uint64_t off, uint32_t len, void *buf,
 			      unsigned *data_chunks);
 uint32_t peer_read_extended(int fd, uint64_t cookie, uint64_t off, uint32_t len, void *buf,

@@ -199,6 +199,11 @@ static const struct shape {
 	{NBD_CMD_FLAG_DF, 0, 512},
 	{NBD_CMD_FLAG_DF, 1, 65536},
 	{NBD_CMD_FLAG_DF, 4097, 3 * MIB},
+	/* into the zeroes, over them, and in the middle of them */
+	{0, 4 * MIB - 300000, 600000},
+	{0, 3 * MIB, 3 * MIB},
+	{0, 4 * MIB + 13, 512},
+	{NBD_CMD_FLAG_DF, 4 * MIB, 4096},
 };
 
 /* The answers to all of them in both styles, taken once and looked at by every rule. */
@@ -207,13 +212,14 @@ static struct spec_chunks *answers[2 * ARRAY_SIZE(shapes)];
 static void take_answers(void)
 {
 	int fds[] = {spec_chunks(), spec_extended()};
-	unsigned char *data = malloc(4 * MIB);
+	unsigned char *data = malloc(6 * MIB);
 	unsigned i;
 
 	assert_non_null(data);
-	rig_pattern(data, 4 * MIB, 77);
-	assert_int_equal(spec_write(fds[0], 0, 0, data, 4 * MIB), 0);
+	rig_pattern(data, 6 * MIB, 77);
+	assert_int_equal(spec_write(fds[0], 0, 0, data, 6 * MIB), 0);
 	assert_int_equal(spec_write(fds[0], 0, RIG_SIZE - 512, data, 512), 0);
+	assert_int_equal(spec_do(fds[0], 0, NBD_CMD_WRITE_ZEROES, 4 * MIB, MIB), 0);
 	free(data);
 	for (i = 0; i < ARRAY_SIZE(answers); i++) {
 		const struct shape *s = &shapes[i / 2];
@@ -295,7 +301,7 @@ static void each_failing_read(void (*check)(const struct spec_chunks *c,
 
 static bool is_content(const struct spec_msg *c)
 {
-	return c->type == NBD_REPLY_TYPE_OFFSET_DATA || c->type == 2;
+	return c->type == NBD_REPLY_TYPE_OFFSET_DATA || c->type == NBD_REPLY_TYPE_OFFSET_HOLE;
 }
 
 /* The bytes a content chunk describes. */
@@ -438,6 +444,45 @@ static void data_has_at_least_a_byte(void **state)
 	each_read(check_data_length);
 }
 
+/* Bytes the holes of an answer stand for. */
+static uint64_t holes_of(const struct spec_chunks *c)
+{
+	uint64_t off, len, sum = 0;
+	unsigned i;
+
+	for (i = 0; i < c->count; i++) {
+		if (c->chunk[i].type != NBD_REPLY_TYPE_OFFSET_HOLE)
+			continue;
+		assert_int_equal(c->chunk[i].len, 12);
+		content_range(&c->chunk[i], &off, &len);
+		assert_true(len > 0);
+		sum += len;
+	}
+	return sum;
+}
+
+/* What lies in the zeroes that answers[] has, and whole segments of 256 KiB at that. */
+static void check_holes(const struct spec_chunks *c, const struct shape *shape)
+{
+	bool inside = shape->off >= 4 * MIB && shape->off + shape->len <= 5 * MIB;
+	uint64_t holes = holes_of(c);
+
+	if (shape->flags)
+		assert_int_equal(holes, 0);
+	else if (inside)
+		assert_int_equal(holes, shape->len);
+	else if (shape->off == 3 * MIB)
+		assert_int_equal(holes, MIB);
+	else if (shape->off + shape->len <= 4 * MIB)
+		assert_int_equal(holes, 0);
+}
+
+static void holes_are_twelve_bytes(void **state)
+{
+	(void)state;
+	each_read(check_holes);
+}
+
 static void check_bounds(const struct spec_chunks *c, const struct shape *shape)
 {
 	uint64_t off, len;
@@ -488,14 +533,18 @@ static void data_does_not_overlap(void **state)
 	each_read(check_no_overlap);
 }
 
-/* What take_answers() wrote: one run of bytes at the start, the same at the end. */
+/* What take_answers() wrote: one run of bytes at the start with zeroes in it, the same at the end.
+ */
 static void expect_pattern(const unsigned char *p, uint64_t off, uint64_t len)
 {
 	unsigned char *want = malloc(len);
-	uint64_t end = RIG_SIZE - 512;
+	uint64_t end = RIG_SIZE - 512, i;
 
 	assert_non_null(want);
 	rig_pattern(want, len, 77 + (off >= end ? off - end : off));
+	for (i = 0; i < len; i++)
+		if (off + i >= 4 * MIB && off + i < 5 * MIB)
+			want[i] = 0;
 	assert_memory_equal(p, want, len);
 	free(want);
 }
@@ -821,6 +870,16 @@ int main(void)
 		RULE("NBD_REPLY_TYPE_OFFSET_DATA",
 		     "and MUST NOT overlap with any earlier content chunk or error chunk",
 		     data_does_not_overlap),
+		RULE("NBD_REPLY_TYPE_OFFSET_HOLE", "length MUST be exactly 12",
+		     holes_are_twelve_bytes),
+		RULE("NBD_REPLY_TYPE_OFFSET_HOLE",
+		     "The hole MUST lie within the bounds of the original offset and length",
+		     data_lies_within_the_request),
+		RULE("NBD_REPLY_TYPE_OFFSET_HOLE",
+		     "and MUST NOT overlap with any earlier content chunk or error chunk",
+		     data_does_not_overlap),
+		RULE("NBD_REPLY_TYPE_OFFSET_HOLE", "hole size MUST be nonzero",
+		     holes_are_twelve_bytes),
 		RULE("NBD_REPLY_TYPE_ERROR", "length MUST be at least 6",
 		     error_chunks_have_6_bytes),
 		RULE("NBD_REPLY_TYPE_ERROR",
