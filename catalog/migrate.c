@@ -27,14 +27,16 @@
 EMBED_MIGRATION(001, inventory);
 EMBED_MIGRATION(002, repositories);
 EMBED_MIGRATION(003, backups);
+EMBED_MIGRATION(004, policies);
+EMBED_MIGRATION(005, operations);
+EMBED_MIGRATION(006, access);
 
 /* Version v is migrations[v - 1]. */
 static const struct {
 	const char *name, *up, *down;
 } migrations[] = {
-	MIGRATION(001, inventory),
-	MIGRATION(002, repositories),
-	MIGRATION(003, backups),
+	MIGRATION(001, inventory), MIGRATION(002, repositories), MIGRATION(003, backups),
+	MIGRATION(004, policies),  MIGRATION(005, operations),	 MIGRATION(006, access),
 };
 
 int64_t catalog_schema_latest(void)

@@ -42,6 +42,35 @@ static size_t copies(const struct fx *fx, const char *what)
 	return n;
 }
 
+/* One row in each table no function writes yet. */
+static void add_other_rows(const struct fx *fx)
+{
+	tmpdb_sql(
+		&fx->t,
+		"INSERT INTO backup_policies (id, name, primary_repository_id, created_at,"
+		" updated_at) SELECT 'pol-1', 'daily', id, 1, 1 FROM backup_repositories;"
+		"INSERT INTO backup_copy_rules (id, policy_id, repository_id, created_at,"
+		" updated_at) SELECT 'rule-1', 'pol-1', id, 1, 1 FROM backup_repositories;"
+		"INSERT INTO backup_copies (id, backup_job_id, repository_id, copy_rule_id, status,"
+		" created_at) SELECT 'copy-1', MIN(id), MIN(repository_id), 'rule-1', 'pending', 1"
+		" FROM backup_jobs;"
+		"INSERT INTO schedules (id, name, policy_id, vm_context_id, backup_type,"
+		" cron_expression, created_at, updated_at) SELECT 'sch-1', 'nightly', 'pol-1',"
+		" context_id, 'full', '0 3 * * *', 1, 1 FROM vm_replication_contexts;"
+		"INSERT INTO job_log (backup_job_id, level, message, created_at) SELECT id, 'info',"
+		" 'x', 1 FROM backup_jobs;"
+		"INSERT INTO restore_mounts (id, backup_disk_id, status, created_at, last_used_at)"
+		" SELECT 'mnt-1', MIN(id), 'mounted', 1, 1 FROM backup_disks;"
+		"INSERT INTO users (id, name, role, created_at, updated_at) VALUES ('usr-1', 'ann',"
+		" 'admin', 1, 1);"
+		"INSERT INTO api_tokens (id, user_id, name, token_hash, created_at) VALUES"
+		" ('tok-1', 'usr-1', 'cli', 'abc', 1);"
+		"INSERT INTO credentials (name, kind, username, secret, key_id, created_at,"
+		" updated_at) VALUES ('vc', 'vcenter', 'u', 'sealed', 'k1', 1, 1);"
+		"INSERT INTO audit_log (created_at, user_name, action, outcome, detail,"
+		" previous_hash, entry_hash) VALUES (1, 'ann', 'login', 'allowed', '', '', 'h1')");
+}
+
 static void open_with_data(struct fx *fx)
 {
 	struct fx_ready r;
@@ -56,6 +85,7 @@ static void open_with_data(struct fx *fx)
 		  "INSERT INTO replication_jobs (id, vm_context_id, replication_type, status,"
 		  " created_at, updated_at) SELECT 'job-1', context_id, 'initial', 'running', 1, 1"
 		  " FROM vm_replication_contexts; UPDATE vm_disks SET job_id = 'job-1'");
+	add_other_rows(fx);
 }
 
 static void close_catalog(struct fx *fx)
@@ -95,6 +125,16 @@ static void every_step_down_and_up_works_with_data_in(void **state)
 
 	open_with_data(fx);
 	close_catalog(fx);
+	migrate_to(fx, 5);
+	assert_false(tmpdb_has_table(&fx->t, "users"));
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log"), 3);
+	migrate_to(fx, 4);
+	assert_false(tmpdb_has_table(&fx->t, "job_log"));
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_copies"), 1);
+	migrate_to(fx, 3);
+	assert_false(tmpdb_has_table(&fx->t, "backup_policies"));
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_disks"), 6);
+	tmpdb_assert_sound(&fx->t);
 	migrate_to(fx, 2);
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_repositories"), 1);
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM vm_disks"), 2);
@@ -104,7 +144,7 @@ static void every_step_down_and_up_works_with_data_in(void **state)
 	migrate_to(fx, 0);
 	assert_int_equal(tmpdb_count_tables(&fx->t), 1); /* schema_version */
 	migrate_to(fx, 1);
-	migrate_to(fx, 3);
+	migrate_to(fx, catalog_schema_latest());
 	tmpdb_assert_sound(&fx->t);
 	open_with_data(fx);
 }
@@ -139,7 +179,7 @@ static void a_database_is_copied_aside_before_its_schema_changes(void **state)
 	tmpdb_sql(&fx->t, "UPDATE backup_jobs SET error_message = ' it''s \\n \"x\" \n \xc3\xa4 '");
 	before = tmpdb_dump(&fx->t, NULL);
 	migrate_to(fx, 1);
-	assert_int_equal(copies(fx, "3-*Z.*"), 1);
+	assert_int_equal(copies(fx, "6-*Z.*"), 1);
 	OK(catalog_open(fx->t.url, &opt, &fx->cat, &err));
 	assert_int_equal(copies(fx, "1-*Z.*"), 1);
 	assert_int_equal(copies(fx, "*"), 2);
@@ -148,7 +188,7 @@ static void a_database_is_copied_aside_before_its_schema_changes(void **state)
 	/* The copy is private, whole, and is the way back: here with texts a careless one would
 	 * break.
 	 */
-	snprintf(path, sizeof(path), "%s.schema-3-*", fx->t.path);
+	snprintf(path, sizeof(path), "%s.schema-6-*", fx->t.path);
 	assert_int_equal(glob(path, 0, NULL, &g), 0);
 	assert_int_equal(stat(g.gl_pathv[0], &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
@@ -234,7 +274,8 @@ static void a_kill_between_two_migrations_is_recovered_by_migrating_again(void *
 		finished = WIFEXITED(status);
 		assert_true(!finished || WEXITSTATUS(status) == 0);
 		open_with_data(fx);
-		assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schema_version"), 3);
+		assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schema_version"),
+				 catalog_schema_latest());
 		tmpdb_assert_sound(&fx->t);
 		close_catalog(fx);
 		tmpdb_deinit(&fx->t);
@@ -266,7 +307,8 @@ static void programs_that_start_at_once_migrate_once(void **state)
 		assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	}
 	open_with_data(fx);
-	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schema_version"), 3);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schema_version"),
+			 catalog_schema_latest());
 }
 
 /* Rows that lost their parent are found before a migration is called done. */
@@ -334,7 +376,7 @@ static void recover_from_crashes(struct fx *fx, const char *name, int version, b
 	const int n = count_statements(script);
 
 	assert_true(n >= 1);
-	/* A step of 3 takes all statements but each third, done and not done in turn. */
+	/* An odd step takes statements done and not done in turn. */
 	for (int i = 0; i < 2 * n; i += step) {
 		_cleanup_(freep) char *schema = NULL;
 
@@ -358,9 +400,9 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
 	close_catalog(fx);
 	clean = tmpdb_schema(&fx->t);
-	recover_from_crashes(fx, "002_repositories.up", 2, true, 1, clean);
-	recover_from_crashes(fx, "003_backups.up", 3, true, 3, clean);
-	recover_from_crashes(fx, "003_backups.down", 3, false, 1, clean);
+	recover_from_crashes(fx, "003_backups.up", 3, true, 7, clean);
+	recover_from_crashes(fx, "006_access.up", 6, true, 1, clean);
+	recover_from_crashes(fx, "006_access.down", 6, false, 1, clean);
 }
 
 /* What a statement finds in its way is taken for its own work only where it was begun before. */
@@ -413,12 +455,58 @@ static void a_server_killed_in_mid_migration_is_recovered(void **state)
 	}
 }
 
+/* What mission and schema promise of these tables: what goes with what, and what may not be. */
+static void rows_of_the_later_tables_keep_their_rules(void **state)
+{
+	static const char *const refused[] = {
+		"INSERT INTO backup_policies SELECT 'pol-2', 'daily', 1, primary_repository_id, 0, "
+		"0,"
+		" 0, 0, 0, 0, 1, 1 FROM backup_policies",
+		"UPDATE backup_policies SET keep_last = -1",
+		"UPDATE backup_copies SET status = 'completed'",
+		"UPDATE schedules SET backup_type = 'differential'",
+		"UPDATE users SET role = 'root'",
+		"UPDATE api_tokens SET scopes = 'all'",
+		"UPDATE restore_mounts SET users = -1",
+		"INSERT INTO api_tokens (id, user_id, name, token_hash, created_at) VALUES "
+		"('tok-2',"
+		" 'usr-1', 'x', 'abc', 1)",
+		"INSERT INTO audit_log (created_at, user_name, action, outcome, detail,"
+		" previous_hash, entry_hash) VALUES (1, 'eve', 'x', 'allowed', '', '', 'h2')",
+		"INSERT INTO restore_mounts (id, backup_disk_id, status, created_at, last_used_at)"
+		" SELECT 'mnt-2', MIN(id), 'mounted', 1, 1 FROM backup_disks",
+		"DELETE FROM backup_repositories",
+	};
+	struct fx *fx = *state;
+
+	open_with_data(fx);
+	for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
+		if (!tmpdb_try(&fx->t, refused[i]))
+			fail_msg("accepted: %s", refused[i]);
+	tmpdb_sql(&fx->t, "DELETE FROM backup_copy_rules");
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_copies"
+					   " WHERE copy_rule_id IS NULL"),
+			 1);
+	tmpdb_sql(&fx->t, "DELETE FROM users");
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM api_tokens"), 0);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM audit_log"), 1);
+	tmpdb_sql(&fx->t, "DELETE FROM vm_backup_contexts");
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log"), 0);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM restore_mounts"), 0);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_copies"), 0);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schedules"), 1);
+	tmpdb_sql(&fx->t, "DELETE FROM vm_replication_contexts");
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schedules"), 0);
+	tmpdb_assert_sound(&fx->t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		MIGRATE_TEST(a_new_database_gets_every_migration_and_no_copy),
 		MIGRATE_TEST(opening_again_changes_nothing),
 		MIGRATE_TEST(every_step_down_and_up_works_with_data_in),
+		MIGRATE_TEST(rows_of_the_later_tables_keep_their_rules),
 		MIGRATE_TEST(a_database_is_copied_aside_before_its_schema_changes),
 		MIGRATE_TEST(a_newer_schema_is_refused_and_left_alone),
 		MIGRATE_TEST(a_schema_that_does_not_exist_cannot_be_asked_for),

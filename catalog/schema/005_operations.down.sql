@@ -1,0 +1,2 @@
+DROP TABLE restore_mounts;
+DROP TABLE job_log;
