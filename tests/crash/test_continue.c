@@ -4,7 +4,7 @@
  */
 #include "tests/crash/workload.h"
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 
 static void open_rw(const char *path)
 {

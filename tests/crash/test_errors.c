@@ -5,7 +5,7 @@
  */
 #include "tests/crash/workload.h"
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 static uint64_t seed;
 
 static const struct shape small = {.name = "small clusters",

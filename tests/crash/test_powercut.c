@@ -5,7 +5,7 @@
  */
 #include "tests/crash/workload.h"
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 static uint64_t seed;
 
 /* Cuts tried per shape, other ones with every seed. CUTS=n tries more, all of them when it is

@@ -8,7 +8,7 @@
 #define CUTS_DEFAULT 40
 #define EXTENTS	     4096
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 static uint64_t seed, known; /* bytes that were said to have arrived, of all stories */
 
 static const struct shape shapes[] = {

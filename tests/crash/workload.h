@@ -70,7 +70,7 @@ struct nudge {
 struct workload {
 	const struct shape *shape;
 	struct model model;
-	struct imgloop *loop;
+	struct qcow2_session *loop;
 	uint64_t rng;
 	struct qcow2_op flush;
 	bool flushing;
@@ -506,7 +506,7 @@ static inline void make_parent(struct workload *w, const char *path)
 
 /* The model, and the image "start.qcow2" (over "parent.qcow2") that stories begin with. */
 static inline void workload_init(struct workload *w, const struct shape *shape,
-				 struct imgloop *loop, uint64_t seed)
+				 struct qcow2_session *loop, uint64_t seed)
 {
 	*w = (struct workload){.shape = shape, .loop = loop, .rng = seed * 2 + 1};
 	model_init(&w->model, shape->size);

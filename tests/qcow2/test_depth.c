@@ -26,7 +26,7 @@
 #define DEPTH	100U
 #define TRIES	5
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 static unsigned char *model;
 
 static int setup(void **state)

@@ -33,7 +33,7 @@
 #define OFLAG  QCOW2_ENTRY_COPIED
 #define FILLED 16U /* guest clusters with data */
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 static char tool[600];
 
 static int setup(void **state)

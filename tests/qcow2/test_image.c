@@ -18,7 +18,7 @@
 #include "tests/support/oracle.h"
 #include "tests/support/scratch.h"
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 
 static int setup(void **state)
 {

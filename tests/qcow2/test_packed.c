@@ -21,7 +21,7 @@
 #include "tests/support/oracle.h"
 #include "tests/support/scratch.h"
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 
 /* Clusters of one disk; few, so that slots are met again while they are in memory. */
 static const struct {

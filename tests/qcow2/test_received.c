@@ -20,7 +20,7 @@
 #define CLUSTERS 100U
 #define SIZE	 (CLUSTERS * CS - 5 * 512) /* the last one is cut short */
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 
 static int setup(void **state)
 {

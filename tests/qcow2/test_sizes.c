@@ -46,7 +46,7 @@ static void stamp(unsigned char *sector, uint64_t off)
 		store_be64(sector + i, off + i + 1);
 }
 
-static void write_stamp(struct imgloop *loop, uint64_t off)
+static void write_stamp(struct qcow2_session *loop, uint64_t off)
 {
 	unsigned char sector[512];
 
@@ -54,7 +54,7 @@ static void write_stamp(struct imgloop *loop, uint64_t off)
 	assert_int_equal(imgloop_write(loop, off, sector, 512), 0);
 }
 
-static void assert_stamp(struct imgloop *loop, uint64_t off)
+static void assert_stamp(struct qcow2_session *loop, uint64_t off)
 {
 	_Alignas(4096) unsigned char got[512];
 	unsigned char want[512];
@@ -64,7 +64,7 @@ static void assert_stamp(struct imgloop *loop, uint64_t off)
 	assert_memory_equal(got, want, 512);
 }
 
-static void assert_zeroes(struct imgloop *loop, uint64_t off)
+static void assert_zeroes(struct qcow2_session *loop, uint64_t off)
 {
 	_Alignas(4096) unsigned char got[512], want[512] = {0};
 
@@ -77,7 +77,7 @@ static void prove_size(uint64_t size, uint32_t cluster)
 {
 	const uint64_t at[] = {0, align_down(size / 2, 512), size - 512};
 	struct qcow2_open_opts rw = {.writable = true}, ro = {.writable = false};
-	struct imgloop loop;
+	struct qcow2_session loop;
 	unsigned i;
 
 	imgloop_start(&loop, QCOW2_BATCHES_MIN);
@@ -157,7 +157,7 @@ static void odd_sizes_are_rounded_up_to_sectors(void **state)
 {
 	struct qcow2_open_opts opts = {.writable = true};
 	struct qcow2_info info;
-	struct imgloop loop;
+	struct qcow2_session loop;
 
 	(void)state;
 	imgloop_start(&loop, QCOW2_BATCHES_MIN);
@@ -177,7 +177,7 @@ static void write_all_over(uint32_t cluster, unsigned writes)
 {
 	uint64_t *at = malloc(writes * sizeof(*at)), size = 16 * TIB;
 	struct qcow2_open_opts rw = {.writable = true, .sums = true}, ro = {.writable = false};
-	struct imgloop loop;
+	struct qcow2_session loop;
 	unsigned i;
 
 	imgloop_start(&loop, 4);

@@ -22,7 +22,7 @@
 
 #define CS 65536
 
-static struct imgloop loop;
+static struct qcow2_session loop;
 
 static int setup(void **state)
 {

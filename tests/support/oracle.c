@@ -45,7 +45,7 @@ void oracle_fill(unsigned char *p, size_t len)
 		p[i] = oracle_rnd() >> 13 | 1;
 }
 
-static void random_step(struct imgloop *loop, unsigned char *model, size_t size,
+static void random_step(struct qcow2_session *loop, unsigned char *model, size_t size,
 			unsigned char *data, size_t max)
 {
 	size_t off = oracle_below(size), len = 1 + oracle_below(MIN(max, size - off));
@@ -81,7 +81,7 @@ static void random_step(struct imgloop *loop, unsigned char *model, size_t size,
 	}
 }
 
-void oracle_workload(struct imgloop *loop, unsigned char *model, size_t size, unsigned steps,
+void oracle_workload(struct qcow2_session *loop, unsigned char *model, size_t size, unsigned steps,
 		     size_t max)
 {
 	unsigned char *data = malloc(max + 4096);
@@ -92,7 +92,7 @@ void oracle_workload(struct imgloop *loop, unsigned char *model, size_t size, un
 	free(data);
 }
 
-void oracle_assert_reads_as(struct imgloop *loop, const unsigned char *model, size_t size)
+void oracle_assert_reads_as(struct qcow2_session *loop, const unsigned char *model, size_t size)
 {
 	unsigned char *buf = aligned_alloc(4096, align_up(size, 4096));
 
