@@ -120,6 +120,7 @@ static int start_make_image(struct hub_job *job, struct hub_disk *disk, struct e
 		.repository = job->repo->root,
 		.suppress_unchanged = disk->row.mode == CATALOG_BACKUP_INCREMENTAL,
 		.sums = true,
+		.source_size = (uint64_t)disk->row.virtual_size_bytes,
 		.zstd_level = job->zstd_level,
 	};
 	struct qcow2_image *img = NULL;

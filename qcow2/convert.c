@@ -8,6 +8,7 @@
 #include "qcow2/image.h"
 #include "qcow2/scan.h"
 #include "qcow2/session.h"
+#include "qcow2/sums.h"
 
 DEFINE_CLEANUP(struct qcow2_image *, qcow2_close)
 
@@ -73,7 +74,7 @@ int qcow2_describe(const char *path, const char *repository, struct qcow2_file_i
 
 struct convert {
 	const struct qcow2_convert_opts *opts;
-	uint64_t size;
+	uint64_t size, source_size; /* bytes; see qcow2/sums.h */
 	struct file *raw;
 	struct qcow2_session session;
 	struct err *err;
@@ -139,7 +140,8 @@ static int convert_to_raw(struct convert *c, const char *repository, struct err 
 		err_sys(err, r, "cannot write '%s'", c->dst);
 	else
 		r = convert_scan(c, repository, err);
-	if (!r && (r = file_datasync(c->raw)))
+	/* what lies behind the end of the source is no part of it */
+	if (!r && ((r = file_truncate(c->raw, c->source_size)) || (r = file_datasync(c->raw))))
 		err_sys(err, r, "cannot write '%s'", c->dst);
 	file_close(c->raw);
 	if (r)
@@ -152,8 +154,10 @@ static int convert_to_qcow2(struct convert *c, const char *repository, struct er
 	struct qcow2_create_opts create = {.size = c->size,
 					   .cluster_size = c->opts->cluster_size,
 					   .zstd = c->opts->zstd_level};
-	struct qcow2_open_opts open = {
-		.writable = true, .sums = c->opts->sums, .zstd_level = c->opts->zstd_level};
+	struct qcow2_open_opts open = {.writable = true,
+				       .sums = c->opts->sums,
+				       .source_size = c->source_size,
+				       .zstd_level = c->opts->zstd_level};
 	int r = qcow2_create(c->dst, &create, err);
 
 	if (r)
@@ -172,6 +176,21 @@ static int convert_to_qcow2(struct convert *c, const char *repository, struct er
 	return r;
 }
 
+/* As the sidecar remembers it; the disk's own size where there is none. */
+static uint64_t source_size_of(const char *image, uint64_t size)
+{
+	struct qcow2_sums sums;
+	char path[4096];
+	uint64_t source = size;
+
+	if (!qcow2_sums_path(image, path, sizeof(path)) || qcow2_sums_open(&sums, path, NULL))
+		return size;
+	if (sums.size == size)
+		source = sums.source_size;
+	qcow2_sums_close(&sums);
+	return source;
+}
+
 int qcow2_convert(const char *src, const char *repository, const char *dst,
 		  const struct qcow2_convert_opts *opts, struct err *err)
 {
@@ -183,6 +202,7 @@ int qcow2_convert(const char *src, const char *repository, const char *dst,
 	if (r)
 		return r;
 	c.size = files[0].size;
+	c.source_size = source_size_of(src, c.size);
 	qcow2_describe_free(files, count);
 	return opts->raw ? convert_to_raw(&c, repository, err)
 			 : convert_to_qcow2(&c, repository, err);

@@ -223,6 +223,7 @@ int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_op
 		return err_set(err, -ENOMEM, "no memory to open '%s'", path);
 	img->writable = opts->writable;
 	img->suppress = opts->suppress_unchanged;
+	img->source_size = opts->source_size;
 	img->compressor.level = opts->zstd_level;
 	if (opts->repository && !(img->repository = strdup(opts->repository)))
 		return err_set(err, -ENOMEM, "no memory to open '%s'", path);
@@ -232,6 +233,11 @@ int qcow2_open(struct qcow2_image **out, const char *path, const struct qcow2_op
 				   : open_readable(img, root_fd, relative, err);
 	if (r)
 		return r;
+	if (img->source_size && align_up(img->source_size, 512) != img->geom.size)
+		return err_set(err, -EINVAL,
+			       "a source of %llu bytes does not make a disk of %llu, that of '%s'",
+			       (unsigned long long)img->source_size,
+			       (unsigned long long)img->geom.size, path);
 	*out = steal(&img);
 	return 0;
 }

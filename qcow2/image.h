@@ -418,9 +418,10 @@ struct qcow2_image {
 	struct qcow2_compressor compressor;
 	struct qcow2_parent_sums parent_sums;
 	struct qcow2_received received;
-	bool found_data;    /* it held clusters already when it was opened for writing */
-	char *repository;   /* as qcow2_open() was told; may be NULL */
-	uint64_t refblock0; /* place of the first refcount block laid out at creation; 0: none */
+	uint64_t source_size; /* bytes, as qcow2_open() was told; 0: not told */
+	bool found_data;      /* it held clusters already when it was opened for writing */
+	char *repository;     /* as qcow2_open() was told; may be NULL */
+	uint64_t refblock0;   /* place of the first refcount block laid out at creation; 0: none */
 };
 
 static inline unsigned char *qcow2_slot_data(const struct qcow2_slot *slot)

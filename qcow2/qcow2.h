@@ -82,6 +82,10 @@ struct qcow2_open_opts {
 	/* Writable only: keep checksums; qcow2_finalize() writes them to the image's sidecar
 	 * (qcow2/sums.h), and suppression asks the parent's before it reads the parent. */
 	bool sums;
+	/* With @sums: the size of the source, if that is no multiple of 512 as every disk's is; the
+	 * sidecar remembers it. 0: as the sidecar before (its own, the parent's) says, or the
+	 * disk's size. */
+	uint64_t source_size;
 	/* Writable only: compress new clusters with zstd at this level (1..19), on threads of the
 	 * image's own; 0: store them plain. Needs an image created with `zstd`. */
 	int zstd_level;
@@ -215,12 +219,13 @@ struct qcow2_op {
 void qcow2_submit(struct qcow2_image *img, struct qcow2_op *op);
 
 /*
- * Which clusters of [off, off + len) of a writable image were written or zeroed as a whole: while it
- * has been open, and, when a crash interrupted that, before. Those a crash left are named when the
- * image itself stores them as data or zeroes (not what equals the parent, nor zeroes without one);
- * compressed images, finished ones and those another program repaired name none. What is named is
- * durable when a QCOW2_OP_FLUSH submitted after this call is done. Returns how many of @max extents it
- * filled, RECEIVED or 0 in turn; they may end before off + len. The attached thread.
+ * Which clusters of [off, off + len) of a writable image were written or zeroed as a whole: while
+ * it has been open, and, when a crash interrupted that, before. Those a crash left are named when
+ * the image itself stores them as data or zeroes (not what equals the parent, nor zeroes without
+ * one); compressed images, finished ones and those another program repaired name none. What is
+ * named is durable when a QCOW2_OP_FLUSH submitted after this call is done. Returns how many of
+ * @max extents it filled, RECEIVED or 0 in turn; they may end before off + len. The attached
+ * thread.
  */
 unsigned qcow2_received(const struct qcow2_image *img, uint64_t off, uint64_t len,
 			struct qcow2_extent *extents, unsigned max);

@@ -51,20 +51,23 @@ void qcow2_sums_encode_header(const struct qcow2_sums *sums, unsigned char *b)
 	store_be64(b + 16, sums->size);
 	store_be64(b + 24, sums->clusters);
 	memcpy(b + 32, sums->root.b, QCOW2_SUM_BYTES);
-	store_be64(b + 48, XXH3_64bits(b, 48));
+	store_be64(b + 48, sums->source_size);
+	store_be64(b + 56, XXH3_64bits(b, 56));
 }
 
 static int decode_header(struct qcow2_sums *sums, const unsigned char *b, int64_t file_size)
 {
 	if (memcmp(b, sums_magic, sizeof(sums_magic)) || load_be32(b + 12) != 1 ||
-	    load_be64(b + 48) != XXH3_64bits(b, 48))
+	    load_be64(b + 56) != XXH3_64bits(b, 56))
 		return -EBADMSG;
 	sums->cluster_bits = load_be32(b + 8);
 	sums->size = load_be64(b + 16);
 	sums->clusters = load_be64(b + 24);
+	sums->source_size = load_be64(b + 48);
 	memcpy(sums->root.b, b + 32, QCOW2_SUM_BYTES);
 	if (sums->cluster_bits < 9 || sums->cluster_bits > 21 || sums->size > QCOW2_SIZE_MAX ||
 	    sums->clusters != div_up(sums->size, 1ULL << sums->cluster_bits) ||
+	    sums->source_size > sums->size || sums->size - sums->source_size >= 512 ||
 	    (uint64_t)file_size != qcow2_sums_off(sums->clusters))
 		return -EBADMSG;
 	return 0;

@@ -6,10 +6,10 @@
  * File layout, integers big-endian:
  *
  *     0   magic "SDSUMS01"          32  root: XXH3-128 of the array
- *     8   u32 log2(cluster size)    48  XXH3-64 of bytes 0..47
- *     12  u32 algorithm: 1          4096 the array: 16 bytes a cluster, in guest order
- *     16  u64 guest size, bytes          all zero: the cluster reads as zeroes
- *     24  u64 clusters
+ *     8   u32 log2(cluster size)    48  u64 size of the source, bytes
+ *     12  u32 algorithm: 1          56  XXH3-64 of bytes 0..55
+ *     16  u64 guest size, bytes     4096 the array: 16 bytes a cluster, in guest order
+ *     24  u64 clusters                   all zero: the cluster reads as zeroes
  *
  * The checksum covers a whole cluster; behind the end of the disk it counts zeroes.
  */
@@ -47,6 +47,7 @@ struct qcow2_sums {
 	struct file *file; /* owned */
 	unsigned cluster_bits;
 	uint64_t size, clusters;
+	uint64_t source_size; /* bytes: @size, or up to 511 less when the source had an odd one */
 	struct qcow2_sum root;
 };
 

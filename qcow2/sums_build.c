@@ -121,6 +121,13 @@ static int copy_sums(struct build *b, const struct qcow2_sums *from)
 	return r;
 }
 
+/* The size of the source is that of the point before, unless somebody said so or it was resized. */
+static void take_source_size(struct build *b, const struct qcow2_sums *from)
+{
+	if (!b->img->source_size && from->size == b->sums.size)
+		b->sums.source_size = from->source_size;
+}
+
 static int start_array(struct build *b, const char *name)
 {
 	struct qcow2_sums own;
@@ -128,16 +135,21 @@ static int start_array(struct build *b, const char *name)
 
 	if (b->img->found_data) {
 		/* A continued image: its own sidecar counts if the image was clean. */
-		if (b->img->found_dirty || qcow2_sums_open(&own, name, NULL))
+		if (qcow2_sums_open(&own, name, NULL))
 			return fill_unknown(b);
-		r = own.cluster_bits == b->sums.cluster_bits ? copy_sums(b, &own) : fill_unknown(b);
+		take_source_size(b, &own);
+		r = !b->img->found_dirty && own.cluster_bits == b->sums.cluster_bits
+			    ? copy_sums(b, &own)
+			    : fill_unknown(b);
 		qcow2_sums_close(&own);
 		return r;
 	}
 	if (!b->img->chain)
 		return 0; /* an array of zeroes */
-	return b->img->parent_sums.sums.file ? copy_sums(b, &b->img->parent_sums.sums)
-					     : fill_unknown(b);
+	if (!b->img->parent_sums.sums.file)
+		return fill_unknown(b);
+	take_source_size(b, &b->img->parent_sums.sums);
+	return copy_sums(b, &b->img->parent_sums.sums);
 }
 
 /* --- the log -------------------------------------------------------------------------------- */
@@ -272,6 +284,7 @@ int qcow2_sums_build(struct qcow2_image *img, struct err *err)
 		.img = img,
 		.sums = {.cluster_bits = img->geom.cluster_bits,
 			 .size = img->geom.size,
+			 .source_size = img->source_size ? img->source_size : img->geom.size,
 			 .clusters = img->geom.clusters},
 	};
 	_cleanup_(file_closep) struct file *file = NULL;

@@ -455,6 +455,7 @@ static int image_open(const struct settings *s, struct qcow2_image **out, struct
 		.repository = s->repository,
 		.suppress_unchanged = !s->read_only && !s->no_suppress,
 		.sums = !s->read_only && !s->no_sums,
+		.source_size = s->create && s->sized ? s->size : 0,
 		.zstd_level = s->zstd_level,
 	};
 	int r = s->create ? image_create(s, err) : 0;

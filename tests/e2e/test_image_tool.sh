@@ -96,6 +96,16 @@ image 2 convert $INCR x.raw --format raw --compress zstd
 assert_eq 4096 "$(qemu-img info --output=json small.qcow2 | jq '."cluster-size"')" "cluster size"
 "$BIN/sendense-ctl" --json image convert $INCR once.qcow2 >json || fail "convert --json"
 
+step "a source of odd size comes back as long as it was"
+head -c 100001 /dev/urandom >odd.raw
+spawn odd "$BIN/sendense-nbd" --socket "$T/odd.sock" --image odd.qcow2 --create --size 100001
+await_ready odd "$SPAWNED"
+nbdcopy odd.raw "nbd+unix:///?socket=$T/odd.sock"
+end TERM "$SPAWNED"
+assert_eq 0 "$ENDED" "exit status of the server of the odd disk"
+image 0 convert odd.qcow2 odd.out.raw --format raw
+cmp odd.raw odd.out.raw
+
 step "an existing output is kept"
 image 5 convert $INCR flat.raw --format raw
 cmp flat.raw changed.raw

@@ -152,6 +152,49 @@ static void clusters_overwritten_in_part_here_and_there_are_summed_again(void **
 	assert_verifies("scattered.qcow2");
 }
 
+static uint64_t source_size_in(const char *sidecar)
+{
+	struct qcow2_sums sums;
+	struct err err = ERR_INIT;
+	uint64_t size;
+
+	if (qcow2_sums_open(&sums, sidecar, &err))
+		fail_msg("%s", err.text);
+	size = sums.source_size;
+	qcow2_sums_close(&sums);
+	return size;
+}
+
+static void write_and_close(const char *path, uint64_t source_size)
+{
+	struct qcow2_open_opts opts = {.writable = true, .sums = true, .source_size = source_size};
+
+	assert_int_equal(imgloop_open(&loop, path, &opts), 0);
+	write_random(0, 4096);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_verifies(path);
+}
+
+static void the_sidecar_remembers_a_source_of_odd_size(void **state)
+{
+	const uint64_t odd = 3 * CS + 1000;
+	struct qcow2_open_opts wrong = {.writable = true, .sums = true, .source_size = odd - 600};
+
+	(void)state;
+	create("odd.qcow2", odd, NULL);
+	write_and_close("odd.qcow2", odd);
+	assert_int_equal(source_size_in("odd.sums"), odd);
+	write_and_close("odd.qcow2", 0); /* continued */
+	assert_int_equal(source_size_in("odd.sums"), odd);
+	create("odd-1.qcow2", odd, "odd.qcow2");
+	write_and_close("odd-1.qcow2", 0);
+	assert_int_equal(source_size_in("odd-1.sums"), odd);
+	create("odd-2.qcow2", odd + CS, "odd-1.qcow2"); /* resized */
+	write_and_close("odd-2.qcow2", 0);
+	assert_int_equal(source_size_in("odd-2.sums"), align_up(odd + CS, 512));
+	assert_int_not_equal(imgloop_open(&loop, "odd.qcow2", &wrong), 0);
+}
+
 static void a_chain_verifies_at_every_point(void **state)
 {
 	uint64_t size = (8 << 20) + 512;
@@ -312,6 +355,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_kind_of_write_keeps_the_sums_right),
 		cmocka_unit_test(clusters_overwritten_in_part_here_and_there_are_summed_again),
+		cmocka_unit_test(the_sidecar_remembers_a_source_of_odd_size),
 		cmocka_unit_test(a_chain_verifies_at_every_point),
 		cmocka_unit_test(a_parent_without_sidecar_is_read_instead),
 		cmocka_unit_test(a_continued_image_gets_right_sums),
