@@ -387,10 +387,11 @@ static void *other_side(void *arg)
 	return NULL;
 }
 
+/* InnoDB shows a copy, which it renews only when nobody has looked for 100 ms. */
 static void wait_until_it_waits(struct fx *fx)
 {
 	while (!tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM information_schema.innodb_lock_waits"))
-		usleep(10 * 1000);
+		usleep(200 * 1000);
 }
 
 /* ...while we wait for its lock on "two". It has changed more than we, so it is we who are told. */
