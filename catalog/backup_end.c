@@ -107,6 +107,22 @@ static int extend_chains(struct db *db, const char *job_id, int64_t now, struct 
 	return r ? r : catalog_chains_extend(db, disks, n, now, err);
 }
 
+static int tell_end(struct db *db, const char *job_id, enum catalog_job_status status,
+		    const char *reason, int64_t now, struct err *err)
+{
+	static const enum catalog_log_level levels[] = {
+		[CATALOG_JOB_COMPLETED] = CATALOG_LOG_INFO,
+		[CATALOG_JOB_FAILED] = CATALOG_LOG_ERROR,
+		[CATALOG_JOB_CANCELLED] = CATALOG_LOG_WARNING,
+	};
+	const struct catalog_job_at at = {job_id, CATALOG_NONE, levels[status], "end"};
+	bool why = reason && *reason;
+
+	return catalog_job_log_put(db, &at, now, err, "backup %s%s%s",
+				   catalog_job_status_name(status), why ? ": " : "",
+				   why ? reason : "");
+}
+
 static int end_job(struct db *db, const struct catalog_backup *job, enum catalog_job_status status,
 		   const char *reason, int64_t now, struct err *err)
 {
@@ -125,7 +141,9 @@ static int end_job(struct db *db, const struct catalog_backup *job, enum catalog
 		r = job_ended(job, err);
 	if (!r && status == CATALOG_JOB_COMPLETED)
 		r = extend_chains(db, job->id, now, err);
-	return r ? r : count_end(db, job, status, now, err);
+	if (!r)
+		r = count_end(db, job, status, now, err);
+	return r ? r : tell_end(db, job->id, status, reason, now, err);
 }
 
 /* Why a job failed whose disks have all ended: the first of them that did. */
@@ -231,6 +249,18 @@ static int complete_again(const struct complete *c, const struct catalog_backup 
 	return 0;
 }
 
+static int tell_point(struct db *db, const struct complete *c, int64_t now, struct err *err)
+{
+	const struct catalog_job_at at = {c->job_id, c->disk_index, CATALOG_LOG_INFO, "commit"};
+	const struct catalog_counters *b = &c->point->bytes;
+
+	return catalog_job_log_put(db, &at, now, err,
+				   "committed: %" PRId64 " bytes received, %" PRId64
+				   " zero, %" PRId64 " unchanged, %" PRId64 " stored",
+				   b->bytes_transferred, b->bytes_zero, b->bytes_unchanged,
+				   b->bytes_stored);
+}
+
 static int complete_tx(struct catalog *tx, void *arg, struct err *err)
 {
 	const struct complete *c = arg;
@@ -250,6 +280,8 @@ static int complete_tx(struct catalog *tx, void *arg, struct err *err)
 	r = find_open_disk(db, c->job_id, c->disk_index, &job, &d, err);
 	if (!r)
 		r = store_point(db, c, &d, now, err);
+	if (!r)
+		r = tell_point(db, c, now, err);
 	if (r)
 		return r;
 	c->out->already = false;
@@ -319,6 +351,11 @@ static int disk_fail_tx(struct catalog *tx, void *arg, struct err *err)
 			   "UPDATE backup_disks SET status = 'failed', error_message = ?,"
 			   " completed_at = ? WHERE id = ?",
 			   DB_ARGS(DB_TEXT(f->reason), DB_I64(now), DB_I64(d.id)), NULL, err);
+	if (!r)
+		r = catalog_job_log_put(db,
+					&(const struct catalog_job_at){f->job_id, f->disk_index,
+								       CATALOG_LOG_ERROR, "copy"},
+					now, err, "failed: %s", f->reason);
 	return r ? r : settle(db, &job, now, &f->status, err);
 }
 
@@ -384,7 +421,9 @@ static int job_running_tx(struct catalog *tx, void *arg, struct err *err)
 {
 	struct db *db = catalog_db(tx);
 	const char *job_id = arg;
+	const struct catalog_job_at at = {job_id, CATALOG_NONE, CATALOG_LOG_INFO, "running"};
 	struct catalog_backup job;
+	int64_t now = catalog_now_us();
 	int r = find_job(db, job_id, &job, err);
 
 	if (r)
@@ -393,7 +432,9 @@ static int job_running_tx(struct catalog *tx, void *arg, struct err *err)
 		return err_set(err, CATALOG_E_ALREADY, "backup job %s is running already", job_id);
 	if (!job_active(&job))
 		return job_ended(&job, err);
-	return go_on(db, job_id, catalog_now_us(), err);
+	r = go_on(db, job_id, now, err);
+	return r ? r
+		 : catalog_job_log_put(db, &at, now, err, "the capture agent accepted the backup");
 }
 
 int catalog_backup_set_running(struct catalog *cat, const char *job_id, struct err *err)
@@ -444,6 +485,7 @@ static int progress_tx(struct catalog *tx, void *arg, struct err *err)
 	const struct progress *p = arg;
 	struct db *db = catalog_db(tx);
 	struct catalog_backup_disk d;
+	const struct catalog_job_at at = {p->job_id, p->disk_index, CATALOG_LOG_INFO, "copy"};
 	struct catalog_backup job;
 	int64_t now = catalog_now_us();
 	int r = find_open_disk(db, p->job_id, p->disk_index, &job, &d, err);
@@ -463,6 +505,8 @@ static int progress_tx(struct catalog *tx, void *arg, struct err *err)
 			   DB_I64(d.bytes.bytes_zero), DB_I64(d.bytes.bytes_unchanged),
 			   DB_I64(d.bytes.bytes_stored), DB_I64(d.id)),
 		   NULL, err);
+	if (!r && d.status == CATALOG_DISK_PENDING)
+		r = catalog_job_log_put(db, &at, now, err, "the agent has connected");
 	return r ? r : go_on(db, p->job_id, now, err);
 }
 

@@ -2,6 +2,8 @@
  * Reading jobs, their disks, and the points they left. Nothing here compares times: a job is found
  * by its id or by what it holds, and the latest point is the one with the highest row id.
  */
+#include <stdio.h>
+
 #include "base/bytes.h"
 #include "catalog/backup_rows.h"
 #include "catalog/session.h"
@@ -85,6 +87,116 @@ int catalog_backups_list(struct catalog *cat, const struct catalog_backup_filter
 
 	if (!r)
 		r = list_jobs(l.db, filter ? filter : &any, rows, n, total, err);
+	return catalog_result(cat, r);
+}
+
+/* --- sums ------------------------------------------------------------------------------------- */
+
+/* A sum over integers is a DECIMAL in MariaDB. */
+#define SUM(what) "CAST(COALESCE(SUM(" what "), 0) AS SIGNED)"
+
+static int sum_jobs(struct db *db, const struct row_where *w, struct catalog_backup_stats *out,
+		    struct err *err)
+{
+	_cleanup_(db_releasep) struct db_stmt *st = NULL;
+	enum catalog_job_status status;
+	char sql[2048];
+	int r;
+
+	snprintf(
+		sql, sizeof(sql),
+		"SELECT j.status, COUNT(*)," SUM("CASE WHEN j.backup_type = 'full' THEN 1 ELSE 0 "
+						 "END") "," SUM(
+			"j.bytes_transferred") ", COALESCE(MAX(j.completed_at), 0)," SUM("j."
+											 "completed"
+											 "_at - "
+											 "COALESCE("
+											 "j."
+											 "started_"
+											 "at, "
+											 "j."
+											 "created_"
+											 "at)") " F"
+												"RO"
+												"M "
+												"ba"
+												"ck"
+												"up"
+												"_j"
+												"ob"
+												"s "
+												"j%"
+												"s "
+												"GR"
+												"OU"
+												"P "
+												"BY"
+												" j"
+												".s"
+												"ta"
+												"tu"
+												"s",
+		w->sql);
+	r = db_query(db, sql, w->args, w->n, &st, err);
+	while (!r && (r = db_step(st, err)) == DB_ROW) {
+		int64_t n = db_col_i64(st, 1), fulls = db_col_i64(st, 2);
+
+		r = 0;
+		if (!catalog_job_status_parse(db_col_text(st, 0, NULL), &status))
+			continue;
+		out->jobs[status] = n;
+		out->fulls += fulls;
+		out->incrementals += n - fulls;
+		out->bytes_transferred += db_col_i64(st, 3);
+		if (status != CATALOG_JOB_COMPLETED)
+			continue;
+		out->last_backup_at_us = db_col_i64(st, 4);
+		out->completed_us = db_col_i64(st, 5);
+	}
+	return r;
+}
+
+static int sum_disks(struct db *db, const struct row_where *w, int64_t *stored, struct err *err)
+{
+	char sql[1024];
+
+	snprintf(sql, sizeof(sql),
+		 "SELECT " SUM("d.bytes_stored") " FROM backup_jobs j JOIN backup_disks d ON "
+						"d.backup_job_id = j.id%s %s"
+						" j.status = 'completed'",
+		 w->sql, w->n ? "AND" : "WHERE");
+	return db_query_i64(db, sql, w->args, w->n, 0, stored, err);
+}
+
+int catalog_backup_get_stats(struct catalog *cat, const struct catalog_backup_filter *filter,
+			     struct catalog_backup_stats *out, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	struct catalog_backup_stats stats = {.fulls = 0};
+	struct row_where w = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (filter)
+		where_jobs(&w, filter);
+	if (!r)
+		r = sum_jobs(l.db, &w, &stats, err);
+	if (!r)
+		r = sum_disks(l.db, &w, &stats.bytes_stored, err);
+	if (!r)
+		*out = stats;
+	return catalog_result(cat, r);
+}
+
+int catalog_backup_count(struct catalog *cat, int64_t jobs[CATALOG_JOB_STATUSES], struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	for (int i = 0; !r && i < CATALOG_JOB_STATUSES; i++)
+		r = db_query_i64(
+			l.db, "SELECT COUNT(*) FROM backup_jobs WHERE status = ?",
+			DB_ARGS(DB_TEXT(catalog_job_status_name((enum catalog_job_status)i))), 0,
+			&jobs[i], err);
 	return catalog_result(cat, r);
 }
 

@@ -6,6 +6,7 @@
 
 #include "catalog/backups.h"
 #include "catalog/chains.h"
+#include "catalog/job_log.h"
 #include "catalog/row.h"
 
 extern const struct row_map catalog_backup_context_map; /* alias c */
@@ -24,6 +25,18 @@ int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, co
 /* Enters the disks of a job that is just being completed into their chains. */
 int catalog_chains_extend(struct db *db, const struct catalog_backup_disk *disks, size_t n,
 			  int64_t now_us, struct err *err);
+
+/* A line of the job's story, in the transaction of the step it tells of. */
+struct catalog_job_at {
+	const char *job_id;
+	int disk_index; /* or CATALOG_NONE */
+	enum catalog_log_level level;
+	const char *phase;
+};
+
+int catalog_job_log_put(struct db *db, const struct catalog_job_at *at, int64_t now_us,
+			struct err *err, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
 
 /* Copies as much of @src as fits, never half a UTF-8 character; what is none becomes '?', because a
  * database may refuse it, and a job must be able to fail whatever its reason is made of. For

@@ -256,6 +256,30 @@ static void fill_job(struct catalog_backup *job, const struct start *s,
 	job->created_at_us = catalog_now_us();
 }
 
+static int tell_disk(struct db *db, const struct catalog_backup *job,
+		     const struct catalog_backup_disk *d, struct err *err)
+{
+	const struct catalog_job_at at = {job->id, d->disk_index, CATALOG_LOG_INFO, "start"};
+
+	return catalog_job_log_put(db, &at, job->created_at_us, err, "%s of %" PRId64 " bytes%s%s",
+				   catalog_backup_type_name(d->mode), d->virtual_size_bytes,
+				   *d->reason ? ", because " : "", d->reason);
+}
+
+static int tell_start(struct db *db, const struct start *s, const struct catalog_backup *job,
+		      struct err *err)
+{
+	const struct catalog_job_at at = {job->id, CATALOG_NONE, CATALOG_LOG_INFO, "start"};
+	int r = catalog_job_log_put(db, &at, job->created_at_us, err,
+				    "%s backup of VM \"%s\" begins: %zu disks, %" PRId64 " bytes",
+				    catalog_backup_type_name(job->backup_type), job->vm_name, s->n,
+				    job->total_bytes);
+
+	for (size_t i = 0; !r && i < s->n; i++)
+		r = tell_disk(db, job, &s->disks[i], err);
+	return r;
+}
+
 static int start_tx(struct catalog *tx, void *arg, struct err *err)
 {
 	const struct start *s = arg;
@@ -282,6 +306,8 @@ static int start_tx(struct catalog *tx, void *arg, struct err *err)
 			"UPDATE vm_backup_contexts SET total_backups_run = total_backups_run + 1,"
 			" updated_at = ? WHERE context_id = ?",
 			DB_ARGS(DB_I64(job.created_at_us), DB_TEXT(ctx.context_id)), NULL, err);
+	if (!r)
+		r = tell_start(db, s, &job, err);
 	return r ? r : read_back(db, s, job.id, err);
 }
 

@@ -41,6 +41,7 @@ enum catalog_job_status {
 	CATALOG_JOB_COMPLETED,
 	CATALOG_JOB_FAILED,
 	CATALOG_JOB_CANCELLED,
+	CATALOG_JOB_STATUSES,
 };
 
 enum catalog_disk_status {
@@ -234,6 +235,22 @@ struct catalog_backup_filter {
 /* Newest first. @filter and @total may be NULL; *@total counts all matches, whatever the limit. */
 int catalog_backups_list(struct catalog *cat, const struct catalog_backup_filter *filter,
 			 struct catalog_backup **rows, size_t *n, int64_t *total, struct err *err);
+
+struct catalog_backup_stats {
+	int64_t jobs[CATALOG_JOB_STATUSES]; /* by status */
+	int64_t fulls, incrementals;	    /* whatever their status, as asked for */
+	int64_t bytes_transferred;	    /* of all jobs */
+	int64_t bytes_stored;		    /* of completed jobs: what their images took */
+	int64_t last_backup_at_us;	    /* a job completed; 0: none did */
+	int64_t completed_us;		    /* sum over completed jobs, from start to end */
+};
+
+/* Sums over the jobs @filter (may be NULL) matches; limit and offset are ignored. */
+int catalog_backup_get_stats(struct catalog *cat, const struct catalog_backup_filter *filter,
+			     struct catalog_backup_stats *out, struct err *err);
+
+/* Jobs by status and no more: what a scrape may ask for at any size of the catalog. */
+int catalog_backup_count(struct catalog *cat, int64_t jobs[CATALOG_JOB_STATUSES], struct err *err);
 
 /* --- backup_disks ----------------------------------------------------------------------------- */
 
