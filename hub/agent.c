@@ -32,6 +32,7 @@ struct agent_call {
 	char *answer; /* NUL-terminated once something came */
 	size_t answer_len;
 	bool too_long;
+	const atomic_bool *cancel; /* may be NULL */
 };
 
 int hub_agent_new(struct hub_agent **out, const struct hub_agent_config *config, struct err *err)
@@ -100,7 +101,8 @@ static int agent_on_tick(void *arg, curl_off_t dltotal, curl_off_t dlnow, curl_o
 	struct agent_call *call = arg;
 
 	(void)dltotal, (void)dlnow, (void)ultotal, (void)ulnow;
-	return call->agent->config.stop && atomic_load(call->agent->config.stop);
+	return (call->agent->config.stop && atomic_load(call->agent->config.stop)) ||
+	       (call->cancel && atomic_load(call->cancel));
 }
 
 static void agent_prepare(struct agent_call *call, CURL *curl, struct curl_slist *headers,
@@ -130,6 +132,8 @@ static void agent_prepare(struct agent_call *call, CURL *curl, struct curl_slist
 static int agent_transfer_error(struct agent_call *call, CURLcode code, const char *detail,
 				struct err *err)
 {
+	if (code == CURLE_ABORTED_BY_CALLBACK && call->cancel && atomic_load(call->cancel))
+		return err_set(err, -ECANCELED, "the backup was cancelled");
 	if (code == CURLE_ABORTED_BY_CALLBACK)
 		return err_set(err, HUB_E_STOPPING, "the hub is stopping");
 	if (call->too_long)
@@ -204,6 +208,7 @@ int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, st
 	_cleanup_(agent_call_deinit) struct agent_call call = {
 		.agent = agent,
 		.path = "/backup/start",
+		.cancel = job->cancel,
 		.timeout_ms = agent->config.timeout_ms,
 		.answer_max = AGENT_ANSWER_MAX,
 	};

@@ -33,9 +33,10 @@ struct hub_agent_job {
 	const char *nbd_targets;
 	const char *backup_type;	/* "full", "incremental" */
 	const char *previous_change_id; /* incremental: any text; NULL otherwise */
+	const atomic_bool *cancel;	/* the call ends with -ECANCELED once it is set */
 };
 
-/* 0 once the agent has accepted. HUB_E_AGENT, HUB_E_STOPPING. */
+/* 0 once the agent has accepted. HUB_E_AGENT, HUB_E_STOPPING, -ECANCELED. */
 int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, struct err *err);
 
 /* @body is borrowed. *@out is an object; the caller json_decref()s it. HUB_E_AGENT,

@@ -68,6 +68,24 @@ int hub_backup_change_id(struct hub *hub, const char *vm_name, int disk_index,
 int hub_backup_complete(struct hub *hub, const char *job_id, int disk_index, const char *change_id,
 			struct catalog_completed *out, struct err *err);
 
+struct hub_cancel_request {
+	const char *reason;	  /* goes onto the job; NULL or empty: none given */
+	const bool *keep_partial; /* NULL: as the hub is configured */
+};
+
+/*
+ * Stops a backup: its connections are cut, writes under way fail, disks that are not committed
+ * fail, the job is `cancelled`. What was half written is deleted, or kept in the quarantine. The
+ * capture agent has no call to be told by; it learns from its writes.
+ *
+ * Returns when the catalog has it. A commit under way is waited for: when it was the last disk's,
+ * the backup is completed, and cancelling it HUB_E_STATE. Cancelling a cancelled backup succeeds
+ * with *@already. HUB_E_NOT_FOUND; HUB_E_STATE: it ended otherwise, the sentence says how; -EBUSY:
+ * stopped, but the catalog could not be told yet.
+ */
+int hub_backup_cancel(struct hub *hub, const char *job_id, const struct hub_cancel_request *req,
+		      bool *already, struct err *err);
+
 /* Telemetry: a sign of life and numbers for people. States never change by it. */
 struct hub_telemetry {
 	char current_phase[CATALOG_ID_SIZE];

@@ -92,8 +92,8 @@ static int complete_from_catalog(struct hub *hub, const char *job_id, int disk_i
 				       "disk %d of %s was completed with another change id",
 				       disk_index, job_id);
 		return err_set(err, HUB_E_STATE,
-			       "backup %s is %s, what was written of disk %d is in the quarantine "
-			       "and cannot be completed any more: %s",
+			       "backup %s is %s, what was written of disk %d is deleted or in the "
+			       "quarantine and cannot be completed any more: %s",
 			       job_id, catalog_job_status_name(job.status), disk_index,
 			       job.error_message);
 	}

@@ -2,7 +2,8 @@
  * The bad end of a backup. Whatever the cause (the agent, the disk, a crash of ours found at the
  * next start), it leaves: the previous points and their change ids as they were, disks of this
  * backup that were committed before in place but not offered (catalog/backups.h), what was half
- * written in the quarantine, and the reason on the job.
+ * written in the quarantine (of a cancelled backup: nothing, unless it is to be kept), and the
+ * reason on the job.
  *
  * Files go before the catalog is told: a crash in between finds the job still running, and
  * hub/recover.c does it again. If the catalog cannot be told, the job stays on the list as FAILING,
@@ -25,17 +26,22 @@ static int fail_close_disk(struct hub_job *job, struct hub_disk *disk)
 	return latched;
 }
 
-static void fail_quarantine_disk(struct hub_job *job, struct hub_disk *disk, bool empty)
+static void fail_quarantine_disk(struct hub_job *job, struct hub_disk *disk,
+				 enum repo_leftover what)
 {
+	static const char *const words[] = {
+		[REPO_KEEP] = "are in the quarantine",
+		[REPO_EMPTY] = "are in the quarantine, emptied because the repository is full",
+		[REPO_REMOVE] = "are deleted",
+	};
 	struct err err = ERR_INIT;
 	int64_t moved = 0;
 
-	if (job->repo->ops->quarantine(job->repo, &disk->point, empty, &moved, &err))
+	if (job->repo->ops->quarantine(job->repo, &disk->point, what, &moved, &err))
 		log_error(&job->log, "disk %d: %s", disk->row.disk_index, err.text);
 	else if (moved)
-		log_warn(&job->log, "disk %d: %lld bytes of %s are in the quarantine%s",
-			 disk->row.disk_index, (long long)moved, disk->point.path,
-			 empty ? ", emptied because the repository is full" : "");
+		log_warn(&job->log, "disk %d: %lld bytes of %s %s", disk->row.disk_index,
+			 (long long)moved, disk->point.path, words[what]);
 }
 
 /* " (what the disk said; what the agent said)" as far as known and not said already. */
@@ -73,7 +79,7 @@ static int fail_close_disks(struct hub_job *job, int *latched_disk)
 	return latched;
 }
 
-static void fail_quarantine_disks(struct hub_job *job, bool empty)
+static void fail_quarantine_disks(struct hub_job *job, enum repo_leftover what)
 {
 	for (size_t i = 0; i < job->disk_count; i++) {
 		struct hub_disk *disk = &job->disks[i];
@@ -83,7 +89,7 @@ static void fail_quarantine_disks(struct hub_job *job, bool empty)
 		pthread_mutex_lock(&job->face);
 		disk->state = HUB_DISK_FAILED;
 		pthread_mutex_unlock(&job->face);
-		fail_quarantine_disk(job, disk, empty);
+		fail_quarantine_disk(job, disk, what);
 	}
 }
 
@@ -98,7 +104,7 @@ static void fail_settle_unsure(struct hub *hub, struct hub_job *job)
 		    !catalog_backup_disk_get(hub->catalog, job->row.id, disk->row.disk_index, &row,
 					     NULL) &&
 		    row.status != CATALOG_DISK_COMPLETED)
-			fail_quarantine_disk(job, disk, false);
+			fail_quarantine_disk(job, disk, REPO_KEEP);
 	}
 }
 
@@ -119,6 +125,15 @@ static void fail_tell_catalog(struct hub *hub, struct hub_job *job)
 	hub_job_set_state(job, HUB_JOB_FAILING);
 }
 
+static enum repo_leftover fail_leftover(const struct hub_job *job, int latched)
+{
+	if (job->fail_status == CATALOG_JOB_CANCELLED && !job->cancel_keep)
+		return REPO_REMOVE;
+	if (latched == -ENOSPC || strstr(job->fail_reason, strerror(ENOSPC)))
+		return REPO_EMPTY;
+	return REPO_KEEP;
+}
+
 void hub_job_fail(struct hub *hub, struct hub_job *job, enum catalog_job_status status,
 		  const char *reason)
 {
@@ -129,10 +144,10 @@ void hub_job_fail(struct hub *hub, struct hub_job *job, enum catalog_job_status 
 	latched = fail_close_disks(job, &latched_disk);
 	fail_compose(job, latched, latched_disk, reason, job->fail_reason);
 	job->fail_status = status;
-	log_error(&job->log, "backup of VM \"%s\" %s: %s", job->vm_name,
-		  catalog_job_status_name(status), job->fail_reason);
-	fail_quarantine_disks(job, latched == -ENOSPC ||
-					   strstr(job->fail_reason, strerror(ENOSPC)) != NULL);
+	log_line(status == CATALOG_JOB_CANCELLED ? LOG_LEVEL_WARN : LOG_LEVEL_ERROR, &job->log,
+		 "backup of VM \"%s\" %s: %s", job->vm_name, catalog_job_status_name(status),
+		 job->fail_reason);
+	fail_quarantine_disks(job, fail_leftover(job, latched));
 	fail_tell_catalog(hub, job);
 }
 

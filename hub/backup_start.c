@@ -224,6 +224,7 @@ static int start_call_agent(struct hub *hub, struct hub_job *job, const char *ta
 		.nbd_targets = targets,
 		.backup_type = catalog_backup_type_name(job->row.backup_type),
 		.previous_change_id = start_previous_change_id(job),
+		.cancel = &job->cancel_asked,
 	};
 	int rc;
 
@@ -279,6 +280,18 @@ static int start_run(struct hub *hub, struct hub_job *job, struct hub_started *o
 	return start_call_agent(hub, job, out->nbd_targets, err);
 }
 
+static int start_undo(struct hub *hub, struct hub_job *job, struct hub_started *out, int rc,
+		      struct err *err)
+{
+	free(steal(&out->nbd_targets));
+	if (!atomic_load(&job->cancel_asked)) {
+		hub_job_fail_with(hub, job, err);
+		return rc;
+	}
+	hub_job_cancel(hub, job);
+	return err_set(err, HUB_E_STATE, "backup %s was cancelled while it started", job->row.id);
+}
+
 /* With the VM reserved. */
 static int start_job(struct hub *hub, struct hub_job *job, const struct hub_start_request *req,
 		     const struct catalog_repository *repository,
@@ -295,11 +308,8 @@ static int start_job(struct hub *hub, struct hub_job *job, const struct hub_star
 		return rc;
 	strcpy(out->backup_id, job->row.id);
 	rc = start_run(hub, job, out, err);
-	if (rc) {
-		free(steal(&out->nbd_targets));
-		hub_job_fail_with(hub, job, err);
-		return rc;
-	}
+	if (rc)
+		return start_undo(hub, job, out, rc, err);
 	log_info(&job->log, "%s backup of VM \"%s\" runs: %zu disks, %lld bytes, repository \"%s\"",
 		 catalog_backup_type_name(job->row.backup_type), job->vm_name, job->disk_count,
 		 (long long)job->row.total_bytes, job->repo->name);

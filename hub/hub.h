@@ -14,6 +14,7 @@
 #ifndef HUB_HUB_H
 #define HUB_HUB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,6 +49,8 @@ struct hub_config {
 	 * "": "local". Never shown or logged. */
 	const char *vcenter_user, *vcenter_password;
 
+	bool cancel_keeps_partial; /* what a cancelled backup has written goes to the quarantine */
+
 	unsigned start_timeout_ms;     /* from the agent's yes to the first NBD connection */
 	unsigned disconnect_grace_ms;  /* all connections closed, no `complete`, no telemetry */
 	unsigned silence_timeout_ms;   /* neither NBD nor telemetry */
@@ -73,8 +76,8 @@ struct hub_config {
  */
 int hub_start(struct hub **out, const struct hub_config *config, struct err *err);
 
-/* Calls that wait for the agent return HUB_E_STOPPING from now on, no backup starts and no NBD client
- * comes in: lets the threads of the API come home before hub_stop(). */
+/* Calls that wait for the agent return HUB_E_STOPPING from now on, no backup starts and no NBD
+ * client comes in: lets the threads of the API come home before hub_stop(). */
 void hub_interrupt(struct hub *hub);
 
 /* No other call may be running. Running backups fail with @reason. NULL is fine. */

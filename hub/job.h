@@ -123,6 +123,11 @@ struct hub_job {
 	char fail_reason[CATALOG_ERROR_SIZE]; /* FAILING: what the catalog has yet to hear */
 	enum catalog_job_status fail_status;
 
+	atomic_bool
+		cancel_asked; /* before `work` can be had: a start that waits for its agent ends */
+	bool cancel_keep;     /* what was half written goes to the quarantine; work */
+	char cancel_reason[CATALOG_REASON_SIZE]; /* face */
+
 	/* watched by the watch-dog; face */
 	int64_t accepted_ns;  /* the agent said yes */
 	int64_t touched_ns;   /* last step of ours that took its time */
@@ -199,6 +204,8 @@ void hub_job_fail(struct hub *hub, struct hub_job *job, enum catalog_job_status 
 		  const char *reason);
 /* As above with an error of ours: @code tells a full disk. */
 void hub_job_fail_with(struct hub *hub, struct hub_job *job, const struct err *err);
+/* Ends a job whose cancelling was asked for: `cancelled`, with the reason given. `work` held. */
+void hub_job_cancel(struct hub *hub, struct hub_job *job);
 /* Tells the catalog of a job that is FAILING, once more. `work` held. */
 void hub_job_fail_retry(struct hub *hub, struct hub_job *job);
 

@@ -24,7 +24,7 @@ static void recover_disk(struct hub *hub, struct repo *repo, const struct catalo
 		return;
 	CATALOG_TEXT(point.path, row->qcow2_path);
 	CATALOG_TEXT(point.part, row->part_path);
-	if (repo->ops->quarantine(repo, &point, false, &moved, &err))
+	if (repo->ops->quarantine(repo, &point, REPO_KEEP, &moved, &err))
 		log_error(&hub->log, "%s disk %d: %s", row->backup_job_id, row->disk_index,
 			  err.text);
 	else if (moved)

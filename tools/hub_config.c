@@ -40,6 +40,8 @@ static const struct setting {
 	{"agent_timeout_s", 0, NUMBER, offsetof(struct hub_settings, agent_timeout_s), 1, 100000},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
 	 100000},
+	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0,
+	 1},
 	{"tls", HUB_OPT_TLS, TEXT, offsetof(struct hub_settings, tls)},
 	{"tls_certificates", HUB_OPT_TLS_CERTIFICATES, TEXT,
 	 offsetof(struct hub_settings, tls_certificates)},
@@ -411,6 +413,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	apply_nbd(settings, &config->nbd);
 	config->vcenter_user = settings->vcenter_user;
 	config->vcenter_password = settings->vcenter_password;
+	config->cancel_keeps_partial = settings->cancel_keeps_partial > 0;
 	apply(&config->start_timeout_ms, settings->start_timeout_s, 1000);
 	apply(&config->disconnect_grace_ms, settings->disconnect_grace_s, 1000);
 	apply(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);

@@ -42,6 +42,13 @@ struct repo_point_key {
 	const char *stamp; /* YYYYMMDD-HHMMSS */
 };
 
+/* What becomes of an image that never became a point. */
+enum repo_leftover {
+	REPO_KEEP,   /* it goes to the quarantine */
+	REPO_EMPTY,  /* so it does, emptied to give its space back: the repository is full */
+	REPO_REMOVE, /* the .part is deleted; anything under a final name is kept */
+};
+
 struct repo_ops {
 	enum catalog_repository_type type;
 
@@ -63,13 +70,10 @@ struct repo_ops {
 			   struct err *err);
 	/* Bytes the image takes in the repository. */
 	int64_t (*stored_size)(struct repo *repo, const char *path);
-	/*
-	 * Moves whatever exists of a point (part, final, sidecar) to the quarantine. @empty: the
-	 * repository is full, so the moved image is emptied to give its space back. Absent files
-	 * are no error. *@moved_bytes is the space of what was moved.
-	 */
-	int (*quarantine)(struct repo *repo, const struct repo_point *point, bool empty,
-			  int64_t *moved_bytes, struct err *err);
+	/* Takes whatever exists of a point (part, final, sidecar) away. Absent files are no error.
+	 * *@moved_bytes is the space of what was moved or deleted. */
+	int (*quarantine)(struct repo *repo, const struct repo_point *point,
+			  enum repo_leftover what, int64_t *moved_bytes, struct err *err);
 	/* Quarantines every .part nobody has open for writing. *@count, *@bytes: what was moved. */
 	int (*sweep)(struct repo *repo, unsigned *count, int64_t *bytes, struct err *err);
 };
@@ -113,7 +117,7 @@ int repo_dir_commit(struct repo *repo, const struct repo_point *point, struct er
 int repo_dir_put_sidecar(struct repo *repo, const char *path, const char *text, size_t len,
 			 struct err *err);
 int64_t repo_dir_stored_size(struct repo *repo, const char *path);
-int repo_dir_quarantine(struct repo *repo, const struct repo_point *point, bool empty,
+int repo_dir_quarantine(struct repo *repo, const struct repo_point *point, enum repo_leftover what,
 			int64_t *moved_bytes, struct err *err);
 int repo_dir_sweep(struct repo *repo, unsigned *count, int64_t *bytes, struct err *err);
 

@@ -294,8 +294,8 @@ static bool repo_quarantine_name(const struct repo *repo, const char *path, int 
 	return true;
 }
 
-/* Moves one file when it is there. *@moved_bytes grows by the space it took. */
-static int repo_quarantine_file(struct repo *repo, const char *path, bool empty,
+/* Moves or deletes one file when it is there. *@moved_bytes grows by the space it took. */
+static int repo_quarantine_file(struct repo *repo, const char *path, enum repo_leftover what,
 				int64_t *moved_bytes, struct err *err)
 {
 	char to[CATALOG_PATH_SIZE + 32];
@@ -311,6 +311,12 @@ static int repo_quarantine_file(struct repo *repo, const char *path, bool empty,
 		return errno == ENOENT || errno == ENOTDIR
 			       ? 0
 			       : err_sys(err, -errno, "looking at %s", path);
+	if (what == REPO_REMOVE) {
+		if (unlink(path) < 0)
+			return err_sys(err, -errno, "deleting %s", path);
+		*moved_bytes += (int64_t)st.st_blocks * 512;
+		return 0;
+	}
 	for (int attempt = 1; rc == -EEXIST && attempt <= REPO_NAME_TRIES; attempt++) {
 		if (!repo_quarantine_name(repo, path, attempt, to, sizeof(to)))
 			return err_set(err, -ENAMETOOLONG, "quarantine name of %s", path);
@@ -319,7 +325,7 @@ static int repo_quarantine_file(struct repo *repo, const char *path, bool empty,
 	if (rc)
 		return err_sys(err, rc, "moving %s to the quarantine", path);
 	*moved_bytes += (int64_t)st.st_blocks * 512;
-	if (empty && S_ISREG(st.st_mode) && truncate(to, 0) < 0)
+	if (what == REPO_EMPTY && S_ISREG(st.st_mode) && truncate(to, 0) < 0)
 		return err_sys(err, -errno, "emptying %s", to);
 	return 0;
 }
@@ -333,38 +339,41 @@ static int repo_quarantine_folder(struct repo *repo, struct err *err)
 }
 
 /* An image and what lies beside it; @image may be empty. */
-static int repo_quarantine_image(struct repo *repo, const char *image, bool empty,
+static int repo_quarantine_image(struct repo *repo, const char *image, enum repo_leftover what,
 				 int64_t *moved_bytes, struct err *err)
 {
+	enum repo_leftover beside = what == REPO_EMPTY ? REPO_KEEP : what;
 	char name[CATALOG_PATH_SIZE + 32], part[CATALOG_PATH_SIZE + 48];
 	int rc;
 
 	if (!image[0])
 		return 0;
-	rc = repo_quarantine_file(repo, image, empty, moved_bytes, err);
+	rc = repo_quarantine_file(repo, image, what, moved_bytes, err);
 	for (enum companion c = SIDECAR; !rc && c <= SUMS; c++) {
 		if (!repo_companion(image, c, name, sizeof(name)))
 			return err_set(err, -ENAMETOOLONG, "what belongs to %s", image);
-		rc = repo_quarantine_file(repo, name, false, moved_bytes, err);
+		rc = repo_quarantine_file(repo, name, beside, moved_bytes, err);
 		if (rc)
 			break;
 		/* Half-written ones of a crash. */
 		snprintf(part, sizeof(part), "%s%s", name, c == SUMS ? REPO_PART_SUFFIX : ".tmp");
-		rc = repo_quarantine_file(repo, part, false, moved_bytes, err);
+		rc = repo_quarantine_file(repo, part, beside, moved_bytes, err);
 	}
 	return rc;
 }
 
-int repo_dir_quarantine(struct repo *repo, const struct repo_point *point, bool empty,
+int repo_dir_quarantine(struct repo *repo, const struct repo_point *point, enum repo_leftover what,
 			int64_t *moved_bytes, struct err *err)
 {
 	int rc = repo_quarantine_folder(repo, err);
 
 	*moved_bytes = 0;
 	if (!rc)
-		rc = repo_quarantine_image(repo, point->part, empty, moved_bytes, err);
+		rc = repo_quarantine_image(repo, point->part, what, moved_bytes, err);
 	if (!rc)
-		rc = repo_quarantine_image(repo, point->path, empty, moved_bytes, err);
+		rc = repo_quarantine_image(repo, point->path,
+					   what == REPO_REMOVE ? REPO_KEEP : what, moved_bytes,
+					   err);
 	return rc;
 }
 
@@ -405,7 +414,7 @@ static int repo_sweep_disk(struct repo *repo, const char *dir, unsigned *count, 
 
 		if (n >= (int)sizeof(path) || !repo_is_abandoned(path))
 			continue;
-		rc = repo_quarantine_file(repo, path, false, bytes, err);
+		rc = repo_quarantine_file(repo, path, REPO_KEEP, bytes, err);
 		*count += !rc;
 	}
 	closedir(d);

@@ -1,5 +1,6 @@
 /* How backups fail, and what a failure leaves: earlier points as they were, the partial in the
  * quarantine, the reason on the job, the VM free. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "catalog/job_log.h"
 #include "tests/hub/rig.h"
 #include "tests/support/dbproxy.h"
 
@@ -240,6 +242,305 @@ static void what_the_agent_reports_is_the_reason(void **state)
 	agentpeer_set_progress(rig.peer, json_pack("{s:s,s:s}", "status", "failed", "error",
 						   "reading the source: Input/output error"));
 	expect_failed(&view, "agent reports: reading the source: Input/output error", 0);
+	hub_backup_view_deinit(&view);
+}
+
+/* --- cancelling ----------------------------------------------------------------------------- */
+
+static int cancel(const char *id, const char *reason, bool *already, struct err *err)
+{
+	const struct hub_cancel_request req = {.reason = reason};
+
+	return hub_backup_cancel(rig.hub, id, &req, already, err);
+}
+
+static struct catalog_backup_context context_of(const struct hub_backup_view *view)
+{
+	struct catalog_backup_context ctx;
+	struct err err = ERR_INIT;
+
+	rig_must(catalog_backup_context_get(hub_catalog(rig.hub), view->job.vm_backup_context_id,
+					    &ctx, &err),
+		 &err, "context");
+	return ctx;
+}
+
+static void a_cancelled_backup_cuts_its_clients_and_leaves_nothing(void **state)
+{
+	struct hub_backup_view view, after;
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+	struct nbdsend c;
+	bool already;
+
+	(void)state;
+	start_hub();
+	rig_full(&rig, &vm, 1, id);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	nbdsend_connect(&c, rig.nbd, view.disks[0].row.export_name);
+	assert_int_equal(nbdsend_write(&c, 0, vm.content[0], RIG_CHUNK), 0);
+	assert_int_equal(cancel(view.job.id, "wrong VM", &already, &err), 0);
+	assert_false(already);
+	assert_int_not_equal(nbdsend_write(&c, 0, vm.content[0], RIG_CHUNK), 0);
+	nbdsend_drop(&c);
+
+	assert_int_equal(hub_backup_get(rig.hub, view.job.id, &after, &err), 0);
+	assert_int_equal(after.job.status, CATALOG_JOB_CANCELLED);
+	assert_string_equal(after.job.error_message, "cancelled on request: wrong VM");
+	assert_int_equal(after.disks[0].row.status, CATALOG_DISK_FAILED);
+	assert_int_equal(hub_running_backups(rig.hub), 0);
+	assert_int_equal(count_files(".part", false), 0);
+	assert_int_equal(count_files("", true), 0);
+	assert_int_equal(count_files(".qcow2", false), 2);
+
+	assert_int_equal(cancel(view.job.id, "again", &already, &err), 0);
+	assert_true(already);
+	assert_int_equal(context_of(&view).total_backups_run, 2);
+	assert_int_equal(context_of(&view).failed_backups, 1);
+	assert_int_equal(context_of(&view).successful_backups, 1);
+	assert_int_equal(cancel(id, NULL, &already, &err), HUB_E_STATE);
+	assert_non_null(strstr(err.text, "completed"));
+	assert_int_equal(cancel("backup-none", NULL, &already, &err), HUB_E_NOT_FOUND);
+	hub_backup_view_deinit(&after);
+	hub_backup_view_deinit(&view);
+	expect_next_works(id);
+}
+
+static void a_cancelled_backup_keeps_its_partial_when_told_to(void **state)
+{
+	const bool keep = true;
+	const struct hub_cancel_request req = {.keep_partial = &keep};
+	struct hub_backup_view view;
+	struct catalog_completed done;
+	struct err err = ERR_INIT;
+	bool already;
+
+	(void)state;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	assert_int_equal(hub_backup_cancel(rig.hub, view.job.id, &req, &already, &err), 0);
+	assert_true(count_files(".part", true) > 0);
+	assert_int_equal(count_files(".part", false), 0);
+	/* the agent did not hear of it */
+	assert_int_equal(hub_backup_complete(rig.hub, view.job.id, 0, "late/1", &done, &err),
+			 HUB_E_STATE);
+	assert_non_null(strstr(err.text, "cancelled on request"));
+	hub_backup_view_deinit(&view);
+}
+
+static void the_setting_decides_what_a_cancel_leaves(void **state)
+{
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+	bool already;
+
+	(void)state;
+	rig.config.cancel_keeps_partial = true;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	assert_int_equal(cancel(view.job.id, NULL, &already, &err), 0);
+	assert_true(count_files(".part", true) > 0);
+	hub_backup_view_deinit(&view);
+}
+
+struct starter {
+	int rc;
+	struct err err;
+};
+
+static void *start_in_thread(void *arg)
+{
+	struct starter *s = arg;
+	struct hub_backup_view view;
+
+	s->rc = hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &view, &s->err);
+	return NULL;
+}
+
+/* The id of the backup that waits for its agent. */
+static void await_pending(char id[CATALOG_ID_SIZE])
+{
+	struct catalog_backup *rows = NULL;
+	size_t n = 0;
+
+	for (int i = 0; i < 1000 && !n; i++) {
+		assert_int_equal(catalog_backups_running(hub_catalog(rig.hub), &rows, &n, NULL), 0);
+		if (n)
+			strcpy(id, rows[0].id);
+		free(rows);
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	}
+	assert_int_equal(n, 1);
+}
+
+static void a_start_that_waits_for_its_agent_is_cancelled_at_once(void **state)
+{
+	struct starter s = {.rc = -1};
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+	bool already;
+	pthread_t t;
+
+	(void)state;
+	start_hub();
+	agentpeer_hold(rig.peer);
+	pthread_create(&t, NULL, start_in_thread, &s);
+	await_pending(id);
+	assert_int_equal(cancel(id, "not now", &already, &err), 0);
+	pthread_join(t, NULL);
+	assert_int_equal(s.rc, HUB_E_STATE);
+	assert_non_null(strstr(s.err.text, "cancelled"));
+	agentpeer_release(rig.peer);
+	assert_true(rig_await(&rig, id, CATALOG_JOB_CANCELLED, NULL));
+	assert_int_equal(count_files(".part", false), 0);
+}
+
+struct completer {
+	const char *id;
+	int rc;
+	struct catalog_completed done;
+};
+
+static void *complete_in_thread(void *arg)
+{
+	struct completer *c = arg;
+	struct err err = ERR_INIT;
+
+	c->rc = hub_backup_complete(rig.hub, c->id, 1, "b/1", &c->done, &err);
+	return NULL;
+}
+
+/* Of a cancel and the last disk's complete one wins, and both are told the same. */
+static void a_cancel_that_meets_the_last_complete_has_one_outcome(void **state)
+{
+	int completed = 0, cancelled = 0;
+
+	(void)state;
+	start_hub();
+	for (int round = 0; round < 12; round++) {
+		struct completer c = {.rc = -1};
+		struct hub_backup_view view, after;
+		struct catalog_completed done;
+		struct err err = ERR_INIT;
+		struct timespec head_start = {.tv_nsec = (round % 6) * 400000L};
+		bool already;
+		pthread_t t;
+		int rc;
+
+		start_backup(CATALOG_BACKUP_FULL, &view);
+		assert_int_equal(hub_backup_complete(rig.hub, view.job.id, 0, "a/1", &done, &err),
+				 0);
+		c.id = view.job.id;
+		pthread_create(&t, NULL, complete_in_thread, &c);
+		nanosleep(&head_start, NULL);
+		rc = cancel(view.job.id, NULL, &already, &err);
+		pthread_join(t, NULL);
+		assert_int_equal(hub_backup_get(rig.hub, view.job.id, &after, &err), 0);
+		if (after.job.status == CATALOG_JOB_COMPLETED) {
+			assert_int_equal(c.rc, 0);
+			assert_int_equal(rc, HUB_E_STATE);
+			completed++;
+		} else {
+			assert_int_equal(after.job.status, CATALOG_JOB_CANCELLED);
+			assert_int_equal(c.rc, HUB_E_STATE);
+			assert_int_equal(rc, 0);
+			cancelled++;
+		}
+		assert_int_equal(context_of(&view).successful_backups, completed);
+		assert_int_equal(context_of(&view).failed_backups, cancelled);
+		hub_backup_view_deinit(&after);
+		hub_backup_view_deinit(&view);
+	}
+}
+
+/* Stopped at once; recorded as soon as the catalog answers. */
+static void a_cancel_the_catalog_refuses_is_recorded_later(void **state)
+{
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+	char why[CATALOG_ERROR_SIZE];
+	struct nbdsend c;
+	bool already;
+
+	(void)state;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	nbdsend_connect(&c, rig.nbd, view.disks[0].row.export_name);
+	tmpdb_sql(&rig.db, "CREATE TRIGGER refuse BEFORE UPDATE ON backup_jobs %s",
+		  tmpdb_either("BEGIN SELECT RAISE(ABORT, 'refused by the test'); END",
+			       "FOR EACH ROW SIGNAL SQLSTATE '45000'"));
+	assert_int_equal(cancel(view.job.id, "now", &already, &err), -EBUSY);
+	assert_int_not_equal(nbdsend_write(&c, 0, vm.content[0], 4096), 0);
+	nbdsend_drop(&c);
+	assert_int_equal(cancel(view.job.id, "now", &already, &err), -EBUSY);
+	tmpdb_sql(&rig.db, "DROP TRIGGER refuse");
+	assert_true(rig_await(&rig, view.job.id, CATALOG_JOB_CANCELLED, why));
+	assert_string_equal(why, "cancelled on request: now");
+	hub_backup_view_deinit(&view);
+}
+
+/* --- the story ------------------------------------------------------------------------------ */
+
+/* The messages of a backup's log, one a line. */
+static void read_story(const char *id, char *out, size_t size)
+{
+	struct catalog_job_line *rows = NULL;
+	struct err err = ERR_INIT;
+	size_t n = 0;
+
+	rig_must(catalog_job_log_list(hub_catalog(rig.hub), id, 0, 1000, &rows, &n, &err), &err,
+		 "log");
+	out[0] = '\0';
+	for (size_t i = 0; i < n; i++)
+		snprintf(out + strlen(out), size - strlen(out), "%s %d %s: %s\n",
+			 catalog_log_level_name(rows[i].level), rows[i].disk_index, rows[i].phase,
+			 rows[i].message);
+	free(rows);
+}
+
+static void expect_in_order(const char *text, const char *const *parts)
+{
+	for (; *parts; parts++) {
+		const char *at = strstr(text, *parts);
+
+		if (!at)
+			fail_msg("\"%s\" does not follow in:\n%s", *parts, text);
+		text = at + strlen(*parts);
+	}
+}
+
+static void every_step_is_in_the_log_with_the_reason_of_every_full(void **state)
+{
+	static const char *const good[] = {
+		"info -1 start: incremental backup of VM \"pgtest1\" begins: 2 disks",
+		"info 0 start: full of 8388608 bytes, because no previous point",
+		"info 1 start: full of",
+		"info -1 running: the capture agent accepted",
+		"info 0 commit: committed: ",
+		"info 1 commit: committed: ",
+		"info -1 end: backup completed",
+		NULL};
+	static const char *const bad[] = {"info 0 start: incremental of 8388608 bytes",
+					  "warning -1 end: backup cancelled: cancelled on request",
+					  NULL};
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+	char text[8192];
+	bool already;
+
+	(void)state;
+	start_hub();
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	rig_finish(&rig, &vm, &view, 1);
+	read_story(view.job.id, text, sizeof(text));
+	expect_in_order(text, good);
+	hub_backup_view_deinit(&view);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	assert_int_equal(cancel(view.job.id, NULL, &already, &err), 0);
+	read_story(view.job.id, text, sizeof(text));
+	expect_in_order(text, bad);
 	hub_backup_view_deinit(&view);
 }
 
@@ -576,6 +877,13 @@ int main(void)
 		T(silence_with_open_connections_fails_too),
 		T(between_two_disks_only_silence_counts),
 		T(what_the_agent_reports_is_the_reason),
+		T(a_cancelled_backup_cuts_its_clients_and_leaves_nothing),
+		T(a_cancelled_backup_keeps_its_partial_when_told_to),
+		T(the_setting_decides_what_a_cancel_leaves),
+		T(a_start_that_waits_for_its_agent_is_cancelled_at_once),
+		T(a_cancel_that_meets_the_last_complete_has_one_outcome),
+		T(a_cancel_the_catalog_refuses_is_recorded_later),
+		T(every_step_is_in_the_log_with_the_reason_of_every_full),
 		T(a_disk_error_behind_the_ack_fails_the_backup_with_its_name),
 		T(a_failed_backup_keeps_its_committed_disk_but_offers_nothing),
 		T(a_catalog_that_refuses_a_commit_is_told_of_the_failure_later),

@@ -181,14 +181,14 @@ static void the_quarantine_takes_all_of_a_point_and_tells_its_size(void **state)
 
 	(void)state;
 	assert_int_equal(repo->ops->new_point(repo, &key, &point, &err), 0);
-	assert_int_equal(repo->ops->quarantine(repo, &point, false, &moved, &err), 0);
+	assert_int_equal(repo->ops->quarantine(repo, &point, REPO_KEEP, &moved, &err), 0);
 	assert_int_equal(moved, 0); /* nothing there: nothing wrong */
 	put(point.path, "image");
 	assert_int_equal(repo->ops->put_sidecar(repo, point.path, "{}", 2, &err), 0);
 	assert_int_equal(scratch_run("head -c 100000 /dev/urandom > '%s'; sync '%s'", point.part,
 				     point.part),
 			 0);
-	assert_int_equal(repo->ops->quarantine(repo, &point, false, &moved, &err), 0);
+	assert_int_equal(repo->ops->quarantine(repo, &point, REPO_KEEP, &moved, &err), 0);
 	assert_true(moved >= 100000);
 	assert_int_equal(scratch_run("test -z \"$(find '%s/ctx-1' -type f)\"", root), 0);
 	assert_int_equal(
@@ -198,7 +198,7 @@ static void the_quarantine_takes_all_of_a_point_and_tells_its_size(void **state)
 		0);
 	/* The same names again: nothing of the first is lost. */
 	put(point.part, "again");
-	assert_int_equal(repo->ops->quarantine(repo, &point, false, &moved, &err), 0);
+	assert_int_equal(repo->ops->quarantine(repo, &point, REPO_KEEP, &moved, &err), 0);
 	assert_int_equal(
 		scratch_run("test \"$(find '%s/quarantine' -type f | wc -l)\" -eq 4", root), 0);
 	repo_close(repo);
@@ -216,7 +216,7 @@ static void on_a_full_disk_the_quarantine_gives_the_space_back(void **state)
 	assert_int_equal(scratch_run("head -c 100000 /dev/urandom > '%s'; sync '%s'", point.part,
 				     point.part),
 			 0);
-	assert_int_equal(repo->ops->quarantine(repo, &point, true, &moved, &err), 0);
+	assert_int_equal(repo->ops->quarantine(repo, &point, REPO_EMPTY, &moved, &err), 0);
 	assert_true(moved >= 100000);
 	assert_int_equal(scratch_run("test -z \"$(find '%s/quarantine' -type f -size +0)\"", root),
 			 0);
@@ -233,10 +233,10 @@ static void nothing_outside_the_repository_is_quarantined(void **state)
 	int64_t moved;
 
 	(void)state;
-	assert_int_equal(repo->ops->quarantine(repo, &point, false, &moved, &err), -EINVAL);
+	assert_int_equal(repo->ops->quarantine(repo, &point, REPO_KEEP, &moved, &err), -EINVAL);
 	snprintf(point.path, sizeof(point.path), "%s/../x", root);
 	put(point.path, "x");
-	assert_int_equal(repo->ops->quarantine(repo, &point, false, &moved, &err), -EINVAL);
+	assert_int_equal(repo->ops->quarantine(repo, &point, REPO_KEEP, &moved, &err), -EINVAL);
 	assert_true(is_there(point.path));
 	repo_close(repo);
 }
