@@ -10,7 +10,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 
-enum api_body { NO_BODY, BODY };
+enum api_body { NO_BODY, BODY, MAY_HAVE_BODY };
 
 /* First match wins: words before {}. */
 static const struct api_route {
@@ -35,8 +35,12 @@ static const struct api_route {
 	{"GET", "/api/v1/backups", api_get_backups, NO_BODY},
 	{"GET", "/api/v1/backups/changeid", api_get_change_id, NO_BODY},
 	{"GET", "/api/v1/backups/chain", api_get_chain, NO_BODY},
+	{"GET", "/api/v1/backups/stats", api_get_stats, NO_BODY},
 	{"GET", "/api/v1/backups/{}/chain", api_get_vm_chain, NO_BODY},
 	{"GET", "/api/v1/backups/{}", api_get_backup, NO_BODY},
+	{"GET", "/api/v1/backups/{}/progress", api_get_progress, NO_BODY},
+	{"GET", "/api/v1/backups/{}/log", api_get_log, NO_BODY},
+	{"POST", "/api/v1/backups/{}/cancel", api_post_cancel, MAY_HAVE_BODY},
 
 	{"POST", "/api/v1/backups/{}/complete", api_post_complete, BODY},
 	{"POST", "/api/v1/telemetry/backup/{}", api_post_telemetry, BODY},
@@ -121,7 +125,7 @@ static int run_handler(const struct api_route *route, struct api_request *req,
 	json_t *body = NULL;
 	int rc = 0;
 
-	if (route->body == BODY)
+	if (route->body == BODY || (route->body == MAY_HAVE_BODY && x->body_len))
 		rc = parse_body(x, &body, err);
 	req->body = body;
 	if (!rc)

@@ -20,7 +20,7 @@ struct api_request {
 	const char *method;
 	struct api_uri uri;
 	const char *args[API_ARGS_MAX]; /* what stands for each {} of the route, decoded */
-	const json_t *body;		/* an object; NULL on routes without one */
+	const json_t *body; /* an object; NULL on routes without one, or when it may be absent */
 
 	/* the handler's answer */
 	json_t *answer;	   /* with result 0; given away */
@@ -57,6 +57,7 @@ api_handler api_post_add_vms, api_post_discover_vms;
 api_handler api_get_vm_contexts, api_get_vm_context, api_get_vm_context_disks;
 api_handler api_post_repository, api_get_repositories, api_get_repository;
 api_handler api_post_backup, api_get_backups, api_get_backup;
+api_handler api_get_progress, api_get_log, api_post_cancel, api_get_stats;
 api_handler api_get_chain, api_get_vm_chain;
 api_handler api_get_change_id, api_post_complete, api_post_telemetry;
 

@@ -5,7 +5,11 @@
 #include <jansson.h>
 
 #include "catalog/contexts.h"
+#include "catalog/job_log.h"
+#include "hub/backup.h"
 
 json_t *api_shape_vm(const struct catalog_vm_context *vm);
+json_t *api_shape_progress(const struct hub_backup_view *view);
+json_t *api_shape_line(const struct catalog_job_line *line);
 
 #endif

@@ -246,6 +246,82 @@ static int backup_show(struct ctl *ctl, const struct ctl_args *args, struct err 
 	return res ? res : show_job(ctl, job, err);
 }
 
+/* --- backup cancel, backup log -------------------------------------------------------------- */
+
+static int backup_cancel(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	json_t *body = json_pack("{s:s*}", "reason", ctl_option(args, "reason"));
+	int res;
+
+	if (body && ctl_option(args, "keep-partial"))
+		json_object_set_new(body, "keep_partial", json_true());
+	res = ctl_rest_post_to(ctl->rest, BACKUPS, args->argv[0], "/cancel", body, &reply, err);
+	if (res)
+		return res;
+	if (ctl->json)
+		ctl_print_json(reply);
+	else
+		printf("backup %s %s cancelled\n", ctl_text(reply, "backup_id"),
+		       json_is_true(json_object_get(reply, "already")) ? "was already" : "is");
+	return CTL_OK;
+}
+
+static void print_line(const json_t *line)
+{
+	char time[HUMAN_MAX], text[CTL_TEXT_MAX];
+	const json_t *disk = json_object_get(line, "disk_index");
+
+	printf("%s %-7s ", human_time(time, ctl_text(line, "created_at")), ctl_text(line, "level"));
+	if (json_is_integer(disk))
+		printf("disk %lld: ", (long long)json_integer_value(disk));
+	puts(human_printable(text, sizeof(text), ctl_text(line, "message")));
+}
+
+/* One page; *@after moves on. */
+static int get_lines(struct ctl *ctl, const char *id, json_t *lines, json_int_t *after,
+		     struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	char number[24];
+	const struct ctl_query query[] = {{"after", number}, {"limit", "500"}, {NULL, NULL}};
+	int res;
+
+	snprintf(number, sizeof(number), "%lld", (long long)*after);
+	res = ctl_rest_get(ctl->rest, BACKUPS, id, "/log", query, &reply, err);
+	if (res)
+		return res;
+	*after = json_integer_value(json_object_get(reply, "next"));
+	json_array_extend(lines, json_object_get(reply, "lines"));
+	return CTL_OK;
+}
+
+static int backup_log(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *lines = json_array();
+	json_int_t after = 0;
+	size_t had, i;
+	json_t *line;
+	int res;
+
+	do {
+		had = json_array_size(lines);
+		res = get_lines(ctl, args->argv[0], lines, &after, err);
+	} while (!res && json_array_size(lines) > had);
+	if (res)
+		return res;
+	if (ctl->json) {
+		_cleanup_(json_decrefp) json_t *reply = json_pack("{s:O}", "lines", lines);
+
+		ctl_print_json(reply);
+		return CTL_OK;
+	}
+	json_array_foreach (lines, i, line) {
+		print_line(line);
+	}
+	return CTL_OK;
+}
+
 /* --- backup list ---------------------------------------------------------------------------- */
 
 static int print_list(const json_t *reply, struct err *err)
@@ -497,6 +573,33 @@ const struct ctl_verb ctl_backup_verbs[] = {
 		.summary = "show one backup, disk by disk",
 		.example = "sendense-ctl backup show backup-01j9zk3v7q",
 		.run = backup_show,
+	},
+	{
+		.noun = "backup",
+		.name = "cancel",
+		.operands = "ID",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "stop a running backup",
+		.detail =
+			"Its connections are cut and what it has written is deleted; earlier "
+			"points\n"
+			"stay as they are. A backup that has just been completed stays completed.",
+		.example = "sendense-ctl backup cancel backup-01j9zk3v7q --reason 'VM is moving'",
+		.options = {{"reason", "TEXT", "goes onto the backup", false},
+			    {"keep-partial", NULL,
+			     "move what was written to the repository's quarantine", false}},
+		.run = backup_cancel,
+	},
+	{
+		.noun = "backup",
+		.name = "log",
+		.operands = "ID",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "tell the story of a backup, step by step",
+		.example = "sendense-ctl backup log backup-01j9zk3v7q",
+		.run = backup_log,
 	},
 	{
 		.noun = "backup",

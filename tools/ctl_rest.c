@@ -225,7 +225,13 @@ int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, cons
 int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t **reply,
 		  struct err *err)
 {
-	_cleanup_(freep) char *url = make_url(rest, path, NULL, NULL, NULL);
+	return ctl_rest_post_to(rest, path, NULL, NULL, body, reply, err);
+}
+
+int ctl_rest_post_to(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
+		     json_t *body, json_t **reply, struct err *err)
+{
+	_cleanup_(freep) char *url = make_url(rest, path, name, tail, NULL);
 	_cleanup_(freep) char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
 
 	json_decref(body);

@@ -36,4 +36,8 @@ int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, cons
 int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t **reply,
 		  struct err *err);
 
+/* POST <path>/<name><tail>, otherwise as ctl_rest_post(). */
+int ctl_rest_post_to(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
+		     json_t *body, json_t **reply, struct err *err);
+
 #endif

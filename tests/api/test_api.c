@@ -261,6 +261,72 @@ static void telemetry_is_taken_from_an_agent_that_says_anything(void **state)
 	refuse("POST", "/api/v1/telemetry/backup/backup-none", "{}", 404, "backup-none");
 }
 
+/* --- the life of a backup ------------------------------------------------------------------- */
+
+static void progress_log_and_cancel_over_http(void **state)
+{
+	char path[300], id[CATALOG_ID_SIZE];
+	json_t *reply, *lines;
+	json_int_t next;
+
+	(void)state;
+	add_vm_and_repository();
+	reply = ask("POST", "/api/v1/backups",
+		    "{\"vm_name\":\"pgtest1\",\"repository\":\"local\",\"backup_type\":\"full\"}",
+		    200);
+	snprintf(id, sizeof(id), "%s", text_of(reply, "backup_id"));
+	assert_int_equal(send_and_complete(reply, 0, "a/1"), 200);
+	json_decref(reply);
+
+	snprintf(path, sizeof(path), "/api/v1/backups/%s/progress", id);
+	reply = ask("GET", path, NULL, 200);
+	assert_string_equal(text_of(reply, "status"), "running");
+	assert_true(json_real_value(json_object_get(reply, "progress_percent")) > 50);
+	assert_string_equal(text_of(json_array_get(json_object_get(reply, "disks"), 0), "status"),
+			    "completed");
+	json_decref(reply);
+
+	snprintf(path, sizeof(path), "/api/v1/backups/%s/log?limit=2", id);
+	reply = ask("GET", path, NULL, 200);
+	lines = json_object_get(reply, "lines");
+	assert_int_equal(json_array_size(lines), 2);
+	assert_non_null(strstr(text_of(json_array_get(lines, 0), "message"), "full backup of VM"));
+	assert_true(json_is_null(json_object_get(json_array_get(lines, 0), "disk_index")));
+	next = json_integer_value(json_object_get(reply, "next"));
+	json_decref(reply);
+
+	snprintf(path, sizeof(path), "/api/v1/backups/%s/cancel", id);
+	refuse("POST", path, "{\"reason\":3}", 400, "reason must be a string");
+	reply = ask("POST", path, "{\"reason\":\"enough\"}", 200);
+	assert_string_equal(text_of(reply, "status"), "cancelled");
+	assert_true(json_is_false(json_object_get(reply, "already")));
+	json_decref(reply);
+	reply = ask("POST", path, NULL, 200);
+	assert_true(json_is_true(json_object_get(reply, "already")));
+	json_decref(reply);
+	refuse("POST", "/api/v1/backups/backup-none/cancel", NULL, 404, "backup-none");
+
+	snprintf(path, sizeof(path), "/api/v1/backups/%s/log?after=%lld", id, (long long)next);
+	reply = ask("GET", path, NULL, 200);
+	lines = json_object_get(reply, "lines");
+	assert_non_null(
+		strstr(text_of(json_array_get(lines, json_array_size(lines) - 1), "message"),
+		       "cancelled on request: enough"));
+	json_decref(reply);
+	refuse("GET", "/api/v1/backups/backup-none/log", NULL, 404, "backup-none");
+
+	reply = ask("GET", "/api/v1/backups/stats?vm_name=pgtest1", NULL, 200);
+	assert_int_equal(json_integer_value(json_object_get(reply, "total_backups")), 1);
+	assert_int_equal(json_integer_value(json_object_get(reply, "cancelled_backups")), 1);
+	assert_int_equal(json_integer_value(json_object_get(reply, "full_backups")), 1);
+	assert_true(json_integer_value(json_object_get(reply, "bytes_transferred")) > 0);
+	assert_int_equal(json_integer_value(json_object_get(reply, "bytes_stored")), 0);
+	json_decref(reply);
+	reply = ask("GET", "/api/v1/backups/stats?vm_name=other", NULL, 200);
+	assert_int_equal(json_integer_value(json_object_get(reply, "total_backups")), 0);
+	json_decref(reply);
+}
+
 /* --- refusals ------------------------------------------------------------------------------- */
 
 static void what_is_not_there_is_404_and_the_wrong_method_405(void **state)
@@ -542,6 +608,7 @@ int main(void)
 		T(the_whole_story_over_http),
 		T(the_change_id_answer_is_flat_and_all_strings),
 		T(telemetry_is_taken_from_an_agent_that_says_anything),
+		T(progress_log_and_cancel_over_http),
 		T(what_is_not_there_is_404_and_the_wrong_method_405),
 		T(bodies_that_make_no_sense_are_400_with_the_member),
 		T(a_vm_without_disks_is_refused_with_the_exact_sentence),
