@@ -7,6 +7,9 @@
  * connection for one reason at a time; while it is blocked nothing is received, so that TCP
  * throttles the client, and whoever removes the reason unblocks it.
  *
+ * Payload reaches the export in whole sectors, however it arrives: a flush of somebody else, or a
+ * crash, finds each sector of a WRITE under way either as it was or as it will be.
+ *
  * What was received and not consumed stays where it came to be: in `inbuf`, or, for payload, in a
  * staging buffer of the worker. A receive into a staging buffer asks for at most NBD_INBUF bytes
  * more than the payload still due, so that whatever is left once the payload is through fits into
@@ -30,6 +33,7 @@
 #include "nbd/worker.h"
 
 #define NBD_INBUF	  16384U
+#define NBD_SECTOR	  512U		  /* never torn, whatever happens while it arrives */
 #define NBD_REPLY_MAX	  40U		  /* largest reply without data, rounded up */
 #define NBD_CONN_REQUESTS 64		  /* running at once, per connection */
 #define NBD_CONN_READS	  (NBD_READS / 2) /* read buffers at most, per connection */
@@ -55,8 +59,9 @@ enum nbd_block {
 /* The request whose payload is arriving: a WRITE, or a BLOCK_STATUS limited to some contexts. */
 struct nbd_payload {
 	struct nbd_request rq;
-	uint64_t off;  /* where the next byte goes */
+	uint64_t off;  /* where the next byte the export gets goes */
 	uint32_t left; /* bytes still to come */
+	uint32_t held; /* came and wait for the rest of their sector, in conn->sector */
 	int64_t began_ns;
 	bool active; /* until it is replied to, or has become a request */
 	int error;   /* 0 or -errno: the rest is drained */
@@ -134,6 +139,7 @@ struct nbd_conn {
 	unsigned header_have;
 	struct nbd_request rq; /* decoded from a full header */
 	struct nbd_payload payload;
+	unsigned char sector[NBD_SECTOR];
 	struct list reqs; /* struct nbd_req.node: all that hold a slot */
 	unsigned req_count;
 

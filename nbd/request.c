@@ -341,16 +341,63 @@ static bool payload_end(struct nbd_conn *conn)
 	return true;
 }
 
-/* As ops->write(), for whatever the payload is. */
-static ssize_t payload_take(struct nbd_conn *conn, uint32_t n)
+/* Bytes for the export, from wherever they lie: how many it took. 0: the connection is blocked, or
+ * the rest will be drained. */
+static uint32_t payload_give(struct nbd_conn *conn, const unsigned char *buf, uint32_t n)
 {
 	struct nbd_payload *p = &conn->payload;
 	struct nbd_export *export = conn->export;
+	ssize_t took = export->ops->write(export->target, p->off, buf, n);
 
-	if (p->rq.type == NBD_CMD_WRITE)
-		return export->ops->write(export->target, p->off, conn->in, n);
-	memcpy(p->body + p->rq.len - p->left, conn->in, n);
-	return n;
+	if (took == -EAGAIN) {
+		export->ops->wait_room(export->target, &conn->waiter);
+		nbd_conn_block(conn, NBD_BLOCK_ROOM);
+		return 0;
+	}
+	if (took < 0) {
+		p->error = disk_result(took);
+		return 0;
+	}
+	p->off += took;
+	return took;
+}
+
+static void payload_consume(struct nbd_conn *conn, uint32_t n)
+{
+	conn->in += n;
+	conn->in_len -= n;
+	conn->payload.left -= n;
+}
+
+/* --- sectors: received in parts, given on whole ----------------------------------------------- */
+
+/* Of the @n bytes at hand those at the end that begin a sector whose rest is still to come. */
+static uint32_t sector_part(const struct nbd_payload *p, uint32_t n)
+{
+	return n == p->left ? 0 : MIN(n, (p->off + n) % NBD_SECTOR);
+}
+
+static void sector_hold(struct nbd_conn *conn, uint32_t n)
+{
+	struct nbd_payload *p = &conn->payload;
+
+	memcpy(conn->sector + p->held, conn->in, n);
+	p->held += n;
+	payload_consume(conn, n);
+}
+
+static bool sector_complete(const struct nbd_payload *p)
+{
+	return !p->left || (p->off + p->held) % NBD_SECTOR == 0;
+}
+
+static void sector_give(struct nbd_conn *conn)
+{
+	struct nbd_payload *p = &conn->payload;
+	uint32_t took = payload_give(conn, conn->sector, p->held);
+
+	p->held -= took;
+	memmove(conn->sector, conn->sector + took, p->held);
 }
 
 void nbd_payload_forget(struct nbd_conn *conn)
@@ -360,34 +407,42 @@ void nbd_payload_forget(struct nbd_conn *conn)
 	conn->payload.active = false;
 }
 
+/* @n bytes have come, at least one. */
+static void payload_take(struct nbd_conn *conn, uint32_t n)
+{
+	struct nbd_payload *p = &conn->payload;
+	uint32_t part;
+
+	if (p->error) {
+		payload_consume(conn, n);
+	} else if (p->rq.type == NBD_CMD_BLOCK_STATUS) {
+		memcpy(p->body + p->rq.len - p->left, conn->in, n);
+		payload_consume(conn, n);
+	} else if (p->held) {
+		sector_hold(conn, MIN(n, NBD_SECTOR - (p->off + p->held) % NBD_SECTOR));
+	} else {
+		part = sector_part(p, n);
+		if (part < n)
+			payload_consume(conn, payload_give(conn, conn->in, n - part));
+		else
+			sector_hold(conn, n);
+	}
+}
+
 bool nbd_payload_step(struct nbd_conn *conn)
 {
 	struct nbd_payload *p = &conn->payload;
-	struct nbd_export *export = conn->export;
 	uint32_t n = MIN(conn->in_len, p->left);
 
-	if (!p->left)
-		return payload_end(conn);
-	if (!n)
-		return false;
-	if (!p->error) {
-		ssize_t took = payload_take(conn, n);
-
-		if (took == -EAGAIN) {
-			export->ops->wait_room(export->target, &conn->waiter);
-			return nbd_conn_block(conn, NBD_BLOCK_ROOM);
-		}
-		if (took < 0) {
-			p->error = disk_result(took); /* the rest is drained */
-			return true;
-		}
-		n = took;
-	}
-	conn->in += n;
-	conn->in_len -= n;
-	p->off += n;
-	p->left -= n;
-	return true;
+	if (p->error)
+		p->held = 0; /* as is everything behind it */
+	if (p->held && sector_complete(p))
+		sector_give(conn);
+	else if (n)
+		payload_take(conn, n);
+	else
+		return !p->left && payload_end(conn);
+	return !conn->block;
 }
 
 /* --- headers ---------------------------------------------------------------------------------- */

@@ -386,7 +386,7 @@ static void write_first(struct writer *w, unsigned i)
 	peer_send(w->fd, w->data, FIRST);
 	do
 		assert_int_equal(nbd_export_flush(spec.rig->export), 0);
-	while (spec.rig->mem.data[w->off + FIRST - 1] != i + 1);
+	while (spec.rig->mem.data[align_down(w->off + FIRST, NBD_SECTOR) - 1] != i + 1);
 }
 
 static void more_writers_than_room_wait(void **state)
