@@ -10,7 +10,9 @@
 #include "base/bytes.h"
 #include "hub/backup.h"
 
-int api_get_change_id(struct api_request *req, struct err *err)
+API_WORD_FN(catalog_job_status_name, enum catalog_job_status)
+
+static int get_change_id(struct api_request *req, struct err *err)
 {
 	const char *vm_name = api_uri_query(&req->uri, "vm_name");
 	struct hub_change_id answer;
@@ -39,10 +41,11 @@ struct complete_body {
 
 static const struct api_json_member complete_members[] = {
 	API_TEXT(struct complete_body, change_id, .required = true),
-	API_INT(struct complete_body, disk_id),
+	API_INT(struct complete_body, disk_id, .what = "may be missing if the VM has one disk"),
+	API_BY_HAND("bytes_transferred", I64, .what = "ignored: the hub counts"),
 };
 
-int api_post_complete(struct api_request *req, struct err *err)
+static int post_complete(struct api_request *req, struct err *err)
 {
 	struct complete_body body = {.disk_id = CATALOG_NONE};
 	struct catalog_completed done;
@@ -67,7 +70,7 @@ int api_post_complete(struct api_request *req, struct err *err)
 
 /* Bounded by the members' sizes; what is longer or of another type is not worth an error to a
  * peer that could do nothing about it. */
-int api_post_telemetry(struct api_request *req, struct err *err)
+static int post_telemetry(struct api_request *req, struct err *err)
 {
 	const char *phase = json_string_value(json_object_get(req->body, "current_phase"));
 	const json_t *total = json_object_get(req->body, "total_bytes");
@@ -81,3 +84,54 @@ int api_post_telemetry(struct api_request *req, struct err *err)
 		req->answer = json_pack("{s:s}", "status", "ok");
 	return rc;
 }
+
+/* --- routes --------------------------------------------------------------------------------- */
+
+static const struct api_json_member change_id_members[] = {
+	API_BY_HAND("vm_name", TEXT),
+	API_BY_HAND("disk_id", TEXT, .what = "a number in a string"),
+	API_BY_HAND("change_id", TEXT, .what = "empty: copy in full"),
+	API_BY_HAND("message", TEXT),
+};
+static const struct api_shape change_id_shape = API_SHAPE("ChangeId", change_id_members);
+
+static const struct api_shape complete_shape = API_SHAPE("Complete", complete_members);
+
+static const struct api_json_member completed_members[] = {
+	API_BY_HAND("status", TEXT, .one_of = "completed"),
+	API_BY_HAND("backup_id", TEXT),
+	API_BY_HAND("disk_id", INT, .nullable = true),
+	API_BY_HAND("change_id", TEXT),
+	API_BY_HAND("backup_status", WORD,
+		    API_WORDS(catalog_job_status_name_int, CATALOG_JOB_CANCELLED)),
+	API_BY_HAND("already", BOOL, .what = "it was completed before, with this change id"),
+};
+static const struct api_shape completed_shape = API_SHAPE("Completed", completed_members);
+
+static const struct api_json_member telemetry_members[] = {
+	API_BY_HAND("current_phase", ANY, .what = "a text"),
+	API_BY_HAND("total_bytes", ANY, .what = "a number"),
+};
+static const struct api_shape telemetry_shape = API_SHAPE("Telemetry", telemetry_members);
+
+static const struct api_json_member taken_members[] = {
+	API_BY_HAND("status", TEXT, .one_of = "ok"),
+};
+static const struct api_shape taken_shape = API_SHAPE("TelemetryTaken", taken_members);
+
+static const struct api_route agent_routes[] = {
+	API_ROUTE(GET, "/api/v1/backups/changeid", get_change_id, AGENT,
+		  "The change id from which a disk's changes are to be copied",
+		  .query =
+			  API_PARAMS({"vm_name", API_JSON_TEXT, "the VM's name", .required = true},
+				     {"disk_id", API_JSON_INT, "index of the disk; 0 unless said"}),
+		  .gives = &change_id_shape),
+	API_ROUTE(POST, "/api/v1/backups/{backup_id}/complete", post_complete, AGENT,
+		  "All of a disk was sent: make it durable and commit it", .takes = &complete_shape,
+		  .gives = &completed_shape),
+	API_ROUTE(POST, "/api/v1/telemetry/backup/{backup_id}", post_telemetry, AGENT,
+		  "A sign of life; no state changes by it", .takes = &telemetry_shape,
+		  .gives = &taken_shape),
+};
+const struct api_noun api_agent_noun =
+	API_NOUN("Capture agent", "What the capture agent calls while it copies.", agent_routes);

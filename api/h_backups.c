@@ -19,8 +19,10 @@ static const struct api_json_member backup_members[] = {
 	API_AS("vm_name", TEXT, VIEW, job.vm_name),
 	API_AS("repository_id", TEXT, VIEW, job.repository_id),
 	API_AS("policy_id", TEXT, VIEW, job.policy_id),
-	API_AS("backup_type", WORD, VIEW, job.backup_type, .word = catalog_backup_type_name_int),
-	API_AS("status", WORD, VIEW, job.status, .word = catalog_job_status_name_int),
+	API_AS("backup_type", WORD, VIEW, job.backup_type,
+	       API_WORDS(catalog_backup_type_name_int, CATALOG_BACKUP_DIFFERENTIAL)),
+	API_AS("status", WORD, VIEW, job.status,
+	       API_WORDS(catalog_job_status_name_int, CATALOG_JOB_CANCELLED)),
 	API_AS("parent_backup_id", TEXT, VIEW, job.parent_backup_id),
 	API_AS("disks_count", I64, VIEW, job.disk_count),
 	API_AS("bytes_transferred", I64, VIEW, job.bytes_transferred),
@@ -44,8 +46,10 @@ static const struct api_json_member disk_members[] = {
 	API_AS("disk_id", TEXT, DISK, row.disk_id),
 	API_AS("vmware_disk_key", I64, DISK, row.vmware_disk_key),
 	API_AS("label", TEXT, DISK, label),
-	API_AS("status", WORD, DISK, row.status, .word = catalog_disk_status_name_int),
-	API_AS("mode", WORD, DISK, row.mode, .word = catalog_backup_type_name_int),
+	API_AS("status", WORD, DISK, row.status,
+	       API_WORDS(catalog_disk_status_name_int, CATALOG_DISK_FAILED)),
+	API_AS("mode", WORD, DISK, row.mode,
+	       API_WORDS(catalog_backup_type_name_int, CATALOG_BACKUP_DIFFERENTIAL)),
 	API_AS("reason", TEXT, DISK, row.reason),
 	API_AS("change_id", TEXT, DISK, row.change_id),
 	API_AS("parent_backup_id", TEXT, DISK, row.parent_backup_id),
@@ -64,6 +68,7 @@ static const struct api_json_member disk_members[] = {
 	API_AS("started_at", TIME, DISK, row.started_at_us),
 	API_AS("completed_at", TIME, DISK, row.completed_at_us),
 };
+static const struct api_shape disk_shape = API_SHAPE("BackupDisk", disk_members);
 
 static json_t *shape_backup(const struct hub_backup_view *view)
 {
@@ -99,10 +104,12 @@ static const struct api_json_member start_members[] = {
 	API_TEXT(START, vm_context_id),
 	API_TEXT(START, repository_id),
 	API_TEXT(START, repository),
-	API_TEXT(START, backup_type, .required = true),
+	API_TEXT(START, backup_type, .required = true, .one_of = "full|incremental"),
 	API_TEXT(START, policy_id),
 	API_TEXT(START, compression),
+	API_BY_HAND("tags", ANY, .what = "an object or a list, of your own"),
 };
+static const struct api_shape start_shape = API_SHAPE("BackupStart", start_members);
 
 static int take_tags(const json_t *body, struct start_body *start, struct err *err)
 {
@@ -163,7 +170,7 @@ static void add_start_fields(json_t *obj, const struct hub_backup_view *view,
 	json_object_set_new(obj, "status", json_string("started"));
 }
 
-int api_post_backup(struct api_request *req, struct err *err)
+static int post_backup(struct api_request *req, struct err *err)
 {
 	struct start_body body = {.vm_name = ""};
 	struct hub_start_request start = {
@@ -227,7 +234,7 @@ static int take_filter(struct api_request *req, struct catalog_backup_filter *fi
 	return rc ? rc : api_query_int(req, "offset", 0, INT32_MAX, &filter->offset, err);
 }
 
-int api_get_backups(struct api_request *req, struct err *err)
+static int get_backups(struct api_request *req, struct err *err)
 {
 	_cleanup_(freep) struct hub_backup_view *rows = NULL;
 	struct catalog_backup_filter filter = {.limit = 0};
@@ -249,7 +256,7 @@ int api_get_backups(struct api_request *req, struct err *err)
 	return 0;
 }
 
-int api_get_backup(struct api_request *req, struct err *err)
+static int get_backup(struct api_request *req, struct err *err)
 {
 	struct hub_backup_view view = {.disks = NULL};
 	int rc = hub_backup_get(req->hub, req->args[0], &view, err);
@@ -259,3 +266,61 @@ int api_get_backup(struct api_request *req, struct err *err)
 	hub_backup_view_deinit(&view);
 	return rc;
 }
+
+/* --- routes --------------------------------------------------------------------------------- */
+
+static const struct api_shape backup_shape = API_SHAPE("Backup", backup_members);
+
+static const struct api_json_member full_view_members[] = {
+	API_LIST("disks", &disk_shape),
+};
+static const struct api_shape full_view_shape =
+	API_SHAPE("BackupWithDisks", full_view_members, .base = &backup_shape);
+
+static const struct api_json_member result_members[] = {
+	API_BY_HAND("disk_id", INT),
+	API_BY_HAND("nbd_port", INT),
+	API_BY_HAND("nbd_export_name", TEXT),
+	API_BY_HAND("qcow2_path", TEXT),
+	API_BY_HAND("qemu_nbd_pid", INT, .what = "always 0: the hub serves NBD itself"),
+	API_BY_HAND("status", TEXT, .one_of = "started"),
+	API_BY_HAND("mode", WORD,
+		    API_WORDS(catalog_backup_type_name_int, CATALOG_BACKUP_DIFFERENTIAL)),
+	API_BY_HAND("error_message", TEXT),
+};
+static const struct api_shape result_shape = API_SHAPE("BackupDiskResult", result_members);
+
+static const struct api_json_member started_members[] = {
+	API_BY_HAND("status", TEXT, .one_of = "started"),
+	API_LIST("disk_results", &result_shape),
+	API_BY_HAND("nbd_targets_string", TEXT),
+};
+static const struct api_shape started_shape =
+	API_SHAPE("BackupStarted", started_members, .base = &full_view_shape);
+
+static const struct api_json_member list_members[] = {
+	API_LIST("backups", &backup_shape),
+	API_BY_HAND("total", I64),
+};
+static const struct api_shape list_shape = API_SHAPE("BackupList", list_members);
+
+static const struct api_route backup_routes[] = {
+	API_ROUTE(POST, "/api/v1/backups", post_backup, OPERATOR,
+		  "Start a backup of all disks of a VM", .takes = &start_shape,
+		  .gives = &started_shape),
+	API_ROUTE(GET, "/api/v1/backups", get_backups, VIEWER, "List backups, newest first",
+		  .query = API_PARAMS(
+			  {"vm_name", API_JSON_TEXT, "of this VM"},
+			  {"vm_context_id", API_JSON_TEXT, "of this VM"},
+			  {"repository_id", API_JSON_TEXT, "in this repository"},
+			  {"status", API_JSON_TEXT, "in this state",
+			   "pending|running|completed|failed|cancelled"},
+			  {"backup_type", API_JSON_TEXT, "of this type", "full|incremental"},
+			  {"limit", API_JSON_INT, "at most so many"},
+			  {"offset", API_JSON_INT, "without the first so many"}),
+		  .gives = &list_shape),
+	API_ROUTE(GET, "/api/v1/backups/{backup_id}", get_backup, VIEWER,
+		  "One backup, and its disks", .gives = &full_view_shape),
+};
+const struct api_noun api_backups_noun =
+	API_NOUN("Backups", "Start backups and look at them.", backup_routes);

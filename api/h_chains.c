@@ -30,8 +30,10 @@ static const struct api_json_member chain_members[] = {
 static const struct api_json_member point_members[] = {
 	API_AS("backup_id", TEXT, POINT, backup_job_id),
 	API_INT(POINT, disk_index),
-	API_AS("mode", WORD, POINT, mode, .word = catalog_backup_type_name_int),
-	API_AS("status", WORD, POINT, status, .word = catalog_disk_status_name_int),
+	API_AS("mode", WORD, POINT, mode,
+	       API_WORDS(catalog_backup_type_name_int, CATALOG_BACKUP_DIFFERENTIAL)),
+	API_AS("status", WORD, POINT, status,
+	       API_WORDS(catalog_disk_status_name_int, CATALOG_DISK_FAILED)),
 	API_TEXT(POINT, parent_backup_id),
 	API_TEXT(POINT, change_id),
 	API_I64(POINT, virtual_size_bytes),
@@ -110,12 +112,42 @@ static int get_chain(struct api_request *req, const char *vm_name, struct err *e
 	return rc ? rc : answer_chain(req, &chain, err);
 }
 
-int api_get_chain(struct api_request *req, struct err *err)
+static int get_named_chain(struct api_request *req, struct err *err)
 {
 	return get_chain(req, api_uri_query(&req->uri, "vm_name"), err);
 }
 
-int api_get_vm_chain(struct api_request *req, struct err *err)
+static int get_vm_chain(struct api_request *req, struct err *err)
 {
 	return get_chain(req, req->args[0], err);
 }
+
+/* --- routes --------------------------------------------------------------------------------- */
+
+static const struct api_shape point_shape = API_SHAPE("ChainPoint", point_members);
+static const struct api_shape chain_row_shape = API_SHAPE("ChainHead", chain_members);
+
+static const struct api_json_member chain_answer_members[] = {
+	API_LIST("backups", &point_shape, .what = "the full backup first"),
+};
+static const struct api_shape chain_shape =
+	API_SHAPE("Chain", chain_answer_members, .base = &chain_row_shape);
+
+#define CHAIN_PARAMS                                                                               \
+	{"repository_id", API_JSON_TEXT, "needed when the VM has chains in several repositories"}, \
+	{                                                                                          \
+		"disk_id", API_JSON_INT, "index of the disk; 0 unless said"                        \
+	}
+
+static const struct api_route chain_routes[] = {
+	API_ROUTE(GET, "/api/v1/backups/chain", get_named_chain, VIEWER,
+		  "The active chain of a VM's disk",
+		  .query = API_PARAMS({"vm_name", API_JSON_TEXT, "this or vm_context_id"},
+				      {"vm_context_id", API_JSON_TEXT, "this or vm_name"},
+				      CHAIN_PARAMS),
+		  .gives = &chain_shape),
+	API_ROUTE(GET, "/api/v1/backups/{vm_name}/chain", get_vm_chain, VIEWER, "The same",
+		  .query = API_PARAMS(CHAIN_PARAMS), .gives = &chain_shape),
+};
+const struct api_noun api_chains_noun = API_NOUN(
+	"Chains", "A full backup of a disk and the incremental ones on top of it.", chain_routes);

@@ -23,7 +23,7 @@ static int take_where(struct api_request *req, struct hub_discovery *where, stru
 	return api_json_decode(req->body, where_members, ARRAY_SIZE(where_members), where, err);
 }
 
-int api_post_discover_vms(struct api_request *req, struct err *err)
+static int post_discover_vms(struct api_request *req, struct err *err)
 {
 	struct hub_discovery where;
 	int rc = take_where(req, &where, err);
@@ -81,7 +81,7 @@ static json_t *added_answer(const struct hub_added_vm *rows, size_t n)
 			 "failed", (json_int_t)n - added, "added_vms", list);
 }
 
-int api_post_add_vms(struct api_request *req, struct err *err)
+static int post_add_vms(struct api_request *req, struct err *err)
 {
 	_cleanup_(freep) const char **names = NULL;
 	_cleanup_(freep) struct hub_added_vm *rows = NULL;
@@ -98,3 +98,58 @@ int api_post_add_vms(struct api_request *req, struct err *err)
 	req->answer = added_answer(rows, n);
 	return 0;
 }
+
+/* --- routes --------------------------------------------------------------------------------- */
+
+static const struct api_shape where_shape = API_SHAPE("DiscoverVms", where_members);
+
+static const struct api_json_member place_members[] = {
+	API_BY_HAND("host", TEXT, .optional = true),
+	API_BY_HAND("datacenter", TEXT, .optional = true),
+};
+static const struct api_shape place_shape =
+	API_SHAPE("DiscoveredPlace", place_members, .open = true);
+
+static const struct api_json_member seen_members[] = {
+	API_BY_HAND("context_id", TEXT, .what = "empty when not under management"),
+};
+static const struct api_shape seen_shape = API_SHAPE("DiscoveredVm", seen_members, .open = true);
+
+static const struct api_json_member discovered_members[] = {
+	API_OBJECT("vcenter", &place_shape, .optional = true),
+	API_LIST("vms", &seen_shape, .what = "as the capture agent describes them"),
+	API_BY_HAND("total", I64),
+};
+static const struct api_shape discovered_shape =
+	API_SHAPE("Discovered", discovered_members, .open = true);
+
+static const struct api_json_member add_members[] = {
+	API_TEXTS("vm_names", .required = true, .what = "names, or the agent's VM ids"),
+};
+static const struct api_shape add_shape = API_SHAPE("AddVms", add_members, .base = &where_shape);
+
+static const struct api_json_member added_vm_members[] = {
+	API_BY_HAND("status", TEXT, .one_of = "added|failed"),
+	API_BY_HAND("error", TEXT, .what = "why it was not added"),
+};
+static const struct api_shape added_vm_shape =
+	API_SHAPE("AddedVm", added_vm_members, .base = &api_vm_shape);
+
+static const struct api_json_member added_members[] = {
+	API_BY_HAND("success", BOOL, .what = "all were added"),
+	API_BY_HAND("added", I64),
+	API_BY_HAND("failed", I64),
+	API_LIST("added_vms", &added_vm_shape),
+};
+static const struct api_shape added_shape = API_SHAPE("AddedVms", added_members);
+
+static const struct api_route discovery_routes[] = {
+	API_ROUTE(POST, "/api/v1/discovery/discover-vms", post_discover_vms, OPERATOR,
+		  "The VMs that the capture agent sees now", .takes = &where_shape,
+		  .gives = &discovered_shape),
+	API_ROUTE(POST, "/api/v1/discovery/add-vms", post_add_vms, OPERATOR,
+		  "Take VMs under management, or refresh them", .takes = &add_shape,
+		  .gives = &added_shape),
+};
+const struct api_noun api_discovery_noun =
+	API_NOUN("Discovery", "Find VMs and take them under management.", discovery_routes);

@@ -3,7 +3,7 @@
 #include "api/routes.h"
 #include "catalog/backups.h"
 
-int api_get_health(struct api_request *req, struct err *err)
+static int get_health(struct api_request *req, struct err *err)
 {
 	const struct catalog_backup_filter filter = {.limit = 1};
 	struct catalog_backup *rows = NULL;
@@ -20,3 +20,19 @@ int api_get_health(struct api_request *req, struct err *err)
 		(int)hub_running_backups(req->hub), "timestamp", api_json_time(catalog_now_us()));
 	return 0;
 }
+
+static const struct api_json_member health_members[] = {
+	API_BY_HAND("status", TEXT, .one_of = "healthy"),
+	API_BY_HAND("version", TEXT),
+	API_BY_HAND("uptime_seconds", I64),
+	API_BY_HAND("running_backups", INT),
+	API_BY_HAND("timestamp", TIME),
+};
+static const struct api_shape health_shape = API_SHAPE("Health", health_members);
+
+static const struct api_route health_routes[] = {
+	API_ROUTE(GET, "/health", get_health, PUBLIC, "The hub answers and its catalog can be read",
+		  .gives = &health_shape),
+	API_ROUTE(GET, "/api/v1/health", get_health, PUBLIC, "The same", .gives = &health_shape),
+};
+const struct api_noun api_health_noun = API_NOUN("Health", "Is the hub well?", health_routes);

@@ -21,7 +21,8 @@ API_WORD_FN(catalog_log_level_name, enum catalog_log_level)
 static const struct api_json_member progress_members[] = {
 	API_AS("backup_id", TEXT, VIEW, job.id),
 	API_AS("vm_name", TEXT, VIEW, job.vm_name),
-	API_AS("status", WORD, VIEW, job.status, .word = catalog_job_status_name_int),
+	API_AS("status", WORD, VIEW, job.status,
+	       API_WORDS(catalog_job_status_name_int, CATALOG_JOB_CANCELLED)),
 	API_AS("current_phase", TEXT, VIEW, job.current_phase),
 	API_AS("progress_percent", REAL, VIEW, percent),
 	API_AS("bytes_transferred", I64, VIEW, job.bytes_transferred),
@@ -38,8 +39,10 @@ static const struct api_json_member progress_members[] = {
 #define DISK struct hub_disk_view
 static const struct api_json_member disk_members[] = {
 	API_AS("disk_index", INT, DISK, row.disk_index),
-	API_AS("status", WORD, DISK, row.status, .word = catalog_disk_status_name_int),
-	API_AS("mode", WORD, DISK, row.mode, .word = catalog_backup_type_name_int),
+	API_AS("status", WORD, DISK, row.status,
+	       API_WORDS(catalog_disk_status_name_int, CATALOG_DISK_FAILED)),
+	API_AS("mode", WORD, DISK, row.mode,
+	       API_WORDS(catalog_backup_type_name_int, CATALOG_BACKUP_DIFFERENTIAL)),
 	API_AS("progress_percent", REAL, DISK, percent),
 	API_AS("bytes_received", I64, DISK, row.bytes.bytes_transferred),
 	API_AS("bytes_zero", I64, DISK, row.bytes.bytes_zero),
@@ -64,7 +67,7 @@ json_t *api_shape_progress(const struct hub_backup_view *view)
 	return obj;
 }
 
-int api_get_progress(struct api_request *req, struct err *err)
+static int get_progress(struct api_request *req, struct err *err)
 {
 	struct hub_backup_view view = {.disks = NULL};
 	int rc = hub_backup_get(req->hub, req->args[0], &view, err);
@@ -81,7 +84,7 @@ int api_get_progress(struct api_request *req, struct err *err)
 static const struct api_json_member line_members[] = {
 	API_I64(LINE, id),
 	API_INT(LINE, disk_index),
-	API_AS("level", WORD, LINE, level, .word = catalog_log_level_name_int),
+	API_AS("level", WORD, LINE, level, API_WORDS(catalog_log_level_name_int, CATALOG_LOG_INFO)),
 	API_TEXT(LINE, phase),
 	API_TEXT(LINE, message),
 	API_AS("created_at", TIME, LINE, created_at_us),
@@ -93,7 +96,7 @@ json_t *api_shape_line(const struct catalog_job_line *line)
 }
 
 /* Pages by the last id seen: lines may be added between two of them. */
-int api_get_log(struct api_request *req, struct err *err)
+static int get_log(struct api_request *req, struct err *err)
 {
 	_cleanup_(freep) struct catalog_job_line *rows = NULL;
 	struct catalog_backup job;
@@ -132,16 +135,13 @@ static const struct api_json_member cancel_members[] = {
 	API_BOOL(struct cancel_body, keep_partial),
 };
 
-int api_post_cancel(struct api_request *req, struct err *err)
+static int post_cancel(struct api_request *req, struct err *err)
 {
 	struct cancel_body body = {.reason = ""};
 	struct hub_cancel_request cancel = {.reason = body.reason};
 	bool already = false;
-	int rc = 0;
+	int rc = api_json_decode(req->body, cancel_members, ARRAY_SIZE(cancel_members), &body, err);
 
-	if (req->body)
-		rc = api_json_decode(req->body, cancel_members, ARRAY_SIZE(cancel_members), &body,
-				     err);
 	if (rc)
 		return rc;
 	if (json_is_boolean(json_object_get(req->body, "keep_partial")))
@@ -186,7 +186,7 @@ static json_t *shape_stats(const struct catalog_backup_stats *s)
 	return obj;
 }
 
-int api_get_stats(struct api_request *req, struct err *err)
+static int get_stats(struct api_request *req, struct err *err)
 {
 	struct catalog_backup_filter filter = {
 		.vm_name = api_uri_query(&req->uri, "vm_name"),
@@ -201,3 +201,69 @@ int api_get_stats(struct api_request *req, struct err *err)
 		req->answer = shape_stats(&stats);
 	return rc;
 }
+
+/* --- routes --------------------------------------------------------------------------------- */
+
+static const struct api_shape disk_shape = API_SHAPE("DiskProgress", disk_members);
+static const struct api_shape head_shape = API_SHAPE("ProgressHead", progress_members);
+
+static const struct api_json_member progress_answer_members[] = {
+	API_LIST("disks", &disk_shape),
+};
+static const struct api_shape progress_shape =
+	API_SHAPE("Progress", progress_answer_members, .base = &head_shape);
+
+static const struct api_shape line_shape = API_SHAPE("LogLine", line_members);
+
+static const struct api_json_member log_members[] = {
+	API_BY_HAND("backup_id", TEXT),
+	API_LIST("lines", &line_shape, .what = "the oldest first"),
+	API_BY_HAND("next", I64, .what = "where the next page begins: its \"after\""),
+};
+static const struct api_shape log_shape = API_SHAPE("Log", log_members);
+
+static const struct api_shape cancel_shape = API_SHAPE("Cancel", cancel_members);
+
+static const struct api_json_member cancelled_members[] = {
+	API_BY_HAND("backup_id", TEXT),
+	API_BY_HAND("status", TEXT, .one_of = "cancelled"),
+	API_BY_HAND("already", BOOL),
+};
+static const struct api_shape cancelled_shape = API_SHAPE("Cancelled", cancelled_members);
+
+static const struct api_json_member stats_members[] = {
+	API_BY_HAND("total_backups", I64),
+	API_BY_HAND("pending_backups", I64),
+	API_BY_HAND("running_backups", I64),
+	API_BY_HAND("completed_backups", I64),
+	API_BY_HAND("failed_backups", I64),
+	API_BY_HAND("cancelled_backups", I64),
+	API_BY_HAND("full_backups", I64),
+	API_BY_HAND("incremental_backups", I64),
+	API_BY_HAND("bytes_transferred", I64),
+	API_BY_HAND("bytes_stored", I64),
+	API_BY_HAND("success_percent", REAL, .nullable = true),
+	API_BY_HAND("average_duration_seconds", REAL, .nullable = true),
+	API_BY_HAND("last_backup_at", TIME, .nullable = true),
+};
+static const struct api_shape stats_shape = API_SHAPE("BackupStats", stats_members);
+
+static const struct api_route job_routes[] = {
+	API_ROUTE(GET, "/api/v1/backups/{backup_id}/progress", get_progress, VIEWER,
+		  "How far a backup is", .gives = &progress_shape),
+	API_ROUTE(GET, "/api/v1/backups/{backup_id}/log", get_log, VIEWER,
+		  "What happened to a backup, step by step",
+		  .query = API_PARAMS({"after", API_JSON_INT, "lines after the one with this id"},
+				      {"limit", API_JSON_INT, "at most so many lines"}),
+		  .gives = &log_shape),
+	API_ROUTE(POST, "/api/v1/backups/{backup_id}/cancel", post_cancel, OPERATOR,
+		  "Cancel a running backup", .takes = &cancel_shape, .may_be_bare = true,
+		  .gives = &cancelled_shape),
+	API_ROUTE(GET, "/api/v1/backups/stats", get_stats, VIEWER, "Sums over backups",
+		  .query = API_PARAMS({"vm_name", API_JSON_TEXT, "of this VM"},
+				      {"vm_context_id", API_JSON_TEXT, "of this VM"},
+				      {"repository_id", API_JSON_TEXT, "in this repository"}),
+		  .gives = &stats_shape),
+};
+const struct api_noun api_jobs_noun = API_NOUN(
+	"Jobs", "The life of a backup: progress, log, cancel, and sums over many.", job_routes);

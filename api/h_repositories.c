@@ -7,32 +7,44 @@
 #include "base/bytes.h"
 #include "hub/repositories.h"
 
+API_WORD_FN(catalog_repository_type_name, enum catalog_repository_type)
+
 #define REPO struct catalog_repository
+static const struct api_json_member storage_members[] = {
+	API_AS("total_bytes", I64, REPO, total_size_bytes),
+	API_AS("used_bytes", I64, REPO, used_size_bytes),
+	API_AS("available_bytes", I64, REPO, available_size_bytes),
+	API_BY_HAND("used_percent", REAL),
+	API_AS("backup_count", I64, REPO, backup_count),
+	API_AS("last_check_at", TIME, REPO, last_check_at_us),
+};
+static const struct api_shape storage_shape = API_SHAPE("RepositoryStorage", storage_members);
+
 static const struct api_json_member repo_members[] = {
 	API_TEXT(REPO, id),
 	API_TEXT(REPO, name),
+	API_AS("type", WORD, REPO, type,
+	       API_WORDS(catalog_repository_type_name_int, CATALOG_REPOSITORY_AZURE)),
 	API_BOOL(REPO, enabled),
 	API_AS("config", RAW, REPO, config),
 	API_BOOL(REPO, is_immutable),
 	API_I64(REPO, min_retention_days),
 	API_AS("created_at", TIME, REPO, created_at_us),
 	API_AS("updated_at", TIME, REPO, updated_at_us),
+	API_OBJECT("storage_info", &storage_shape),
 };
+static const struct api_shape repo_shape = API_SHAPE("Repository", repo_members);
 
 static const struct api_json_member repo_asked[] = {
 	API_TEXT(REPO, name, .required = true),
+	API_BY_HAND("type", TEXT, .required = true, .one_of = "local|nfs|cifs|smb|s3|azure"),
+	API_BY_HAND("config", ANY, .required = true,
+		    .what = "of the type: local {path, compression}"),
 	API_BOOL(REPO, enabled),
 	API_BOOL(REPO, is_immutable),
 	API_I64(REPO, min_retention_days),
 };
-
-static const struct api_json_member storage_members[] = {
-	API_AS("total_bytes", I64, REPO, total_size_bytes),
-	API_AS("used_bytes", I64, REPO, used_size_bytes),
-	API_AS("available_bytes", I64, REPO, available_size_bytes),
-	API_AS("backup_count", I64, REPO, backup_count),
-	API_AS("last_check_at", TIME, REPO, last_check_at_us),
-};
+static const struct api_shape create_shape = API_SHAPE("RepositoryCreate", repo_asked);
 
 static json_t *shape_repository(const struct catalog_repository *repo)
 {
@@ -43,7 +55,6 @@ static json_t *shape_repository(const struct catalog_repository *repo)
 						: 0;
 
 	json_object_set_new(storage, "used_percent", json_real((int)(percent * 100) / 100.0));
-	json_object_set_new(obj, "type", json_string(catalog_repository_type_name(repo->type)));
 	json_object_set_new(obj, "storage_info", storage);
 	return obj;
 }
@@ -68,7 +79,7 @@ static int take_type_and_config(const json_t *body, struct catalog_repository *r
 	return 0;
 }
 
-int api_post_repository(struct api_request *req, struct err *err)
+static int post_repository(struct api_request *req, struct err *err)
 {
 	struct catalog_repository repo = {.enabled = true};
 	int rc = api_json_decode(req->body, repo_asked, ARRAY_SIZE(repo_asked), &repo, err);
@@ -82,12 +93,11 @@ int api_post_repository(struct api_request *req, struct err *err)
 		rc = hub_repository_create(req->hub, &repo, err);
 	if (rc)
 		return rc;
-	req->status = 201;
 	req->answer = shape_repository(&repo);
 	return 0;
 }
 
-int api_get_repositories(struct api_request *req, struct err *err)
+static int get_repositories(struct api_request *req, struct err *err)
 {
 	_cleanup_(freep) struct catalog_repository *rows = NULL;
 	json_t *list;
@@ -103,7 +113,7 @@ int api_get_repositories(struct api_request *req, struct err *err)
 	return 0;
 }
 
-int api_get_repository(struct api_request *req, struct err *err)
+static int get_repository(struct api_request *req, struct err *err)
 {
 	struct catalog_repository repo;
 	int rc = hub_repository_get(req->hub, req->args[0], &repo, err);
@@ -112,3 +122,23 @@ int api_get_repository(struct api_request *req, struct err *err)
 		req->answer = shape_repository(&repo);
 	return rc;
 }
+
+/* --- routes --------------------------------------------------------------------------------- */
+
+static const struct api_json_member list_members[] = {
+	API_LIST("repositories", &repo_shape),
+	API_BY_HAND("total", I64),
+};
+static const struct api_shape list_shape = API_SHAPE("RepositoryList", list_members);
+
+static const struct api_route repository_routes[] = {
+	API_ROUTE(POST, "/api/v1/repositories", post_repository, ADMIN,
+		  "Create a repository: its storage is made and probed first",
+		  .takes = &create_shape, .gives = &repo_shape, .status = 201),
+	API_ROUTE(GET, "/api/v1/repositories", get_repositories, VIEWER, "List repositories",
+		  .gives = &list_shape),
+	API_ROUTE(GET, "/api/v1/repositories/{repository_id}", get_repository, VIEWER,
+		  "One repository", .gives = &repo_shape),
+};
+const struct api_noun api_repositories_noun =
+	API_NOUN("Repositories", "Where backups are kept.", repository_routes);

@@ -47,6 +47,9 @@ static const struct api_json_member disk_members[] = {
 	API_AS("updated_at", TIME, DISK, updated_at_us),
 };
 
+const struct api_shape api_vm_shape = API_SHAPE("Vm", vm_members);
+static const struct api_shape disk_shape = API_SHAPE("VmDisk", disk_members);
+
 json_t *api_shape_vm(const struct catalog_vm_context *vm)
 {
 	return api_json_encode(vm_members, ARRAY_SIZE(vm_members), vm);
@@ -75,7 +78,7 @@ static int find_vm(struct api_request *req, struct catalog_vm_context *vm, struc
 		catalog_vm_context_get(hub_catalog(req->hub), req->args[0], vm, err));
 }
 
-int api_get_vm_contexts(struct api_request *req, struct err *err)
+static int get_vm_contexts(struct api_request *req, struct err *err)
 {
 	_cleanup_(freep) struct catalog_vm_context *rows = NULL;
 	struct catalog_vm_filter filter = {
@@ -101,7 +104,7 @@ int api_get_vm_contexts(struct api_request *req, struct err *err)
 	return 0;
 }
 
-int api_get_vm_context(struct api_request *req, struct err *err)
+static int get_vm_context(struct api_request *req, struct err *err)
 {
 	_cleanup_(freep) char *networks = NULL;
 	struct catalog_vm_context vm;
@@ -122,7 +125,7 @@ int api_get_vm_context(struct api_request *req, struct err *err)
 	return 0;
 }
 
-int api_get_vm_context_disks(struct api_request *req, struct err *err)
+static int get_vm_context_disks(struct api_request *req, struct err *err)
 {
 	struct catalog_vm_context vm;
 	json_t *disks = NULL;
@@ -137,3 +140,48 @@ int api_get_vm_context_disks(struct api_request *req, struct err *err)
 				(json_int_t)json_array_size(disks));
 	return 0;
 }
+
+/* --- routes --------------------------------------------------------------------------------- */
+
+static const struct api_json_member list_members[] = {
+	API_LIST("vm_contexts", &api_vm_shape),
+	API_BY_HAND("total", I64),
+};
+static const struct api_shape list_shape = API_SHAPE("VmList", list_members);
+
+static const struct api_json_member network_members[] = {
+	API_BY_HAND("label", TEXT, .optional = true),
+	API_BY_HAND("network_name", TEXT, .optional = true),
+};
+static const struct api_shape network_shape = API_SHAPE("VmNetwork", network_members, .open = true);
+
+static const struct api_json_member detail_members[] = {
+	API_LIST("disks", &disk_shape),
+	API_LIST("networks", &network_shape),
+};
+static const struct api_shape detail_shape =
+	API_SHAPE("VmWithDisks", detail_members, .base = &api_vm_shape);
+
+static const struct api_json_member disk_list_members[] = {
+	API_BY_HAND("vm_context_id", TEXT),
+	API_BY_HAND("vm_name", TEXT),
+	API_LIST("disks", &disk_shape),
+	API_BY_HAND("total", I64),
+};
+static const struct api_shape disk_list_shape = API_SHAPE("VmDiskList", disk_list_members);
+
+static const struct api_route vm_routes[] = {
+	API_ROUTE(GET, "/api/v1/vm-contexts", get_vm_contexts, VIEWER, "List VMs under management",
+		  .query = API_PARAMS({"vm_name", API_JSON_TEXT, "of this name"},
+				      {"vcenter_host", API_JSON_TEXT, "of this vCenter"},
+				      {"limit", API_JSON_INT, "at most so many"},
+				      {"offset", API_JSON_INT, "without the first so many"}),
+		  .gives = &list_shape),
+	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}", get_vm_context, VIEWER,
+		  "One VM, its disks and networks", .gives = &detail_shape),
+	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}/disks", get_vm_context_disks, VIEWER,
+		  "The disks of a VM, those marked that were missing at the latest discovery",
+		  .gives = &disk_list_shape),
+};
+const struct api_noun api_vm_contexts_noun =
+	API_NOUN("VM contexts", "The VMs under management.", vm_routes);

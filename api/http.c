@@ -213,41 +213,103 @@ static bool http_take_body(struct http_request *req, const char *data, size_t le
 	return true;
 }
 
-static enum MHD_Result http_send(struct MHD_Connection *mhd, const struct api_exchange *x)
+/* A stream on its way out: what its reads need to know. */
+struct http_stream {
+	struct api *api;
+	struct MHD_Connection *mhd;
+	struct api_stream from;
+};
+
+/* As long as it takes to have something; each piece has its own time to be taken. */
+static ssize_t http_read_stream(void *arg, uint64_t pos, char *buf, size_t max)
+{
+	struct http_stream *s = arg;
+	ssize_t n;
+
+	(void)pos;
+	http_set_deadline(s->api, s->mhd, 0);
+	n = s->from.read(s->from.arg, buf, max);
+	http_set_deadline(s->api, s->mhd, s->api->io_timeout_ms);
+	return n > 0   ? n
+	       : n < 0 ? MHD_CONTENT_READER_END_WITH_ERROR
+		       : MHD_CONTENT_READER_END_OF_STREAM;
+}
+
+static void http_end_stream(void *arg)
+{
+	struct http_stream *s = arg;
+
+	if (s->from.end)
+		s->from.end(s->from.arg);
+	free(s);
+}
+
+static struct MHD_Response *http_stream_response(struct api *api, struct MHD_Connection *mhd,
+						 const struct api_stream *from)
+{
+	struct http_stream *s = calloc(1, sizeof(*s));
+	struct MHD_Response *answer;
+
+	if (s) {
+		*s = (struct http_stream){.api = api, .mhd = mhd, .from = *from};
+		answer = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, http_read_stream,
+							   s, http_end_stream);
+		if (answer)
+			return answer;
+		http_end_stream(s);
+	} else if (from->end) {
+		from->end(from->arg);
+	}
+	return NULL;
+}
+
+static struct MHD_Response *http_text_response(struct api_exchange *x)
 {
 	static char no_memory[] =
 		"{\"error\":\"out of memory\",\"details\":\"\",\"timestamp\":null}";
 	struct MHD_Response *answer;
+
+	if (!x->text) {
+		x->status = MHD_HTTP_INTERNAL_SERVER_ERROR;
+		return MHD_create_response_from_buffer(strlen(no_memory), no_memory,
+						       MHD_RESPMEM_PERSISTENT);
+	}
+	answer = MHD_create_response_from_buffer(x->text_len, x->text, MHD_RESPMEM_MUST_FREE);
+	if (!answer)
+		free(x->text);
+	return answer;
+}
+
+/* What the exchange gives away is taken, whatever happens. */
+static enum MHD_Result http_send(struct api *api, struct MHD_Connection *mhd,
+				 struct api_exchange *x)
+{
+	struct MHD_Response *answer =
+		x->stream.read ? http_stream_response(api, mhd, &x->stream) : http_text_response(x);
 	enum MHD_Result res;
 
-	if (x->text)
-		answer = MHD_create_response_from_buffer(strlen(x->text), x->text,
-							 MHD_RESPMEM_MUST_FREE);
-	else
-		answer = MHD_create_response_from_buffer(strlen(no_memory), no_memory,
-							 MHD_RESPMEM_PERSISTENT);
-	if (!answer) {
-		free(x->text);
+	if (!answer)
 		return MHD_NO;
-	}
-	MHD_add_response_header(answer, "Content-Type", "application/json");
+	MHD_add_response_header(answer, "Content-Type",
+				x->content_type ? x->content_type : "application/json");
 	MHD_add_response_header(answer, "Cache-Control", "no-store");
 	MHD_add_response_header(answer, "X-Content-Type-Options", "nosniff");
-	if (x->status == MHD_HTTP_METHOD_NOT_ALLOWED)
-		MHD_add_response_header(answer, "Allow", x->allow);
-	res = MHD_queue_response(mhd, (unsigned)(x->text ? x->status : 500), answer);
+	for (size_t i = 0; i < x->header_count; i++)
+		MHD_add_response_header(answer, x->headers[i].name, x->headers[i].value);
+	res = MHD_queue_response(mhd, (unsigned)x->status, answer);
 	MHD_destroy_response(answer);
 	return res;
 }
 
-static enum MHD_Result http_refuse_large(struct MHD_Connection *mhd)
+static enum MHD_Result http_refuse_large(struct api *api, struct MHD_Connection *mhd)
 {
 	struct api_exchange x = {.status = MHD_HTTP_CONTENT_TOO_LARGE};
 	json_t *body = api_error_body("the body is larger than 1 MiB", "");
 
 	x.text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+	x.text_len = x.text ? strlen(x.text) : 0;
 	json_decref(body);
-	return http_send(mhd, &x);
+	return http_send(api, mhd, &x);
 }
 
 static enum MHD_Result http_begin(struct api *api, struct MHD_Connection *mhd,
@@ -258,8 +320,28 @@ static enum MHD_Result http_begin(struct api *api, struct MHD_Connection *mhd,
 	req->begun = true;
 	http_set_deadline(api, mhd, api->io_timeout_ms);
 	if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX)
-		return http_refuse_large(mhd);
+		return http_refuse_large(api, mhd);
 	return MHD_YES;
+}
+
+static const char *http_header(const struct api_exchange *x, const char *name)
+{
+	return MHD_lookup_connection_value(x->header_arg, MHD_HEADER_KIND, name);
+}
+
+static void http_note_peer(struct MHD_Connection *mhd, char *out, size_t size)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	const struct sockaddr *addr = info ? info->client_addr : NULL;
+	const void *ip = NULL;
+
+	if (addr && addr->sa_family == AF_INET)
+		ip = &((const struct sockaddr_in *)addr)->sin_addr;
+	else if (addr && addr->sa_family == AF_INET6)
+		ip = &((const struct sockaddr_in6 *)addr)->sin6_addr;
+	if (!ip || !inet_ntop(addr->sa_family, ip, out, (socklen_t)size))
+		snprintf(out, size, "?");
 }
 
 static enum MHD_Result http_finish(struct api *api, struct MHD_Connection *mhd, const char *method,
@@ -270,16 +352,22 @@ static enum MHD_Result http_finish(struct api *api, struct MHD_Connection *mhd, 
 		.target = req->target,
 		.body = req->body,
 		.body_len = req->body_len,
+		.header = http_header,
+		.header_arg = mhd,
 	};
+	enum MHD_Result res;
 
 	http_set_deadline(api, mhd, 0);
 	if (req->too_large) {
 		http_set_deadline(api, mhd, api->io_timeout_ms);
-		return http_refuse_large(mhd);
+		return http_refuse_large(api, mhd);
 	}
+	http_note_peer(mhd, x.peer, sizeof(x.peer));
 	api_dispatch(api->hub, &x);
 	http_set_deadline(api, mhd, api->io_timeout_ms);
-	return http_send(mhd, &x);
+	res = http_send(api, mhd, &x);
+	api_exchange_deinit(&x);
+	return res;
 }
 
 /* Called once for the headers, once for each piece of the body, and once more at its end. */
@@ -441,6 +529,9 @@ int api_start(struct api **out, struct hub *hub, const struct api_config *config
 
 	if (!api)
 		return err_sys(err, -ENOMEM, "HTTP server");
+	rc = api_routes_check(err);
+	if (rc)
+		return rc;
 	fd = http_listen(api, config->listen, err);
 	if (fd < 0)
 		return fd == -EINVAL ? HUB_E_INVALID : fd;

@@ -74,7 +74,7 @@ int api_json_decode(const json_t *obj, const struct api_json_member *members, si
 
 		if (m->required && empty)
 			return err_set(err, HUB_E_INVALID, "%s is missing", m->name);
-		if (!v || json_is_null(v))
+		if (!v || json_is_null(v) || m->size == API_BY_HAND_SIZE)
 			continue;
 		rc = json_take(m, v, (char *)out + m->off, err);
 		if (rc)
@@ -147,18 +147,21 @@ static json_t *json_give(const struct api_json_member *m, const void *from)
 		return json_string(m->word(*(const int *)from));
 	case API_JSON_RAW:
 		return json_raw(from);
+	default:
+		return NULL;
 	}
-	return NULL;
 }
 
 bool api_json_encode_into(json_t *obj, const struct api_json_member *members, size_t n,
 			  const void *in)
 {
-	for (size_t i = 0; i < n; i++)
-		if (json_object_set_new(obj, members[i].name,
-					json_give(&members[i], (const char *)in + members[i].off)) <
-		    0)
+	for (size_t i = 0; i < n; i++) {
+		const struct api_json_member *m = &members[i];
+
+		if (m->size != API_BY_HAND_SIZE &&
+		    json_object_set_new(obj, m->name, json_give(m, (const char *)in + m->off)) < 0)
 			return false;
+	}
 	return true;
 }
 

@@ -1,6 +1,7 @@
 #include "api/routes.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,63 +11,38 @@
 #include "base/bytes.h"
 #include "base/log.h"
 
-enum api_body { NO_BODY, BODY, MAY_HAVE_BODY };
-
-/* First match wins: words before {}. */
-static const struct api_route {
-	const char *method, *path;
-	api_handler *handle;
-	enum api_body body;
-} api_routes[] = {
-	{"GET", "/health", api_get_health, NO_BODY},
-	{"GET", "/api/v1/health", api_get_health, NO_BODY},
-
-	{"POST", "/api/v1/discovery/add-vms", api_post_add_vms, BODY},
-	{"POST", "/api/v1/discovery/discover-vms", api_post_discover_vms, BODY},
-	{"GET", "/api/v1/vm-contexts", api_get_vm_contexts, NO_BODY},
-	{"GET", "/api/v1/vm-contexts/{}", api_get_vm_context, NO_BODY},
-	{"GET", "/api/v1/vm-contexts/{}/disks", api_get_vm_context_disks, NO_BODY},
-
-	{"POST", "/api/v1/repositories", api_post_repository, BODY},
-	{"GET", "/api/v1/repositories", api_get_repositories, NO_BODY},
-	{"GET", "/api/v1/repositories/{}", api_get_repository, NO_BODY},
-
-	{"POST", "/api/v1/backups", api_post_backup, BODY},
-	{"GET", "/api/v1/backups", api_get_backups, NO_BODY},
-	{"GET", "/api/v1/backups/changeid", api_get_change_id, NO_BODY},
-	{"GET", "/api/v1/backups/chain", api_get_chain, NO_BODY},
-	{"GET", "/api/v1/backups/stats", api_get_stats, NO_BODY},
-	{"GET", "/api/v1/backups/{}/chain", api_get_vm_chain, NO_BODY},
-	{"GET", "/api/v1/backups/{}", api_get_backup, NO_BODY},
-	{"GET", "/api/v1/backups/{}/progress", api_get_progress, NO_BODY},
-	{"GET", "/api/v1/backups/{}/log", api_get_log, NO_BODY},
-	{"POST", "/api/v1/backups/{}/cancel", api_post_cancel, MAY_HAVE_BODY},
-
-	{"POST", "/api/v1/backups/{}/complete", api_post_complete, BODY},
-	{"POST", "/api/v1/telemetry/backup/{}", api_post_telemetry, BODY},
+const struct api_noun *const api_nouns[] = {
+	&api_health_noun,	&api_discovery_noun, &api_vm_contexts_noun,
+	&api_repositories_noun, &api_backups_noun,   &api_jobs_noun,
+	&api_chains_noun,	&api_agent_noun,     NULL,
 };
 
 static const struct log_scope api_log = {.name = "api"};
 
 /* --- matching ------------------------------------------------------------------------------- */
 
-static bool route_matches(const char *path, const struct api_uri *uri, const char **args)
+/* How well a path fits: a bit for each of its segments that is a word, the first the highest, and
+ * one below them all. 0: it does not. */
+static unsigned route_fit(const char *path, const struct api_uri *uri, const char **args)
 {
 	size_t at = 0, n_args = 0;
+	unsigned fit = 1;
 
 	while (*path == '/') {
 		size_t len = strcspn(++path, "/");
+		bool word = path[0] != '{';
 
 		if (at == uri->segment_count)
-			return false;
-		if (len == 2 && path[0] == '{')
+			return 0;
+		if (!word && n_args < API_ARGS_MAX)
 			args[n_args++] = uri->segments[at];
 		else if (strncmp(path, uri->segments[at], len) || uri->segments[at][len])
-			return false;
+			return 0;
+		fit |= word ? 1U << (API_SEGMENTS_MAX - at) : 0;
 		path += len;
 		at++;
 	}
-	return at == uri->segment_count;
+	return at == uri->segment_count ? fit : 0;
 }
 
 static bool method_matches(const char *asked, const char *offered)
@@ -74,29 +50,166 @@ static bool method_matches(const char *asked, const char *offered)
 	return !strcmp(asked, offered) || (!strcmp(asked, "HEAD") && !strcmp(offered, "GET"));
 }
 
-/* NULL: no such path, or (@allow not empty) not with this method. */
-static const struct api_route *route_find(struct api_request *req, char *allow, size_t size)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(api_routes); i++) {
-		const struct api_route *r = &api_routes[i];
+struct route_search {
+	const struct api_route *best;
+	unsigned fit;
+	char allow[64]; /* the methods of all rows with this path */
+};
 
-		if (!route_matches(r->path, &req->uri, req->args))
-			continue;
-		if (method_matches(req->method, r->method))
-			return r;
-		if (!strstr(allow, r->method))
-			snprintf(allow + strlen(allow), size - strlen(allow), "%s%s",
-				 allow[0] ? ", " : "", r->method);
+static void route_consider(struct route_search *search, const struct api_request *req,
+			   const struct api_route *r)
+{
+	const char *args[API_ARGS_MAX];
+	unsigned fit = route_fit(r->path, &req->uri, args);
+	size_t used = strlen(search->allow);
+
+	if (!fit)
+		return;
+	if (!strstr(search->allow, r->method))
+		snprintf(search->allow + used, sizeof(search->allow) - used, "%s%s",
+			 used ? ", " : "", r->method);
+	if (fit > search->fit && method_matches(req->method, r->method)) {
+		search->best = r;
+		search->fit = fit;
 	}
-	return NULL;
+}
+
+/* No best: no such path, or (allow not empty) not with this method. */
+static void route_find(struct api_request *req, struct route_search *search)
+{
+	*search = (struct route_search){.best = NULL};
+	for (size_t n = 0; api_nouns[n]; n++)
+		for (size_t i = 0; i < api_nouns[n]->route_count; i++)
+			route_consider(search, req, &api_nouns[n]->routes[i]);
+	if (search->best)
+		route_fit(search->best->path, &req->uri, req->args);
+}
+
+/* --- looking through the table -------------------------------------------------------------- */
+
+static bool paths_are_one(const char *a, const char *b)
+{
+	while (*a == '/' && *b == '/') {
+		size_t n = strcspn(++a, "/"), m = strcspn(++b, "/");
+
+		if ((a[0] == '{') != (b[0] == '{') || (a[0] != '{' && (n != m || memcmp(a, b, n))))
+			return false;
+		a += n;
+		b += m;
+	}
+	return *a == *b;
+}
+
+static bool route_is_first(const struct api_route *r)
+{
+	for (size_t n = 0; api_nouns[n]; n++)
+		for (size_t i = 0; i < api_nouns[n]->route_count; i++) {
+			const struct api_route *other = &api_nouns[n]->routes[i];
+
+			if (other == r)
+				return true;
+			if (!strcmp(other->method, r->method) &&
+			    paths_are_one(other->path, r->path))
+				return false;
+		}
+	return true;
+}
+
+static int route_check(const struct api_route *r, struct err *err)
+{
+	const char *wrong = NULL;
+
+	if (!r->handle || !r->summary)
+		wrong = "has no handler or no summary";
+	else if (r->role == API_ROLE_UNSET)
+		wrong = "has no role";
+	else if (!r->gives == !r->content_type)
+		wrong = "says neither or both of what shape and what type its answer has";
+	else if (!route_is_first(r))
+		wrong = "is there twice";
+	return wrong ? err_set(err, -EINVAL, "route %s %s %s", r->method, r->path, wrong) : 0;
+}
+
+int api_routes_check(struct err *err)
+{
+	int rc = 0;
+
+	for (size_t n = 0; api_nouns[n] && !rc; n++)
+		for (size_t i = 0; i < api_nouns[n]->route_count && !rc; i++)
+			rc = route_check(&api_nouns[n]->routes[i], err);
+	return rc;
 }
 
 /* --- answering ------------------------------------------------------------------------------ */
+
+const char *api_request_header(const struct api_request *req, const char *name)
+{
+	const struct api_exchange *x = req->out;
+
+	return x->header ? x->header(x, name) : NULL;
+}
+
+static void add_header(struct api_exchange *x, const char *name, char *value)
+{
+	if (!value || x->header_count == API_HEADERS_MAX) {
+		free(value);
+		return;
+	}
+	x->headers[x->header_count].name = name;
+	x->headers[x->header_count++].value = value;
+}
+
+void api_reply_header(struct api_request *req, const char *name, const char *format, ...)
+{
+	char *value = NULL;
+	va_list ap;
+
+	va_start(ap, format);
+	if (vasprintf(&value, format, ap) < 0)
+		value = NULL;
+	va_end(ap);
+	add_header(req->out, name, value);
+}
+
+int api_reply_text(struct api_request *req, const char *content_type, char *text, struct err *err)
+{
+	if (!text)
+		return err_sys(err, -ENOMEM, "answer");
+	req->out->text = text;
+	req->out->text_len = strlen(text);
+	req->out->content_type = content_type;
+	return 0;
+}
+
+int api_reply_stream(struct api_request *req, const char *content_type, struct api_stream stream)
+{
+	req->out->stream = stream;
+	req->out->content_type = content_type;
+	return 0;
+}
+
+static bool has_answer(const struct api_request *req)
+{
+	return req->answer || req->out->text || req->out->stream.read;
+}
+
+static void drop_answer(struct api_request *req)
+{
+	struct api_exchange *x = req->out;
+
+	json_decref(steal(&req->answer));
+	free(steal(&x->text));
+	if (x->stream.read && x->stream.end)
+		x->stream.end(x->stream.arg);
+	x->stream = (struct api_stream){.read = NULL};
+	x->content_type = NULL;
+}
 
 static void answer_json(struct api_exchange *x, int status, json_t *answer)
 {
 	x->status = status;
 	x->text = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
+	x->text_len = x->text ? strlen(x->text) : 0;
 	json_decref(answer);
 }
 
@@ -105,10 +218,15 @@ static void answer_error(struct api_exchange *x, int status, const char *error, 
 	answer_json(x, status, api_error_body(error, details));
 }
 
-static int parse_body(const struct api_exchange *x, json_t **body, struct err *err)
+static int parse_body(const struct api_exchange *x, bool may_be_bare, json_t **body,
+		      struct err *err)
 {
 	json_error_t jerr;
 
+	if (!x->body_len && may_be_bare) {
+		*body = json_object();
+		return *body ? 0 : err_sys(err, -ENOMEM, "body");
+	}
 	*body = json_loadb(x->body ? x->body : "", x->body_len, JSON_REJECT_DUPLICATES, &jerr);
 	if (!*body)
 		return err_set(err, HUB_E_INVALID, "the body is not JSON: %s", jerr.text);
@@ -123,15 +241,16 @@ static int run_handler(const struct api_route *route, struct api_request *req,
 		       const struct api_exchange *x, struct err *err)
 {
 	json_t *body = NULL;
-	int rc = 0;
+	int rc = api_authorise(req, route, err);
 
-	if (route->body == BODY || (route->body == MAY_HAVE_BODY && x->body_len))
-		rc = parse_body(x, &body, err);
+	if (!rc && route->takes)
+		rc = parse_body(x, route->may_be_bare, &body, err);
 	req->body = body;
 	if (!rc)
 		rc = route->handle(req, err);
+	req->body = NULL;
 	json_decref(body);
-	if (!rc && !req->answer)
+	if (!rc && !has_answer(req))
 		rc = err_sys(err, -ENOMEM, "answer");
 	return rc;
 }
@@ -140,22 +259,47 @@ static void finish(struct api_exchange *x, struct api_request *req, int rc, cons
 {
 	int status = api_status_of(rc);
 
-	if (!rc) {
-		answer_json(x, req->status, req->answer);
+	if (!rc && req->answer) {
+		answer_json(x, req->status, steal(&req->answer));
 		return;
 	}
-	json_decref(req->answer);
+	if (!rc) {
+		x->status = req->status;
+		return;
+	}
+	drop_answer(req);
 	if (status >= 500)
 		log_warn(&api_log, "%s %s: %d: %s", x->method, x->target, status, err->text);
 	answer_error(x, status, err->text, req->details);
 }
 
+static void dispatch(struct api_request *req, struct api_exchange *x)
+{
+	struct route_search found;
+	struct err err = ERR_INIT;
+	int rc = api_uri_parse(&req->uri, x->target, &err);
+
+	if (rc) {
+		finish(x, req, rc, &err);
+		return;
+	}
+	route_find(req, &found);
+	if (found.best) {
+		req->route = found.best;
+		req->status = found.best->status ? found.best->status : 200;
+		rc = run_handler(found.best, req, x, &err);
+		finish(x, req, rc, &err);
+	} else if (found.allow[0]) {
+		add_header(x, "Allow", strdup(found.allow));
+		answer_error(x, 405, "this path does not take that method", found.allow);
+	} else {
+		answer_error(x, 404, "there is no such path", "");
+	}
+}
+
 void api_dispatch(struct hub *hub, struct api_exchange *x)
 {
 	struct api_request *req = calloc(1, sizeof(*req));
-	const struct api_route *route;
-	struct err err = ERR_INIT;
-	int rc;
 
 	if (!req) {
 		x->status = 500;
@@ -163,18 +307,15 @@ void api_dispatch(struct hub *hub, struct api_exchange *x)
 	}
 	req->hub = hub;
 	req->method = x->method;
-	req->status = 200;
-	rc = api_uri_parse(&req->uri, x->target, &err);
-	route = rc ? NULL : route_find(req, x->allow, sizeof(x->allow));
-	if (route)
-		rc = run_handler(route, req, x, &err);
-	if (route || rc)
-		finish(x, req, rc, &err);
-	else if (x->allow[0])
-		answer_error(x, 405, "this path does not take that method", x->allow);
-	else
-		answer_error(x, 404, "there is no such path", "");
+	req->out = x;
+	dispatch(req, x);
 	free(req);
+}
+
+void api_exchange_deinit(struct api_exchange *x)
+{
+	while (x->header_count)
+		free(x->headers[--x->header_count].value);
 }
 
 /* --- reading parameters --------------------------------------------------------------------- */

@@ -4,10 +4,12 @@
 
 #include <jansson.h>
 
+#include "api/json.h"
 #include "catalog/contexts.h"
 #include "catalog/job_log.h"
 #include "hub/backup.h"
 
+extern const struct api_shape api_vm_shape;
 json_t *api_shape_vm(const struct catalog_vm_context *vm);
 json_t *api_shape_progress(const struct hub_backup_view *view);
 json_t *api_shape_line(const struct catalog_job_line *line);

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "api/json.h"
+#include "api/routes.h"
 #include "base/bytes.h"
 #include "catalog/catalog.h"
 #include "hub/hub.h"
@@ -21,6 +22,8 @@ int api_status_of(int rc)
 	for (size_t i = 0; i < ARRAY_SIZE(status_map); i++)
 		if (status_map[i].rc == rc)
 			return status_map[i].status;
+	if (rc > API_STATUS(399) && rc < API_STATUS(600))
+		return rc - API_STATUS(0);
 	return 500;
 }
 
