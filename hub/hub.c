@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "hub/access.h"
+#include "hub/audit.h"
 #include "hub/job.h"
 
 /* --- configuration -------------------------------------------------------------------------- */
@@ -156,6 +158,7 @@ static void hub_free(struct hub *hub)
 	hub_threads_stop(hub);
 	nbd_server_stop(hub->nbd);
 	hub_agent_free(hub->agent);
+	hub_audit_stop(hub);
 	catalog_close(hub->catalog);
 	if (hub->lock_fd >= 0)
 		close(hub->lock_fd);
@@ -174,6 +177,10 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 		rc = hub_lock_data(hub, err);
 	if (!rc)
 		rc = hub_open_catalog(hub, config->db_url, err);
+	if (!rc)
+		rc = hub_audit_start(hub, err);
+	if (!rc)
+		rc = hub_access_first_run(hub, err);
 	if (!rc)
 		rc = hub_make_agent(hub, config->agent_url, err);
 	if (!rc)

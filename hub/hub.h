@@ -34,6 +34,7 @@ enum hub_cond {
 	HUB_E_STATE,	   /* the object's state forbids it: completing a failed backup, ... */
 	HUB_E_AGENT,	   /* the capture agent could not be reached, or refused */
 	HUB_E_STOPPING,	   /* the hub is going down */
+	HUB_E_TOKEN,	   /* nobody is let in with that token; the sentence says why */
 };
 
 struct hub_config {

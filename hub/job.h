@@ -42,6 +42,8 @@ struct hub {
 	char vcenter_user[HUB_SECRET_SIZE], vcenter_password[HUB_SECRET_SIZE];
 	int lock_fd; /* of the data folder */
 	struct catalog *catalog;
+	struct hub_audit *audit;		     /* audit.c */
+	char new_token_path[CATALOG_PATH_SIZE + 32]; /* the first run's; "": this was none */
 	struct nbd_server *nbd;
 	struct hub_agent *agent;
 	struct log_scope log;
