@@ -227,13 +227,13 @@ static int store_point(struct db *db, const struct complete *c, const struct cat
 	return db_run(db,
 		      "UPDATE backup_disks SET status = 'completed', disk_change_id = ?,"
 		      " qcow2_path = ?, bytes_transferred = ?, bytes_zero = ?, bytes_unchanged = ?,"
-		      " bytes_stored = ?, started_at = COALESCE(started_at, ?), completed_at = ?"
-		      " WHERE id = ?",
+		      " bytes_stored = ?, started_at = COALESCE(started_at, ?), completed_at = ?,"
+		      " reason = COALESCE(?, reason) WHERE id = ?",
 		      DB_ARGS(DB_TEXT(p->change_id),
 			      DB_TEXT(new_path ? p->qcow2_path : d->qcow2_path),
 			      DB_I64(p->bytes.bytes_transferred), DB_I64(p->bytes.bytes_zero),
 			      DB_I64(p->bytes.bytes_unchanged), DB_I64(p->bytes.bytes_stored),
-			      DB_I64(now), DB_I64(now), DB_I64(d->id)),
+			      DB_I64(now), DB_I64(now), DB_OPT(p->reason), DB_I64(d->id)),
 		      NULL, err);
 }
 

@@ -282,6 +282,7 @@ int catalog_backup_disk_progress(struct catalog *cat, const char *job_id, int di
 struct catalog_completion {
 	const char *change_id;	/* 1 to 255 bytes, kept byte for byte */
 	const char *qcow2_path; /* final path; NULL or "" keeps the one given at the start */
+	const char *reason;	/* NULL or "" keeps the one given at the start */
 	struct catalog_counters bytes;
 };
 

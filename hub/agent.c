@@ -2,6 +2,7 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +18,17 @@
 #define AGENT_URL_MAX	    512
 
 struct hub_agent {
+	const atomic_bool *stop;
+	pthread_mutex_t lock;	  /* what hub_agent_reconfigure() changes */
 	char base[AGENT_URL_MAX]; /* ends in "/api/v1" */
-	struct hub_agent_config config;
+	unsigned timeout_ms, discovery_timeout_ms;
 };
 
 /* One call: what is asked, and what came. */
 struct agent_call {
-	struct hub_agent *agent;
+	const atomic_bool *stop; /* may be NULL, as the next */
+	const atomic_bool *cancel;
+	char base[AGENT_URL_MAX];
 	const char *path;
 	char *request; /* JSON text, or NULL: GET */
 	unsigned timeout_ms;
@@ -32,17 +37,16 @@ struct agent_call {
 	char *answer; /* NUL-terminated once something came */
 	size_t answer_len;
 	bool too_long;
-	const atomic_bool *cancel; /* may be NULL */
 };
 
-int hub_agent_new(struct hub_agent **out, const struct hub_agent_config *config, struct err *err)
+static int agent_parse_url(const char *url, char base[AGENT_URL_MAX], struct err *err)
 {
-	const char *url = config->url ? config->url : "";
-	size_t n = strlen(url), suffix = strlen("/api/v1");
-	struct hub_agent *agent;
+	size_t n, suffix = strlen("/api/v1");
 
-	if (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0)
-		return err_set(err, HUB_E_INVALID, "agent URL \"%s\" is not http://HOST:PORT", url);
+	if (!url || (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0))
+		return err_set(err, HUB_E_INVALID, "agent URL \"%s\" is not http://HOST:PORT",
+			       url ? url : "");
+	n = strlen(url);
 	while (n && url[n - 1] == '/')
 		n--;
 	if (n > suffix && strncmp(url + n - suffix, "/api/v1", suffix) == 0)
@@ -50,21 +54,64 @@ int hub_agent_new(struct hub_agent **out, const struct hub_agent_config *config,
 	if (n + suffix >= AGENT_URL_MAX)
 		return err_set(err, HUB_E_INVALID, "agent URL is longer than %d bytes",
 			       AGENT_URL_MAX);
-	agent = calloc(1, sizeof(*agent));
+	snprintf(base, AGENT_URL_MAX, "%.*s/api/v1", (int)n, url);
+	return 0;
+}
+
+int hub_agent_reconfigure(struct hub_agent *agent, const struct hub_agent_config *config,
+			  struct err *err)
+{
+	char base[AGENT_URL_MAX];
+	int rc = agent_parse_url(config->url, base, err);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&agent->lock);
+	strcpy(agent->base, base);
+	agent->timeout_ms = config->timeout_ms;
+	agent->discovery_timeout_ms = config->discovery_timeout_ms;
+	pthread_mutex_unlock(&agent->lock);
+	return 0;
+}
+
+int hub_agent_new(struct hub_agent **out, const struct hub_agent_config *config, struct err *err)
+{
+	struct hub_agent *agent = calloc(1, sizeof(*agent));
+	int rc;
+
 	if (!agent)
 		return err_sys(err, -ENOMEM, "agent client");
-	agent->config = *config;
-	snprintf(agent->base, sizeof(agent->base), "%.*s/api/v1", (int)n, url);
+	pthread_mutex_init(&agent->lock, NULL);
+	agent->stop = config->stop;
+	rc = hub_agent_reconfigure(agent, config, err);
+	if (rc) {
+		hub_agent_free(agent);
+		return rc;
+	}
 	*out = agent;
 	return 0;
 }
 
 void hub_agent_free(struct hub_agent *agent)
 {
+	if (!agent)
+		return;
+	pthread_mutex_destroy(&agent->lock);
 	free(agent);
 }
 
 /* --- one call ------------------------------------------------------------------------------- */
+
+/* Where the agent is now; @discovery: the longer patience. */
+static void agent_call_aim(struct agent_call *call, struct hub_agent *agent, bool discovery)
+{
+	pthread_mutex_lock(&agent->lock);
+	strcpy(call->base, agent->base);
+	if (!call->timeout_ms)
+		call->timeout_ms = discovery ? agent->discovery_timeout_ms : agent->timeout_ms;
+	pthread_mutex_unlock(&agent->lock);
+	call->stop = agent->stop;
+}
 
 static void agent_call_deinit(struct agent_call *call)
 {
@@ -101,7 +148,7 @@ static int agent_on_tick(void *arg, curl_off_t dltotal, curl_off_t dlnow, curl_o
 	struct agent_call *call = arg;
 
 	(void)dltotal, (void)dlnow, (void)ultotal, (void)ulnow;
-	return (call->agent->config.stop && atomic_load(call->agent->config.stop)) ||
+	return (call->stop && atomic_load(call->stop)) ||
 	       (call->cancel && atomic_load(call->cancel));
 }
 
@@ -138,14 +185,13 @@ static int agent_transfer_error(struct agent_call *call, CURLcode code, const ch
 		return err_set(err, HUB_E_STOPPING, "the hub is stopping");
 	if (call->too_long)
 		return err_set(err, HUB_E_AGENT, "agent at %s: %s answers more than %zu bytes",
-			       call->agent->base, call->path, call->answer_max);
+			       call->base, call->path, call->answer_max);
 	if (code == CURLE_COULDNT_CONNECT)
 		return err_set(err, HUB_E_AGENT,
 			       "capture agent at %s cannot be reached (%s): is it running, and is "
 			       "its tunnel up?",
-			       call->agent->base, detail);
-	return err_set(err, HUB_E_AGENT, "agent at %s: %s: %s", call->agent->base, call->path,
-		       detail);
+			       call->base, detail);
+	return err_set(err, HUB_E_AGENT, "agent at %s: %s: %s", call->base, call->path, detail);
 }
 
 static int agent_perform(struct agent_call *call, struct err *err)
@@ -155,7 +201,7 @@ static int agent_perform(struct agent_call *call, struct err *err)
 	CURL *curl = curl_easy_init();
 	CURLcode code = CURLE_OUT_OF_MEMORY;
 
-	snprintf(url, sizeof(url), "%s%s", call->agent->base, call->path);
+	snprintf(url, sizeof(url), "%s%s", call->base, call->path);
 	headers = curl_slist_append(NULL, "Content-Type: application/json");
 	if (curl && headers) {
 		agent_prepare(call, curl, headers, url, detail);
@@ -183,7 +229,7 @@ static int agent_refused(struct agent_call *call, struct err *err)
 			*p = ' ';
 	while (n && text[n - 1] == ' ')
 		text[--n] = '\0';
-	return err_set(err, HUB_E_AGENT, "agent at %s answers %ld to %s%s%s", call->agent->base,
+	return err_set(err, HUB_E_AGENT, "agent at %s answers %ld to %s%s%s", call->base,
 		       call->status, call->path, n ? ": " : "", text);
 }
 
@@ -195,7 +241,7 @@ static int agent_parse(struct agent_call *call, json_t **out, struct err *err)
 	if (!json_is_object(v)) {
 		json_decref(v);
 		return err_set(err, HUB_E_AGENT, "agent at %s: answer to %s is no JSON object: %s",
-			       call->agent->base, call->path, jerr.text);
+			       call->base, call->path, jerr.text);
 	}
 	*out = v;
 	return 0;
@@ -206,10 +252,8 @@ static int agent_parse(struct agent_call *call, json_t **out, struct err *err)
 int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, struct err *err)
 {
 	_cleanup_(agent_call_deinit) struct agent_call call = {
-		.agent = agent,
 		.path = "/backup/start",
 		.cancel = job->cancel,
-		.timeout_ms = agent->config.timeout_ms,
 		.answer_max = AGENT_ANSWER_MAX,
 	};
 	json_t *body = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s*}", "job_id", job->job_id,
@@ -222,6 +266,7 @@ int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, st
 
 	call.request = body ? json_dumps(body, JSON_COMPACT) : NULL;
 	json_decref(body);
+	agent_call_aim(&call, agent, false);
 	if (!call.request)
 		return err_set(err, HUB_E_INVALID,
 			       "VM \"%s\" has a name or path that is not UTF-8 text", job->vm_name);
@@ -234,16 +279,15 @@ int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, st
 int hub_agent_discover(struct hub_agent *agent, const json_t *body, json_t **out, struct err *err)
 {
 	_cleanup_(agent_call_deinit) struct agent_call call = {
-		.agent = agent,
 		.path = "/discover",
 		.request = json_dumps(body, JSON_COMPACT),
-		.timeout_ms = agent->config.discovery_timeout_ms,
 		.answer_max = AGENT_DISCOVERY_MAX,
 	};
 	int rc;
 
 	if (!call.request)
 		return err_sys(err, -ENOMEM, "discovery request");
+	agent_call_aim(&call, agent, true);
 	rc = agent_perform(&call, err);
 	if (rc)
 		return rc;
@@ -254,20 +298,20 @@ int hub_agent_progress(struct hub_agent *agent, const char *job_id, json_t **out
 {
 	char path[128];
 	_cleanup_(agent_call_deinit) struct agent_call call = {
-		.agent = agent,
 		.path = path,
 		.timeout_ms = AGENT_PROGRESS_MS,
 		.answer_max = AGENT_ANSWER_MAX,
 	};
 	int rc;
 
+	agent_call_aim(&call, agent, false);
 	snprintf(path, sizeof(path), "/progress/%s", job_id); /* ids are URL-safe by contract */
 	rc = agent_perform(&call, err);
 	if (rc)
 		return rc;
 	if (call.status == 404)
 		return err_set(err, HUB_E_NOT_FOUND, "agent at %s says nothing about %s yet",
-			       agent->base, job_id);
+			       call.base, job_id);
 	return call.status == 200 ? agent_parse(&call, out, err) : agent_refused(&call, err);
 }
 

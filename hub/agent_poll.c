@@ -66,7 +66,7 @@ static void *poller_main(void *arg)
 {
 	struct hub *hub = arg;
 
-	while (hub_tick(hub, hub->config.progress_poll_ms)) {
+	while (hub_tick(hub, hub_config_now(hub).progress_poll_ms)) {
 		size_t n;
 		struct hub_job **jobs = hub_jobs_snapshot(hub, &n);
 

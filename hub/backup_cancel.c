@@ -52,7 +52,7 @@ static bool cancel_running(struct hub *hub, struct hub_job *job,
 	if (job->state != HUB_JOB_RUNNING)
 		return false;
 	job->cancel_keep =
-		req->keep_partial ? *req->keep_partial : hub->config.cancel_keeps_partial;
+		req->keep_partial ? *req->keep_partial : hub_config_now(hub).cancel_keeps_partial;
 	hub_job_cancel(hub, job);
 	return true;
 }

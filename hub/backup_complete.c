@@ -13,10 +13,13 @@
  * answer.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "hub/job.h"
+
+#define COMPLETE_MUCH 20 /* percent of a disk, for an incremental */
 
 /* --- arguments ------------------------------------------------------------------------------ */
 
@@ -174,6 +177,7 @@ static int complete_commit(struct hub *hub, struct hub_job *job, struct hub_disk
 	struct catalog_completion point = {
 		.change_id = change_id,
 		.qcow2_path = disk->point.path,
+		.reason = disk->row.reason,
 		.bytes = *bytes,
 	};
 	int rc = catalog_backup_disk_complete(hub->catalog, job->row.id, disk->row.disk_index,
@@ -195,17 +199,48 @@ static void complete_mark(struct hub_job *job, struct hub_disk *disk, const char
 	pthread_mutex_unlock(&job->face);
 }
 
-/* A full whose highest written byte is far below the disk's end: the agent may have taken the disk
- * for smaller than it is (agent contract 1.7-3). A trailing hole looks the same: only a warning. */
-static void complete_warn_short(struct hub_job *job, const struct hub_disk *disk)
+/* The part of a change id that names the disk's tracking: "UUID/N". 0: it has none. */
+static size_t complete_tracking_len(const char *change_id)
 {
-	if (disk->row.mode == CATALOG_BACKUP_FULL &&
-	    disk->data.highest < (uint64_t)disk->row.virtual_size_bytes)
-		log_warn(&job->log,
-			 "disk %d: nothing was written behind byte %llu of %lld; if the disk has "
-			 "data there, the agent cut it",
-			 disk->row.disk_index, (unsigned long long)disk->data.highest,
-			 (long long)disk->row.virtual_size_bytes);
+	const char *slash = strrchr(change_id, '/');
+
+	return slash ? (size_t)(slash - change_id) : 0;
+}
+
+/* A new UUID says that tracking began anew since the parent: the agent has copied the disk in full,
+ * into an overlay. Nobody asked for that, so the row says why. */
+static void complete_note_reset(struct hub_job *job, struct hub_disk *disk, const char *change_id)
+{
+	size_t n = complete_tracking_len(change_id),
+	       m = complete_tracking_len(disk->row.parent_change_id);
+
+	if (disk->row.mode != CATALOG_BACKUP_INCREMENTAL || !n || !m ||
+	    (n == m && !memcmp(change_id, disk->row.parent_change_id, n)))
+		return;
+	pthread_mutex_lock(&job->face);
+	snprintf(disk->row.reason, sizeof(disk->row.reason),
+		 "changed block tracking was reset: the agent copied the disk in full");
+	pthread_mutex_unlock(&job->face);
+}
+
+/* What does not look right and may be. A full whose highest written byte is far below the disk's
+ * end: the agent may have taken the disk for smaller than it is (agent contract 1.7-3); a trailing
+ * hole looks the same. An incremental that moved much: worth a look, if nothing explains it. */
+static void complete_warn(struct hub *hub, struct hub_job *job, const struct hub_disk *disk,
+			  const struct catalog_counters *bytes)
+{
+	int64_t size = disk->row.virtual_size_bytes;
+	int64_t moved = bytes->bytes_transferred + bytes->bytes_zero;
+
+	if (disk->row.mode == CATALOG_BACKUP_FULL && disk->data.highest < (uint64_t)size)
+		hub_job_note(hub, job, CATALOG_LOG_WARNING, disk->row.disk_index, "commit",
+			     "nothing was written behind byte %llu of %lld; if the disk has data "
+			     "there, the agent cut it",
+			     (unsigned long long)disk->data.highest, (long long)size);
+	if (disk->row.mode == CATALOG_BACKUP_INCREMENTAL && moved / COMPLETE_MUCH >= size / 100)
+		hub_job_note(hub, job, CATALOG_LOG_WARNING, disk->row.disk_index, "commit",
+			     "an incremental moved %lld of %lld bytes%s%s", (long long)moved,
+			     (long long)size, disk->row.reason[0] ? ": " : "", disk->row.reason);
 }
 
 static int complete_disk(struct hub *hub, struct hub_job *job, struct hub_disk *disk,
@@ -216,15 +251,16 @@ static int complete_disk(struct hub *hub, struct hub_job *job, struct hub_disk *
 
 	if (rc)
 		return rc;
+	complete_note_reset(job, disk, change_id);
 	hub_disk_counters(disk, &bytes);
 	bytes.bytes_stored = job->repo->ops->stored_size(job->repo, disk->point.path);
+	complete_warn(hub, job, disk, &bytes);
 	rc = complete_sidecar(hub, job, disk, change_id, &bytes, err);
 	if (!rc)
 		rc = complete_commit(hub, job, disk, change_id, &bytes, out, err);
 	if (rc)
 		return rc;
 	complete_mark(job, disk, change_id, &bytes);
-	complete_warn_short(job, disk);
 	log_info(
 		&job->log,
 		"disk %d is committed: %lld bytes received, %lld zero, %lld unchanged, %lld stored",

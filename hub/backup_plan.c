@@ -163,6 +163,7 @@ int hub_plan(struct hub *hub, struct hub_job *job, const struct catalog_vm_disk 
 		return rc;
 	}
 	pthread_mutex_lock(&job->face);
+	free(job->disks);
 	job->disks = disks;
 	job->disk_count = n;
 	pthread_mutex_unlock(&job->face);

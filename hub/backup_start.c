@@ -19,6 +19,8 @@
 #include "hub/repositories.h"
 #include "nbd/export_qcow2.h"
 
+#define START_PLANS 5
+
 /* --- what is asked for ---------------------------------------------------------------------- */
 
 static int start_find_vm(struct hub *hub, const struct hub_start_request *req,
@@ -81,7 +83,7 @@ static void start_fill_row(struct hub_job *job, const struct hub_start_request *
 	row->compression_enabled = job->zstd_level;
 }
 
-/* Two steps of the catalog that belong together for the reader: the job exists from here on. */
+/* The job exists from here on. A result of the catalog's. */
 static int start_insert_rows(struct hub *hub, struct hub_job *job, char busy_id[CATALOG_ID_SIZE],
 			     struct err *err)
 {
@@ -103,6 +105,25 @@ static int start_insert_rows(struct hub *hub, struct hub_job *job, char busy_id[
 		log_scope_init(&job->log, "%s", row.id);
 	}
 	free(rows);
+	return rc;
+}
+
+/* A parent that was chosen may be gone or no longer the latest by the time the rows go in: another
+ * hub has made a point, or retention has taken one. What is there now is planned with then. */
+static int start_plan(struct hub *hub, struct hub_job *job, const struct catalog_vm_disk *vm_disks,
+		      size_t n, enum catalog_backup_type type, char busy_id[CATALOG_ID_SIZE],
+		      struct err *err)
+{
+	int rc = CATALOG_E_CONFLICT;
+
+	for (int i = 0; rc == CATALOG_E_CONFLICT && i < START_PLANS; i++) {
+		if (i)
+			log_info(&job->log, "planning again: %s", err->text);
+		rc = hub_plan(hub, job, vm_disks, n, type, err);
+		if (rc)
+			return rc;
+		rc = start_insert_rows(hub, job, busy_id, err);
+	}
 	return hub_from_catalog(rc);
 }
 
@@ -261,8 +282,7 @@ static int start_prepare(struct hub *hub, struct hub_job *job, const struct hub_
 	if (req->compression && req->compression[0])
 		qcow2_parse_compression(req->compression, &job->zstd_level);
 	start_fill_row(job, req, repository);
-	rc = hub_plan(hub, job, vm_disks, n, req->backup_type, err);
-	return rc ? rc : start_insert_rows(hub, job, busy_id, err);
+	return start_plan(hub, job, vm_disks, n, req->backup_type, busy_id, err);
 }
 
 static int start_run(struct hub *hub, struct hub_job *job, struct hub_started *out, struct err *err)

@@ -216,6 +216,40 @@ int hub_start(struct hub **out, const struct hub_config *config, struct err *err
 	return 0;
 }
 
+struct hub_config hub_config_now(struct hub *hub)
+{
+	struct hub_config now;
+
+	pthread_mutex_lock(&hub->lock);
+	now = hub->config;
+	pthread_mutex_unlock(&hub->lock);
+	return now;
+}
+
+int hub_reconfigure(struct hub *hub, const struct hub_config *config, struct err *err)
+{
+	const struct hub_agent_config agent = {
+		.url = config->agent_url,
+		.timeout_ms = config->agent_timeout_ms,
+		.discovery_timeout_ms = config->discovery_timeout_ms,
+	};
+	struct hub_config *now = &hub->config;
+	int rc = hub_agent_reconfigure(hub->agent, &agent, err);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&hub->lock);
+	now->cancel_keeps_partial = config->cancel_keeps_partial;
+	now->start_timeout_ms = config->start_timeout_ms;
+	now->disconnect_grace_ms = config->disconnect_grace_ms;
+	now->silence_timeout_ms = config->silence_timeout_ms;
+	now->stall_warning_ms = config->stall_warning_ms;
+	now->tick_ms = config->tick_ms;
+	now->progress_poll_ms = config->progress_poll_ms;
+	pthread_mutex_unlock(&hub->lock);
+	return 0;
+}
+
 void hub_interrupt(struct hub *hub)
 {
 	pthread_mutex_lock(&hub->lock);

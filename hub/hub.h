@@ -55,6 +55,7 @@ struct hub_config {
 	unsigned start_timeout_ms;     /* from the agent's yes to the first NBD connection */
 	unsigned disconnect_grace_ms;  /* all connections closed, no `complete`, no telemetry */
 	unsigned silence_timeout_ms;   /* neither NBD nor telemetry */
+	unsigned stall_warning_ms;     /* the same, for a line in the log; 0: none */
 	unsigned tick_ms;	       /* how often running backups are looked at */
 	unsigned progress_poll_ms;     /* how often the agent is asked for its own view */
 	unsigned agent_timeout_ms;     /* one call, discovery excepted */
@@ -67,6 +68,7 @@ struct hub_config {
 		.start_timeout_ms = 15 * 60 * 1000,                                                \
 		.disconnect_grace_ms = 60 * 1000,                                                  \
 		.silence_timeout_ms = 10 * 60 * 1000,                                              \
+		.stall_warning_ms = 60 * 1000,                                                     \
 		.tick_ms = 1000,                                                                   \
 		.progress_poll_ms = 3000,                                                          \
 		.agent_timeout_ms = 60 * 1000,                                                     \
@@ -80,6 +82,11 @@ int hub_start(struct hub **out, const struct hub_config *config, struct err *err
 /* Calls that wait for the agent return HUB_E_STOPPING from now on, no backup starts and no NBD
  * client comes in: lets the threads of the API come home before hub_stop(). */
 void hub_interrupt(struct hub *hub);
+
+/* Takes over from @config what can change while the hub runs: the timeouts, the rhythm, the agent's
+ * address, cancel_keeps_partial. The rest is left alone. HUB_E_INVALID: the
+ * agent's address; nothing has changed. */
+int hub_reconfigure(struct hub *hub, const struct hub_config *config, struct err *err);
 
 /* No other call may be running. Running backups fail with @reason. NULL is fine. */
 void hub_stop(struct hub *hub, const char *reason);

@@ -1,6 +1,8 @@
 #include "hub/job.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -140,6 +142,31 @@ void hub_job_set_state(struct hub_job *job, enum hub_job_state state)
 	pthread_mutex_lock(&job->face);
 	job->state = state;
 	pthread_mutex_unlock(&job->face);
+}
+
+void hub_job_note(struct hub *hub, struct hub_job *job, enum catalog_log_level level,
+		  int disk_index, const char *phase, const char *fmt, ...)
+{
+	static const enum log_level levels[] = {
+		[CATALOG_LOG_ERROR] = LOG_LEVEL_ERROR,
+		[CATALOG_LOG_WARNING] = LOG_LEVEL_WARN,
+		[CATALOG_LOG_INFO] = LOG_LEVEL_INFO,
+	};
+	struct catalog_job_line line = {.disk_index = disk_index, .level = level};
+	struct err err = ERR_INIT;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line.message, sizeof(line.message), fmt, ap);
+	va_end(ap);
+	CATALOG_TEXT(line.phase, phase);
+	CATALOG_TEXT(line.backup_job_id, job->row.id);
+	if (disk_index == CATALOG_NONE)
+		log_line(levels[level], &job->log, "%s", line.message);
+	else
+		log_line(levels[level], &job->log, "disk %d: %s", disk_index, line.message);
+	if (catalog_job_log_add(hub->catalog, &line, &err))
+		log_debug(&job->log, "the catalog does not take a line: %s", err.text);
 }
 
 /* --- finding -------------------------------------------------------------------------------- */

@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "catalog/backups.h"
 #include "catalog/contexts.h"
+#include "catalog/job_log.h"
 #include "hub/agent.h"
 #include "hub/backup.h"
 #include "hub/hub.h"
@@ -37,7 +38,9 @@
 #define HUB_STAMP_SIZE	      16 /* "YYYYMMDD-HHMMSS" */
 
 struct hub {
-	struct hub_config config; /* its texts point into the members below */
+	/* Its texts point into the members below; what hub_reconfigure() may change is under
+	 * `lock`, and read by hub_config_now(). */
+	struct hub_config config;
 	char data_dir[CATALOG_PATH_SIZE];
 	char vcenter_user[HUB_SECRET_SIZE], vcenter_password[HUB_SECRET_SIZE];
 	int lock_fd; /* of the data folder */
@@ -138,11 +141,13 @@ struct hub_job {
 	bool ever_connected;
 	struct hub_telemetry telemetry;
 	char agent_error[CATALOG_REASON_SIZE]; /* what the agent says went wrong */
+	bool told_stalled;		       /* watch-dog only */
 	struct hub_rate rate;
 	int64_t told_ns; /* when the catalog heard of counters */
 };
 
 int64_t hub_now_ns(void); /* CLOCK_MONOTONIC */
+struct hub_config hub_config_now(struct hub *hub);
 
 /* --- job.c ---------------------------------------------------------------------------------- */
 
@@ -160,6 +165,12 @@ void hub_job_unref(struct hub *hub, struct hub_job *job); /* accepts NULL */
 /* Takes the job off the list: the VM is free. `work` held. */
 void hub_job_end(struct hub *hub, struct hub_job *job);
 void hub_job_set_state(struct hub_job *job, enum hub_job_state state);
+
+/* Tells of something worth knowing, in the hub's log and in the job's. @disk_index may be
+ * CATALOG_NONE. A catalog that does not take it is no failure. */
+void hub_job_note(struct hub *hub, struct hub_job *job, enum catalog_log_level level,
+		  int disk_index, const char *phase, const char *fmt, ...)
+	__attribute__((format(printf, 6, 7)));
 
 /* Reads the counters of whatever of @disk is open into disk->net and disk->data. `face` held. */
 void hub_disk_refresh(struct hub_disk *disk);
@@ -191,7 +202,8 @@ enum nbd_tls_policy hub_tls_policy(const struct hub_config *config, size_t liste
 
 /* --- backup_plan.c -------------------------------------------------------------------------- */
 
-/* Decides for each of the VM's disks how it is copied, and where to; fills job->disks. */
+/* Decides for each of the VM's disks how it is copied, and where to; fills job->disks, anew if it
+ * was before. */
 int hub_plan(struct hub *hub, struct hub_job *job, const struct catalog_vm_disk *vm_disks, size_t n,
 	     enum catalog_backup_type type, struct err *err);
 

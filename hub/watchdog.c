@@ -85,9 +85,15 @@ static int64_t ms_between(int64_t now_ns, int64_t then_ns)
 	return (now_ns - then_ns) / NS_PER_MS;
 }
 
+/* When the agent was last heard of. `face` held. */
+static int64_t watch_last_sign(const struct hub_job *job, const struct watch *w)
+{
+	return MAX(w->last_active_ns, MAX(job->telemetry_ns, job->touched_ns));
+}
+
 /* `face` held. True when the job is to fail, with the reason. */
-static bool watch_overdue(const struct hub *hub, const struct hub_job *job, const struct watch *w,
-			  char *reason, size_t size)
+static bool watch_overdue(const struct hub_config *config, const struct hub_job *job,
+			  const struct watch *w, char *reason, size_t size)
 {
 	int64_t sign = MAX(job->telemetry_ns, job->touched_ns);
 
@@ -98,27 +104,39 @@ static bool watch_overdue(const struct hub *hub, const struct hub_job *job, cons
 		return true;
 	}
 	if (!job->ever_connected) {
-		if (ms_between(w->now_ns, job->accepted_ns) < hub->config.start_timeout_ms)
+		if (ms_between(w->now_ns, job->accepted_ns) < config->start_timeout_ms)
 			return false;
 		snprintf(reason, size,
 			 "the agent accepted the backup but did not connect within %u s",
-			 hub->config.start_timeout_ms / 1000);
+			 config->start_timeout_ms / 1000);
 		return true;
 	}
 	if (w->lost && !w->connections &&
 	    ms_between(w->now_ns, MAX(w->last_disconnect_ns, sign)) >=
-		    hub->config.disconnect_grace_ms) {
+		    config->disconnect_grace_ms) {
 		snprintf(reason, size,
 			 "the agent closed all connections without completing the disk, and was "
 			 "not heard of for %u s",
-			 hub->config.disconnect_grace_ms / 1000);
+			 config->disconnect_grace_ms / 1000);
 		return true;
 	}
-	if (ms_between(w->now_ns, MAX(w->last_active_ns, sign)) < hub->config.silence_timeout_ms)
+	if (ms_between(w->now_ns, watch_last_sign(job, w)) < config->silence_timeout_ms)
 		return false;
 	snprintf(reason, size, "neither data nor telemetry from the agent for %u s",
-		 hub->config.silence_timeout_ms / 1000);
+		 config->silence_timeout_ms / 1000);
 	return true;
+}
+
+/* Silence that is no failure yet, said once. `face` held. */
+static bool watch_stalled(const struct hub_config *config, struct hub_job *job,
+			  const struct watch *w)
+{
+	bool stalled = config->stall_warning_ms && job->ever_connected &&
+		       ms_between(w->now_ns, watch_last_sign(job, w)) >= config->stall_warning_ms;
+	bool news = stalled && !job->told_stalled;
+
+	job->told_stalled = stalled;
+	return news;
 }
 
 /* --- what the catalog hears ----------------------------------------------------------------- */
@@ -170,18 +188,23 @@ static void tell_catalog(struct hub *hub, struct hub_job *job, int64_t now_ns)
 /* --- the round ------------------------------------------------------------------------------ */
 
 /* `work` held, job running. */
-static void watch_job(struct hub *hub, struct hub_job *job)
+static void watch_job(struct hub *hub, const struct hub_config *config, struct hub_job *job)
 {
 	struct watch w = {.now_ns = hub_now_ns()};
 	char reason[CATALOG_ERROR_SIZE];
-	bool overdue;
+	bool overdue, stalled;
 
 	pthread_mutex_lock(&job->face);
 	for (size_t i = 0; i < job->disk_count; i++)
 		watch_disk(job, &job->disks[i], &w);
 	watch_rate(&job->rate, w.now_ns, w.received);
-	overdue = watch_overdue(hub, job, &w, reason, sizeof(reason));
+	overdue = watch_overdue(config, job, &w, reason, sizeof(reason));
+	stalled = watch_stalled(config, job, &w);
 	pthread_mutex_unlock(&job->face);
+	if (stalled && !overdue)
+		hub_job_note(hub, job, CATALOG_LOG_WARNING, CATALOG_NONE, "copy",
+			     "neither data nor telemetry from the agent for %u s",
+			     config->stall_warning_ms / 1000);
 	if (overdue)
 		hub_job_fail(hub, job, CATALOG_JOB_FAILED, reason);
 	else
@@ -192,11 +215,12 @@ static void watch_round(struct hub *hub)
 {
 	size_t n;
 	struct hub_job **jobs = hub_jobs_snapshot(hub, &n);
+	const struct hub_config config = hub_config_now(hub);
 
 	for (size_t i = 0; i < n; i++) {
 		if (pthread_mutex_trylock(&jobs[i]->work) == 0) {
 			if (jobs[i]->state == HUB_JOB_RUNNING)
-				watch_job(hub, jobs[i]);
+				watch_job(hub, &config, jobs[i]);
 			else if (jobs[i]->state == HUB_JOB_FAILING)
 				hub_job_fail_retry(hub, jobs[i]);
 			pthread_mutex_unlock(&jobs[i]->work);
@@ -210,7 +234,7 @@ static void *watchdog_main(void *arg)
 {
 	struct hub *hub = arg;
 
-	while (hub_tick(hub, hub->config.tick_ms))
+	while (hub_tick(hub, hub_config_now(hub).tick_ms))
 		watch_round(hub);
 	return NULL;
 }

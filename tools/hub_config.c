@@ -34,6 +34,7 @@ static const struct setting {
 	 1000000},
 	{"silence_timeout_s", 0, NUMBER, offsetof(struct hub_settings, silence_timeout_s), 1,
 	 1000000},
+	{"stall_warning_s", 0, NUMBER, offsetof(struct hub_settings, stall_warning_s), 0, 1000000},
 	{"tick_ms", 0, NUMBER, offsetof(struct hub_settings, tick_ms), 10, 60000},
 	{"progress_poll_ms", 0, NUMBER, offsetof(struct hub_settings, progress_poll_ms), 10,
 	 600000},
@@ -417,6 +418,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	apply(&config->start_timeout_ms, settings->start_timeout_s, 1000);
 	apply(&config->disconnect_grace_ms, settings->disconnect_grace_s, 1000);
 	apply(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);
+	apply(&config->stall_warning_ms, settings->stall_warning_s, 1000);
 	apply(&config->tick_ms, settings->tick_ms, 1);
 	apply(&config->progress_poll_ms, settings->progress_poll_ms, 1);
 	apply(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);

@@ -493,6 +493,37 @@ static void a_new_disk_is_copied_in_full_beside_the_others(void **state)
 	rig_vm_deinit(&vm);
 }
 
+/* The agent finds that tracking began anew and copies the disk whole, into the overlay it was
+ * given: the new change id tells. */
+static void a_reset_of_change_tracking_is_on_the_row_with_its_reason(void **state)
+{
+	struct rig_vm vm = two_disks("pgtest1");
+	struct hub_backup_view view, after;
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+
+	(void)state;
+	hubrig_add_vm(&rig, &vm);
+	rig_full(&rig, &vm, 1, id);
+	rig_vm_change(&vm, 0, MI, MI);
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_INCREMENTAL, &view, &err), 0);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
+	assert_int_equal(complete(view.job.id, 0, "another-uuid/1", &err), 0);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[1], 0, 0), 0);
+	assert_int_equal(complete(view.job.id, 1, "disk-2001/2", &err), 0);
+	assert_int_equal(hub_backup_get(rig.hub, view.job.id, &after, &err), 0);
+	assert_string_equal(after.disks[0].row.reason,
+			    "changed block tracking was reset: the agent copied the disk in full");
+	assert_string_equal(after.disks[1].row.reason, "");
+	for (int i = 0; i < 2; i++)
+		assert_true(rig_point_equals(&rig, after.disks[i].row.qcow2_path, &vm, i));
+	assert_string_equal(asked(vm.name, 0), "another-uuid/1");
+	hub_backup_view_deinit(&after);
+	hub_backup_view_deinit(&view);
+	expect_mode(&vm, CATALOG_BACKUP_INCREMENTAL, "");
+	rig_vm_deinit(&vm);
+}
+
 /* --- complete ------------------------------------------------------------------------------- */
 
 static void complete_twice_is_one_completion(void **state)
@@ -762,6 +793,7 @@ int main(void)
 		T(a_resized_disk_is_copied_in_full),
 		T(a_damaged_or_missing_parent_is_not_leaned_on),
 		T(a_new_disk_is_copied_in_full_beside_the_others),
+		T(a_reset_of_change_tracking_is_on_the_row_with_its_reason),
 		T(complete_twice_is_one_completion),
 		T(two_completes_at_once_both_succeed),
 		T(complete_refuses_what_makes_no_sense),

@@ -101,6 +101,36 @@ static void expect_next_works(const char *parent)
 	hub_backup_view_deinit(&view);
 }
 
+/* --- what the log tells --------------------------------------------------------------------- */
+
+/* The messages of a backup's log, one a line. */
+static void read_story(const char *id, char *out, size_t size)
+{
+	struct catalog_job_line *rows = NULL;
+	struct err err = ERR_INIT;
+	size_t n = 0;
+
+	rig_must(catalog_job_log_list(hub_catalog(rig.hub), id, 0, 1000, &rows, &n, &err), &err,
+		 "log");
+	out[0] = '\0';
+	for (size_t i = 0; i < n; i++)
+		snprintf(out + strlen(out), size - strlen(out), "%s %d %s: %s\n",
+			 catalog_log_level_name(rows[i].level), rows[i].disk_index, rows[i].phase,
+			 rows[i].message);
+	free(rows);
+}
+
+static void expect_in_order(const char *text, const char *const *parts)
+{
+	for (; *parts; parts++) {
+		const char *at = strstr(text, *parts);
+
+		if (!at)
+			fail_msg("\"%s\" does not follow in:\n%s", *parts, text);
+		text = at + strlen(*parts);
+	}
+}
+
 /* --- the agent ------------------------------------------------------------------------------ */
 
 static void an_agent_that_refuses_fails_the_backup_with_its_words(void **state)
@@ -243,6 +273,64 @@ static void what_the_agent_reports_is_the_reason(void **state)
 						   "reading the source: Input/output error"));
 	expect_failed(&view, "agent reports: reading the source: Input/output error", 0);
 	hub_backup_view_deinit(&view);
+}
+
+/* Silence is told before it is a failure, and told once. */
+static void silence_is_told_before_it_fails(void **state)
+{
+	static const char *const told[] = {
+		"warning -1 copy: neither data nor telemetry from the agent for 0 s", NULL};
+	struct hub_backup_view view;
+	struct nbdsend c;
+	char text[8192] = "";
+
+	(void)state;
+	rig.config.stall_warning_ms = 50;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	nbdsend_connect(&c, rig.nbd, view.disks[0].row.export_name);
+	for (int i = 0; i < 500 && !strstr(text, "warning"); i++) {
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+		read_story(view.job.id, text, sizeof(text));
+	}
+	nanosleep(&(struct timespec){.tv_nsec = 200 * 1000000L}, NULL);
+	read_story(view.job.id, text, sizeof(text));
+	expect_in_order(text, told);
+	assert_null(strstr(strstr(text, "warning") + 1, "warning"));
+	assert_int_equal(nbdsend_write(&c, 0, vm.content[0], 4096), 0);
+	nbdsend_drop(&c);
+	hub_backup_view_deinit(&view);
+}
+
+/* The times and the agent's address change under a running hub. */
+static void what_can_change_changes_while_backups_run(void **state)
+{
+	struct agentpeer *other = agentpeer_start();
+	struct hub_config config;
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+	json_t *asked;
+
+	(void)state;
+	start_hub();
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	config = rig.config;
+	config.agent_url = "here";
+	config.start_timeout_ms = 1;
+	assert_int_equal(hub_reconfigure(rig.hub, &config, &err), HUB_E_INVALID);
+	nanosleep(&(struct timespec){.tv_nsec = 100 * 1000000L}, NULL);
+	assert_int_equal(hub_running_backups(rig.hub), 1);
+	config.agent_url = agentpeer_url(other);
+	assert_int_equal(hub_reconfigure(rig.hub, &config, &err), 0);
+	expect_failed(&view, "did not connect", 0);
+	hub_backup_view_deinit(&view);
+	start_backup(CATALOG_BACKUP_FULL, &view);
+	asked = agentpeer_last_start(other);
+	assert_string_equal(json_string_value(json_object_get(asked, "job_id")), view.job.id);
+	json_decref(asked);
+	hub_backup_view_deinit(&view);
+	hubrig_stop(&rig);
+	agentpeer_stop(other);
 }
 
 /* --- cancelling ----------------------------------------------------------------------------- */
@@ -483,34 +571,6 @@ static void a_cancel_the_catalog_refuses_is_recorded_later(void **state)
 
 /* --- the story ------------------------------------------------------------------------------ */
 
-/* The messages of a backup's log, one a line. */
-static void read_story(const char *id, char *out, size_t size)
-{
-	struct catalog_job_line *rows = NULL;
-	struct err err = ERR_INIT;
-	size_t n = 0;
-
-	rig_must(catalog_job_log_list(hub_catalog(rig.hub), id, 0, 1000, &rows, &n, &err), &err,
-		 "log");
-	out[0] = '\0';
-	for (size_t i = 0; i < n; i++)
-		snprintf(out + strlen(out), size - strlen(out), "%s %d %s: %s\n",
-			 catalog_log_level_name(rows[i].level), rows[i].disk_index, rows[i].phase,
-			 rows[i].message);
-	free(rows);
-}
-
-static void expect_in_order(const char *text, const char *const *parts)
-{
-	for (; *parts; parts++) {
-		const char *at = strstr(text, *parts);
-
-		if (!at)
-			fail_msg("\"%s\" does not follow in:\n%s", *parts, text);
-		text = at + strlen(*parts);
-	}
-}
-
 static void every_step_is_in_the_log_with_the_reason_of_every_full(void **state)
 {
 	static const char *const good[] = {
@@ -673,6 +733,52 @@ static void a_start_whose_outcome_is_unknown_takes_the_vm_until_it_is_known(void
 					    " 'failed'"),
 			 1);
 	expect_next_works(id);
+	hubrig_stop(&rig);
+	dbproxy_stop(proxy);
+}
+
+struct incremental {
+	int rc;
+	struct hub_backup_view view;
+	struct err err;
+};
+
+static void *incremental_in_thread(void *arg)
+{
+	struct incremental *s = arg;
+
+	s->rc = hubrig_backup(&rig, vm.name, CATALOG_BACKUP_INCREMENTAL, &s->view, &s->err);
+	return NULL;
+}
+
+/* Between the plan and the job's rows the point that was chosen is taken away. */
+static void a_parent_lost_while_a_start_is_planned_is_planned_again(void **state)
+{
+	struct dbproxy *proxy = start_hub_behind_proxy();
+	struct incremental s = {.err = ERR_INIT};
+	struct hub_backup_view view;
+	char id[CATALOG_ID_SIZE];
+	pthread_t t;
+
+	(void)state;
+	rig_full(&rig, &vm, 1, id);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	rig_finish(&rig, &vm, &view, 2);
+	/* The first transaction looks after the context, the second makes the job. */
+	dbproxy_cut_at(proxy, "START TRANSACTION", 2, DBPROXY_HOLD, false);
+	pthread_create(&t, NULL, incremental_in_thread, &s);
+	dbproxy_await_held(proxy);
+	tmpdb_sql(&rig.db, "UPDATE backup_jobs SET status = 'failed' WHERE id = '%s'", view.job.id);
+	dbproxy_go_on(proxy);
+	pthread_join(t, NULL);
+	assert_int_equal(s.rc, 0);
+	assert_string_equal(s.view.job.parent_backup_id, id);
+	assert_string_equal(s.view.disks[1].row.parent_change_id, "disk-2001/1");
+	rig_finish(&rig, &vm, &s.view, 3);
+	for (int i = 0; i < 2; i++)
+		assert_true(rig_point_equals(&rig, s.view.disks[i].row.qcow2_path, &vm, i));
+	hub_backup_view_deinit(&s.view);
+	hub_backup_view_deinit(&view);
 	hubrig_stop(&rig);
 	dbproxy_stop(proxy);
 }
@@ -877,6 +983,8 @@ int main(void)
 		T(silence_with_open_connections_fails_too),
 		T(between_two_disks_only_silence_counts),
 		T(what_the_agent_reports_is_the_reason),
+		T(silence_is_told_before_it_fails),
+		T(what_can_change_changes_while_backups_run),
 		T(a_cancelled_backup_cuts_its_clients_and_leaves_nothing),
 		T(a_cancelled_backup_keeps_its_partial_when_told_to),
 		T(the_setting_decides_what_a_cancel_leaves),
@@ -893,6 +1001,7 @@ int main(void)
 
 	const struct CMUnitTest server_tests[] = {
 		T(a_start_whose_outcome_is_unknown_takes_the_vm_until_it_is_known),
+		T(a_parent_lost_while_a_start_is_planned_is_planned_again),
 		T(a_commit_whose_answer_is_lost_is_a_point_all_the_same),
 		T(a_database_killed_in_mid_backup_and_started_again_costs_nothing),
 	};

@@ -23,7 +23,7 @@ struct dbproxy {
 	const char *query; /* to cut at; NULL: none */
 	int nth;	   /* of them */
 	enum dbproxy_cut when;
-	bool then_refuse, refuse, has_cut;
+	bool then_refuse, refuse, has_cut, holds;
 };
 
 struct pair {
@@ -65,14 +65,29 @@ static bool pass(int from, int to, char *buf, size_t cap, size_t *n)
 	return got > 0 && (to < 0 || write(to, buf, *n) == got);
 }
 
+/* Until somebody says go on. */
+static void hold(struct dbproxy *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->holds = true;
+	pthread_cond_broadcast(&p->idle);
+	while (p->holds)
+		pthread_cond_wait(&p->idle, &p->lock);
+	pthread_mutex_unlock(&p->lock);
+}
+
 static bool pass_query(struct pair *c, char *buf, size_t cap)
 {
 	enum dbproxy_cut when;
+	bool found;
 	size_t n;
 
 	if (!pass(c->client, -1, buf, cap, &n))
 		return false;
-	if (!is_the_one(c->p, buf, n, &when))
+	found = is_the_one(c->p, buf, n, &when);
+	if (found && when == DBPROXY_HOLD)
+		hold(c->p);
+	if (!found || when == DBPROXY_HOLD)
 		return write(c->server, buf, n) == (ssize_t)n;
 	if (when == DBPROXY_AFTER && write(c->server, buf, n) == (ssize_t)n)
 		pass(c->server, -1, buf, cap, &n);
@@ -191,6 +206,22 @@ void dbproxy_refuse(struct dbproxy *p, bool refuse)
 {
 	pthread_mutex_lock(&p->lock);
 	p->refuse = refuse;
+	pthread_mutex_unlock(&p->lock);
+}
+
+void dbproxy_await_held(struct dbproxy *p)
+{
+	pthread_mutex_lock(&p->lock);
+	while (!p->holds)
+		pthread_cond_wait(&p->idle, &p->lock);
+	pthread_mutex_unlock(&p->lock);
+}
+
+void dbproxy_go_on(struct dbproxy *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->holds = false;
+	pthread_cond_broadcast(&p->idle);
 	pthread_mutex_unlock(&p->lock);
 }
 

@@ -12,6 +12,7 @@ struct dbproxy;
 enum dbproxy_cut {
 	DBPROXY_BEFORE, /* the query does not reach the server */
 	DBPROXY_AFTER,	/* the server has carried it out; its answer does not reach the client */
+	DBPROXY_HOLD,	/* nothing is cut: it waits for dbproxy_go_on() on its way to the server */
 };
 
 /* Listens at @sock, connects to @server_sock. Aborts on trouble. */
@@ -24,6 +25,9 @@ void dbproxy_stop(struct dbproxy *p);
 void dbproxy_cut_at(struct dbproxy *p, const char *query, int nth, enum dbproxy_cut when,
 		    bool then_refuse);
 void dbproxy_refuse(struct dbproxy *p, bool refuse);
+/* Returns when a query is held; lets it go on. */
+void dbproxy_await_held(struct dbproxy *p);
+void dbproxy_go_on(struct dbproxy *p);
 /* Whether it has cut since dbproxy_cut_at(). */
 bool dbproxy_has_cut(struct dbproxy *p);
 
