@@ -84,6 +84,8 @@ $(O)/obj/%.o: %.c VERSION | setup
 # Migrations are text files; the catalog carries them inside the program.
 $(O)/obj/catalog/migrate.o: $(wildcard catalog/schema/*.sql)
 
+$(O)/obj/api/h_docs.o: api/docs.html
+
 define folder_rule
 $(O)/lib/$(1).a: $(call obj,$(call srcs,$(1)))
 	$$(call say,AR,$$@)

@@ -301,14 +301,12 @@ static enum MHD_Result http_send(struct api *api, struct MHD_Connection *mhd,
 	return res;
 }
 
-static enum MHD_Result http_refuse_large(struct api *api, struct MHD_Connection *mhd)
+static enum MHD_Result http_refuse_large(struct api *api, struct MHD_Connection *mhd,
+					 const struct http_request *req)
 {
-	struct api_exchange x = {.status = MHD_HTTP_CONTENT_TOO_LARGE};
-	json_t *body = api_error_body("the body is larger than 1 MiB", "");
+	struct api_exchange x = {.target = req->target};
 
-	x.text = body ? json_dumps(body, JSON_COMPACT) : NULL;
-	x.text_len = x.text ? strlen(x.text) : 0;
-	json_decref(body);
+	api_refuse(&x, API_STATUS(413), "the body is larger than 1 MiB", "");
 	return http_send(api, mhd, &x);
 }
 
@@ -320,7 +318,7 @@ static enum MHD_Result http_begin(struct api *api, struct MHD_Connection *mhd,
 	req->begun = true;
 	http_set_deadline(api, mhd, api->io_timeout_ms);
 	if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX)
-		return http_refuse_large(api, mhd);
+		return http_refuse_large(api, mhd, req);
 	return MHD_YES;
 }
 
@@ -360,7 +358,7 @@ static enum MHD_Result http_finish(struct api *api, struct MHD_Connection *mhd, 
 	http_set_deadline(api, mhd, 0);
 	if (req->too_large) {
 		http_set_deadline(api, mhd, api->io_timeout_ms);
-		return http_refuse_large(api, mhd);
+		return http_refuse_large(api, mhd, req);
 	}
 	http_note_peer(mhd, x.peer, sizeof(x.peer));
 	api_dispatch(api->hub, &x);

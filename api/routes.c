@@ -7,14 +7,17 @@
 #include <string.h>
 
 #include "api/json.h"
+#include "api/openapi.h"
 #include "api/status.h"
 #include "base/bytes.h"
 #include "base/log.h"
 
 const struct api_noun *const api_nouns[] = {
-	&api_health_noun,	&api_discovery_noun, &api_vm_contexts_noun,
-	&api_repositories_noun, &api_backups_noun,   &api_jobs_noun,
-	&api_chains_noun,	&api_agent_noun,     NULL,
+	&api_health_noun,      &api_discovery_noun,
+	&api_vm_contexts_noun, &api_repositories_noun,
+	&api_backups_noun,     &api_jobs_noun,
+	&api_chains_noun,      &api_docs_noun,
+	&api_agent_noun,       NULL,
 };
 
 static const struct log_scope api_log = {.name = "api"};
@@ -108,8 +111,8 @@ static bool route_is_first(const struct api_route *r)
 
 			if (other == r)
 				return true;
-			if (!strcmp(other->method, r->method) &&
-			    paths_are_one(other->path, r->path))
+			if (paths_are_one(other->path, r->path) &&
+			    (!strcmp(other->method, r->method) || strcmp(other->path, r->path)))
 				return false;
 		}
 	return true;
@@ -123,20 +126,25 @@ static int route_check(const struct api_route *r, struct err *err)
 		wrong = "has no handler or no summary";
 	else if (r->role == API_ROLE_UNSET)
 		wrong = "has no role";
-	else if (!r->gives == !r->content_type)
-		wrong = "says neither or both of what shape and what type its answer has";
+	else if (!!r->gives + !!r->content_type + (r->status == API_NO_CONTENT) != 1)
+		wrong = "must say one of: the shape of its answer, its content type, that there is "
+			"none";
 	else if (!route_is_first(r))
-		wrong = "is there twice";
+		wrong = "is there twice, or its {names} are others in another row";
 	return wrong ? err_set(err, -EINVAL, "route %s %s %s", r->method, r->path, wrong) : 0;
 }
 
 int api_routes_check(struct err *err)
 {
+	json_t *document = NULL;
 	int rc = 0;
 
 	for (size_t n = 0; api_nouns[n] && !rc; n++)
 		for (size_t i = 0; i < api_nouns[n]->route_count && !rc; i++)
 			rc = route_check(&api_nouns[n]->routes[i], err);
+	if (!rc)
+		rc = api_openapi(&document, err);
+	json_decref(document);
 	return rc;
 }
 
@@ -190,7 +198,8 @@ int api_reply_stream(struct api_request *req, const char *content_type, struct a
 
 static bool has_answer(const struct api_request *req)
 {
-	return req->answer || req->out->text || req->out->stream.read;
+	return req->answer || req->out->text || req->out->stream.read ||
+	       req->status == API_NO_CONTENT;
 }
 
 static void drop_answer(struct api_request *req)
@@ -213,9 +222,18 @@ static void answer_json(struct api_exchange *x, int status, json_t *answer)
 	json_decref(answer);
 }
 
-static void answer_error(struct api_exchange *x, int status, const char *error, const char *details)
+void api_refuse(struct api_exchange *x, int rc, const char *error, const char *details)
 {
-	answer_json(x, status, api_error_body(error, details));
+	const struct api_problem problem = {
+		.type = api_problem_type(rc),
+		.status = api_status_of(rc),
+		.error = error,
+		.details = details,
+		.instance = x->target,
+	};
+
+	answer_json(x, problem.status, api_problem_body(&problem));
+	x->content_type = API_PROBLEM_TYPE;
 }
 
 static int parse_body(const struct api_exchange *x, bool may_be_bare, json_t **body,
@@ -265,12 +283,14 @@ static void finish(struct api_exchange *x, struct api_request *req, int rc, cons
 	}
 	if (!rc) {
 		x->status = req->status;
+		if (x->status == API_NO_CONTENT)
+			x->text = strdup("");
 		return;
 	}
 	drop_answer(req);
 	if (status >= 500)
 		log_warn(&api_log, "%s %s: %d: %s", x->method, x->target, status, err->text);
-	answer_error(x, status, err->text, req->details);
+	api_refuse(x, rc, err->text, req->details);
 }
 
 static void dispatch(struct api_request *req, struct api_exchange *x)
@@ -291,9 +311,9 @@ static void dispatch(struct api_request *req, struct api_exchange *x)
 		finish(x, req, rc, &err);
 	} else if (found.allow[0]) {
 		add_header(x, "Allow", strdup(found.allow));
-		answer_error(x, 405, "this path does not take that method", found.allow);
+		api_refuse(x, API_STATUS(405), "this path does not take that method", found.allow);
 	} else {
-		answer_error(x, 404, "there is no such path", "");
+		api_refuse(x, API_STATUS(404), "there is no such path", "");
 	}
 }
 

@@ -47,6 +47,9 @@ struct api_request {
  * it. */
 typedef int api_handler(struct api_request *req, struct err *err);
 
+/* The status of an answer without a body. */
+#define API_NO_CONTENT 204
+
 /* For what HTTP alone has a word for. */
 #define API_STATUS(status) (10000 + (status))
 
@@ -80,6 +83,9 @@ struct api_exchange {
 
 /* Always leaves an answer, whatever happened. */
 void api_dispatch(struct hub *hub, struct api_exchange *x);
+
+/* Leaves an error as the answer: @rc is a result of hub/ or API_STATUS(). */
+void api_refuse(struct api_exchange *x, int rc, const char *error, const char *details);
 
 /* Frees the headers. */
 void api_exchange_deinit(struct api_exchange *x);
@@ -127,7 +133,7 @@ struct api_route {
 	bool may_be_bare;	       /* no body is an empty object */
 	const struct api_shape *gives; /* the answer; NULL: not JSON, see content_type */
 	const char *content_type;
-	int status; /* of success; 0: 200 */
+	int status; /* of success; 0: 200; API_NO_CONTENT: neither shape nor type */
 	const struct api_param *query;
 	const char *details; /* what the summary has no room for */
 	bool deprecated;
@@ -166,10 +172,11 @@ struct api_noun {
 extern const struct api_noun *const api_nouns[];
 
 extern const struct api_noun api_health_noun, api_discovery_noun, api_vm_contexts_noun,
-	api_repositories_noun, api_backups_noun, api_jobs_noun, api_chains_noun, api_agent_noun;
+	api_repositories_noun, api_backups_noun, api_jobs_noun, api_chains_noun, api_docs_noun,
+	api_agent_noun;
 
-/* Looks through the table: roles, summaries, answers, no two rows for one call. -EINVAL, naming the
- * row. */
+/* Looks through the table: roles, summaries, answers, no two rows for one call, no two shapes of
+ * one name. -EINVAL, naming the row. */
 int api_routes_check(struct err *err);
 
 /* --- auth.c --------------------------------------------------------------------------------- */

@@ -1,7 +1,6 @@
 /* The REST face over real HTTP: shapes, statuses, the agent's calls as it makes them, and clients
  * that behave badly. */
 #include <arpa/inet.h>
-#include <curl/curl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -13,6 +12,7 @@
 
 #include "api/api.h"
 #include "tests/hub/rig.h"
+#include "tests/support/apiclient.h"
 
 #define MI (1U << 20)
 
@@ -52,48 +52,24 @@ static int teardown(void **state)
 
 /* --- HTTP ----------------------------------------------------------------------------------- */
 
-struct answer {
-	char text[65536];
-	size_t len;
-};
-
-static size_t on_data(char *data, size_t size, size_t n, void *arg)
-{
-	struct answer *a = arg;
-
-	assert_true(size * n < sizeof(a->text) - a->len);
-	memcpy(a->text + a->len, data, size * n);
-	a->len += size * n;
-	a->text[a->len] = '\0';
-	return size * n;
-}
-
 /* One request; *@reply (may be NULL) is the caller's. */
 static long call(const char *method, const char *path, const char *body, json_t **reply)
 {
-	struct answer a = {.len = 0};
-	CURL *curl = curl_easy_init();
-	char url[4096];
-	long status = 0;
+	struct apiclient_reply got;
+	char base[128];
+	long status;
 
-	snprintf(url, sizeof(url), "http://%s%s", api_address(api), path);
-	curl_easy_setopt(curl, CURLOPT_URL, url);
-	curl_easy_setopt(curl, CURLOPT_PROXY, "");
-	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
-	curl_easy_setopt(curl, CURLOPT_WRITEDATA, &a);
-	if (body) {
-		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
-		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, (long)strlen(body));
-	}
-	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
-	curl_easy_setopt(curl, CURLOPT_NOBODY, !strcmp(method, "HEAD") ? 1L : 0L);
-	if (curl_easy_perform(curl) == CURLE_OK)
-		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-	curl_easy_cleanup(curl);
+	snprintf(base, sizeof(base), "http://%s", api_address(api));
+	apiclient_run(
+		&(struct apiclient_call){
+			.base = base, .method = method, .path = path, .body = body},
+		&got);
+	status = got.status;
 	if (reply) {
-		*reply = json_loadb(a.text, a.len, 0, NULL);
+		*reply = json_loadb(got.text, got.len, 0, NULL);
 		assert_non_null(*reply);
 	}
+	apiclient_deinit(&got);
 	return status;
 }
 
@@ -115,6 +91,10 @@ static void refuse(const char *method, const char *path, const char *body, long 
 		fail_msg("\"%s\" is not in \"%s\"", sentence, text_of(reply, "error"));
 	assert_true(json_is_string(json_object_get(reply, "details")));
 	assert_true(json_is_string(json_object_get(reply, "timestamp")));
+	assert_string_equal(text_of(reply, "detail"), text_of(reply, "error"));
+	assert_int_equal(json_integer_value(json_object_get(reply, "status")), status);
+	assert_int_equal(
+		strncmp(path, text_of(reply, "instance"), strlen(text_of(reply, "instance"))), 0);
 	json_decref(reply);
 }
 

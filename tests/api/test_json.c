@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "api/json.h"
+#include "api/routes.h"
 #include "api/status.h"
 #include "api/uri.h"
 #include "base/bytes.h"
@@ -172,6 +173,9 @@ static void every_result_has_a_status(void **state)
 	assert_int_equal(api_status_of(-28), 507);
 	assert_int_equal(api_status_of(-5), 500);
 	assert_int_equal(api_status_of(999), 500);
+	assert_int_equal(api_status_of(API_STATUS(422)), 422);
+	assert_string_equal(api_problem_type(HUB_E_BUSY), "urn:sendense:problem:busy");
+	assert_string_equal(api_problem_type(API_STATUS(405)), "about:blank");
 }
 
 int main(void)
