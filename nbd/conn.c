@@ -71,7 +71,7 @@ static void conn_wake_done(struct ring_op *op, int res)
 	else
 		nbd_conn_run(conn);
 	/* It may have been woken for a request slot and had no use for it. */
-	pool_pass(&worker->requests);
+	pool_pass(&worker->slots);
 }
 
 /* --- the pump --------------------------------------------------------------------------------- */
@@ -288,6 +288,7 @@ static void conn_free(struct ring_op *op, int res)
 	close(conn->fd);
 	nbd_handshake_free(conn->hs);
 	nbd_tls_free(conn->tls);
+	free(conn->req_mem);
 	list_del(&conn->node);
 	nbd_admit_end(worker, conn->peer);
 	free(conn);
@@ -477,6 +478,11 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	if (!conn)
 		return NULL;
 	memset(conn, 0, offsetof(struct nbd_conn, inbuf));
+	conn->req_mem = nbd_reqs_new();
+	if (!conn->req_mem) {
+		free(conn);
+		return NULL;
+	}
 	conn->worker = worker;
 	conn->listener = listener;
 	conn->fd = fd;
@@ -487,6 +493,7 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	list_init(&conn->export_node);
 	list_init(&conn->starved);
 	list_init(&conn->reqs);
+	list_init(&conn->free_reqs);
 	list_init(&conn->reads);
 	list_init(&conn->waiter.node);
 	list_init(&conn->read_waiter.node);
@@ -512,6 +519,8 @@ void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listen
 	conn = conn_new(worker, listener, fd);
 	if (!conn || nbd_handshake_new(conn)) {
 		log_warn(&worker->log, "no memory for another connection");
+		if (conn)
+			free(conn->req_mem);
 		free(conn);
 		close(fd);
 		nbd_admit_end(worker, peer);

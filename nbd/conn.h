@@ -140,8 +140,11 @@ struct nbd_conn {
 	struct nbd_request rq; /* decoded from a full header */
 	struct nbd_payload payload;
 	unsigned char sector[NBD_SECTOR];
-	struct list reqs; /* struct nbd_req.node: all that hold a slot */
-	unsigned req_count;
+	struct list reqs;	 /* struct nbd_req.node: not answered */
+	unsigned req_count;	 /* of them */
+	struct nbd_req *req_mem; /* NBD_CONN_REQUESTS; owned */
+	unsigned reqs_used;	 /* of them, from the first on */
+	struct list free_reqs;	 /* of those */
 
 	/* replies with data (read.c) */
 	struct list reads;	/* struct nbd_req.read_node: waiting for a buffer, in order */

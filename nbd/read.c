@@ -14,7 +14,15 @@
 
 #define HOLE_MIN 512U /* bytes of zeroes that are worth a chunk of their own kind */
 
-/* A read buffer: struct nbd_chunk ... wire header | data | wire trailer. */
+/* A read buffer: this ... wire header | data | wire trailer. */
+struct read_head {
+	struct nbd_chunk chunk; /* while it is sent */
+	struct nbd_slot slot;	/* while it is filled */
+};
+
+_Static_assert(sizeof(struct read_head) + NBD_READ_HEADER_MAX <= NBD_READ_HEAD,
+	       "both fit in front of the data");
+
 static unsigned char *buf_data(const struct nbd_req *req)
 {
 	return req->buf + NBD_READ_HEAD;
@@ -53,12 +61,12 @@ static void status_start(struct nbd_req *req)
 	bool received = __builtin_ctz(req->contexts) == NBD_META_RECEIVED;
 	bool one = req->rq.flags & NBD_CMD_FLAG_REQ_ONE;
 
-	req->io.off = req->rq.off;
-	req->io.len = req->rq.len;
-	req->io.extents =
+	req->io->off = req->rq.off;
+	req->io->len = req->rq.len;
+	req->io->extents =
 		(struct nbd_extent *)(status_chunk(req) + nbd_chunk_status_size(req->rq.extended));
-	req->io.extent_max = one ? 1 : NBD_EXTENTS_MAX;
-	req->io.extent_count = 0;
+	req->io->extent_max = one ? 1 : NBD_EXTENTS_MAX;
+	req->io->extent_count = 0;
 	nbd_req_submit(req, received ? ops->received : ops->extents, segment_done);
 }
 
@@ -68,7 +76,7 @@ static bool status_encode(struct nbd_req *req)
 	const struct nbd_request *rq = &req->rq;
 	unsigned id = __builtin_ctz(req->contexts);
 	unsigned n =
-		nbd_metactx_encode(req->io.extents, req->io.extent_count, rq->len, rq->extended);
+		nbd_metactx_encode(req->io->extents, req->io->extent_count, rq->len, rq->extended);
 
 	req->contexts &= ~NBD_META_BIT(id);
 	nbd_put_chunk_status(status_chunk(req), rq, req->contexts ? 0 : NBD_REPLY_FLAG_DONE, id, n);
@@ -224,7 +232,7 @@ static void segment_ready(struct nbd_req *req, int res)
 
 static void segment_done(struct nbd_io *io, int res)
 {
-	struct nbd_req *req = container_of(io, struct nbd_req, io);
+	struct nbd_req *req = nbd_req_of(io);
 	struct nbd_export *export = req->export;
 	struct nbd_conn *conn = req->conn;
 
@@ -252,13 +260,13 @@ static uint32_t segment_size(const struct nbd_req *req)
 
 static void segment_start(struct nbd_req *req)
 {
-	req->io.off = req->rq.off + req->next;
+	req->io->off = req->rq.off + req->next;
 	req->seg = segment_size(req);
 	req->next += req->seg;
-	req->io.len = req->seg;
-	req->io.buf = buf_data(req);
+	req->io->len = req->seg;
+	req->io->buf = buf_data(req);
 	if (req->error) { /* padding */
-		memset(req->io.buf, 0, req->seg);
+		memset(req->io->buf, 0, req->seg);
 		segment_queue(req);
 		return;
 	}
@@ -278,7 +286,10 @@ static bool read_may_start(const struct nbd_conn *conn, const struct nbd_req *re
 static void read_start(struct nbd_req *req, void *buf)
 {
 	struct nbd_conn *conn = req->conn;
+	struct read_head *head = buf;
 
+	head->slot.req = req;
+	req->io = &head->slot.io;
 	req->buf = buf;
 	conn->read_bufs++;
 	if (!req->started) {

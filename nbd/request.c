@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -158,32 +159,64 @@ static int request_validate(const struct nbd_conn *conn, const struct nbd_reques
 	return r;
 }
 
-/* --- slots ------------------------------------------------------------------------------------ */
+/* --- requests ------------------------------------------------------------------------------------
+ */
 
-/* A slot for @rq; NULL: the connection is blocked until there is one. */
+struct nbd_req *nbd_reqs_new(void)
+{
+	return malloc(NBD_CONN_REQUESTS * sizeof(struct nbd_req));
+}
+
+static struct nbd_req *req_take(struct nbd_conn *conn)
+{
+	struct list *node = list_pop(&conn->free_reqs);
+
+	return node ? list_entry(node, struct nbd_req, node) : &conn->req_mem[conn->reqs_used++];
+}
+
+/* A slot for what does not get one with a read buffer. False: the connection is blocked until there
+ * is one. */
+static bool slot_get(struct nbd_conn *conn, const struct nbd_request *rq, struct nbd_slot **slot)
+{
+	struct pool *pool = &conn->worker->slots;
+
+	_Static_assert(sizeof(struct nbd_slot) <= NBD_SLOT_SIZE, "an operation fits its slot");
+	*slot = NULL;
+	if (rq->type == NBD_CMD_READ || rq->type == NBD_CMD_BLOCK_STATUS)
+		return true;
+	*slot = pool_get(pool);
+	if (*slot)
+		return true;
+	pool_wait(pool, &conn->waiter);
+	return nbd_conn_block(conn, NBD_BLOCK_SLOT);
+}
+
+/* NULL: the connection is blocked until @rq can be taken up. */
 static struct nbd_req *req_get(struct nbd_conn *conn, const struct nbd_request *rq,
 			       int64_t began_ns)
 {
-	struct pool *pool = &conn->worker->requests;
+	struct nbd_slot *slot;
 	struct nbd_req *req;
 
-	_Static_assert(sizeof(struct nbd_req) <= NBD_REQUEST_SLOT, "a request fits its slot");
 	if (conn->req_count >= NBD_CONN_REQUESTS) {
 		nbd_conn_block(conn, NBD_BLOCK_REQUESTS);
 		return NULL;
 	}
-	req = pool_get(pool);
-	if (!req) {
-		pool_wait(pool, &conn->waiter);
-		nbd_conn_block(conn, NBD_BLOCK_SLOT);
+	if (!slot_get(conn, rq, &slot))
 		return NULL;
+	req = req_take(conn);
+	*req = (struct nbd_req){
+		.conn = conn,
+		.export = conn->export,
+		.rq = *rq,
+		.contexts = conn->contexts,
+		.began_ns = began_ns,
+		.slot = slot,
+	};
+	if (slot) {
+		slot->req = req;
+		req->io = &slot->io;
 	}
-	memset(req, 0, offsetof(struct nbd_req, io));
-	req->conn = conn;
-	req->export = conn->export;
-	req->rq = *rq;
-	req->contexts = conn->contexts;
-	req->began_ns = began_ns;
 	list_init(&req->read_node);
 	list_add_tail(&conn->reqs, &req->node);
 	conn->req_count++;
@@ -201,9 +234,11 @@ void nbd_req_drop(struct nbd_req *req)
 		conn->reads_running--;
 	list_del(&req->read_node);
 	list_del(&req->node);
+	list_add_head(&conn->free_reqs, &req->node);
 	conn->req_count--;
 	nbd_export_count_end(req->export);
-	pool_put(&conn->worker->requests, req);
+	if (req->slot)
+		pool_put(&conn->worker->slots, req->slot);
 	nbd_conn_unblock(conn, NBD_BLOCK_REQUESTS);
 }
 
@@ -238,8 +273,8 @@ void nbd_req_submit(struct nbd_req *req, void (*op)(void *target, struct nbd_io 
 	assert(!req->running);
 	req->running = true;
 	req->export->running++;
-	req->io.done = done;
-	op(req->export->target, &req->io);
+	req->io->done = done;
+	op(req->export->target, req->io);
 }
 
 /* These three blame the request, which was found to be in order; a disk that says so is broken. */
@@ -258,7 +293,7 @@ int nbd_req_returned(struct nbd_req *req, int res)
 /* The last stage of everything that is answered without data. */
 static void req_done(struct nbd_io *io, int res)
 {
-	struct nbd_req *req = container_of(io, struct nbd_req, io);
+	struct nbd_req *req = nbd_req_of(io);
 	struct nbd_export *export = req->export;
 	struct nbd_conn *conn = req->conn;
 
@@ -275,7 +310,7 @@ static void flush_start(struct nbd_req *req)
 
 static void zero_done(struct nbd_io *io, int res)
 {
-	struct nbd_req *req = container_of(io, struct nbd_req, io);
+	struct nbd_req *req = nbd_req_of(io);
 	struct nbd_export *export = req->export;
 
 	if (res || !(req->rq.flags & NBD_CMD_FLAG_FUA)) {
@@ -289,8 +324,8 @@ static void zero_done(struct nbd_io *io, int res)
 
 static void zero_start(struct nbd_req *req)
 {
-	req->io.off = req->rq.off;
-	req->io.len = req->rq.len;
+	req->io->off = req->rq.off;
+	req->io->len = req->rq.len;
 	nbd_req_submit(req, req->export->ops->zero, zero_done);
 }
 

@@ -1,10 +1,11 @@
 /*
  * Requests: decode, validate, execute, finish.
  *
- * A WRITE needs no slot: its payload goes into the export as it arrives, and the reply follows when
- * the last byte was taken. Everything that takes longer holds a `struct nbd_req` out of the
- * worker's pool from execution until its reply is queued; nbd_req_finish() is the one place that
- * gives it back.
+ * A WRITE needs nothing: its payload goes into the export as it arrives, and the reply follows when
+ * the last byte was taken. Everything that takes longer is a `struct nbd_req`, one of those its
+ * connection has, until its reply is queued. While the export works on it, its operation lies in a
+ * `struct nbd_slot`: of the worker's pool, or, for replies with data, in the read buffer. So a
+ * request that waits for its client holds nothing others might need.
  */
 #ifndef NBD_REQUEST_H
 #define NBD_REQUEST_H
@@ -22,8 +23,10 @@ struct nbd_req {
 	struct nbd_conn *conn;
 	struct nbd_export *export; /* where it runs; the removal waits for running ones */
 	struct nbd_request rq;
-	int64_t began_ns; /* when it was taken up */
-	bool running;	  /* the export owes us done() */
+	int64_t began_ns;      /* when it was taken up */
+	bool running;	       /* the export owes us done() */
+	struct nbd_slot *slot; /* out of the worker's pool, until the end; NULL: read.c's */
+	struct nbd_io *io;     /* in a slot, this one or a read buffer's */
 
 	/* read.c: the reply made of segments */
 	unsigned char *buf; /* a read buffer, from taking it until it is queued */
@@ -34,9 +37,22 @@ struct nbd_req {
 	int error;	    /* whole: the rest is padding, the trailer says why */
 	uint32_t contexts;  /* BLOCK_STATUS: those still to be described, NBD_META_BITs */
 	uint32_t filled;    /* BLOCK_STATUS: bytes of the reply so far */
+};
 
+/* Where an operation of the export lives. */
+struct nbd_slot {
+	struct nbd_req *req;
 	struct nbd_io io;
 };
+
+/* In every done() of an operation that was submitted with nbd_req_submit(). */
+static inline struct nbd_req *nbd_req_of(struct nbd_io *io)
+{
+	return container_of(io, struct nbd_slot, io)->req;
+}
+
+/* The requests of a connection; NULL: no memory. They are touched as they are used. */
+struct nbd_req *nbd_reqs_new(void);
 
 /* One step of the pump each; false when there is nothing to do with what is there. */
 bool nbd_header_step(struct nbd_conn *conn);
@@ -52,7 +68,7 @@ void nbd_req_submit(struct nbd_req *req, void (*op)(void *target, struct nbd_io 
 /* To be called first in every done(), with what it was told: what to tell the client. */
 int nbd_req_returned(struct nbd_req *req, int res);
 
-/* Queues the reply (@res: 0 or -errno) and gives the slot back. */
+/* Queues the reply (@res: 0 or -errno) and ends @req. */
 void nbd_req_finish(struct nbd_req *req, int res);
 
 /* As that, the reply being queued already. */

@@ -258,7 +258,7 @@ static void tick_arm(struct nbd_worker *worker)
 /* Somebody waits for a buffer that a client may be sitting on. */
 static bool worker_under_pressure(const struct nbd_worker *worker)
 {
-	return !list_empty(&worker->requests.waiters) || !list_empty(&worker->reads.waiters);
+	return !list_empty(&worker->slots.waiters) || !list_empty(&worker->reads.waiters);
 }
 
 static void ticked(struct ring_op *op, int res)
@@ -401,7 +401,7 @@ static int worker_pools(struct nbd_worker *worker, struct err *err)
 		{&worker->bounces, NBD_BOUNCES, NBD_BOUNCE_SIZE},
 		{&worker->staging, NBD_STAGING, NBD_STAGING_SIZE},
 		{&worker->reads, NBD_READS, NBD_READ_SIZE},
-		{&worker->requests, NBD_REQUESTS, NBD_REQUEST_SLOT},
+		{&worker->slots, NBD_SLOTS, NBD_SLOT_SIZE},
 	};
 	unsigned i;
 	int r;
@@ -493,7 +493,7 @@ static void worker_free(struct nbd_worker *worker)
 	pool_deinit(&worker->bounces);
 	pool_deinit(&worker->staging);
 	pool_deinit(&worker->reads);
-	pool_deinit(&worker->requests);
+	pool_deinit(&worker->slots);
 	free(worker->staging_ring);
 	pthread_mutex_destroy(&worker->mail_lock);
 }

@@ -37,33 +37,34 @@ struct nbd_worker;
  *   staging   payload on its way from a socket into the
  *             export; small enough to stay in cache       16 x 256        4 096
  *   reads     READ and BLOCK_STATUS replies between disk
- *             and socket: headers, data, trailer          24 x 264        6 336
- *   requests  everything that runs longer than its
- *             header takes to decode                     512 x 8          4 096
+ *             and socket: headers, data, trailer          24 x 268        6 432
+ *   slots     operations of the export that need no
+ *             read buffer                                512 x 8          4 096
  *                                                                        ~62 MiB
- * Outside of that sum, on the control plane: 24 KiB for a connection, and while it negotiates the
- * option it sends and the answer to it (64 KiB at most, LIST excepted).
+ * Outside of that sum, on the control plane: 36 KiB for a connection, most of it untouched, and
+ * while it negotiates the option it sends and the answer to it (64 KiB at most, LIST excepted).
  *
  * What keeps this free of deadlock: a slot is held only while the export or the socket owes us
- * something. Staging waits for the export; an export's batches wait for the disk; a request waits
- * for the export or a read buffer; a read buffer waits for the disk, then for its client to read:
+ * something. Staging and slots wait for the export; an export's batches wait for the disk; a
+ * read buffer waits for the disk, then for its client to read:
  * one connection may hold half of them, and a client that stops reading while others wait for a
  * buffer is hung up on after a while (nbd_server_config.stall_timeout_ms). No slot is ever held
  * while a client owes us payload.
  */
-#define NBD_BATCH_SIZE	 (2U << 20)
-#define NBD_BOUNCE_SIZE	 ((2U << 20) + 4096)
-#define NBD_BOUNCES	 4
-#define NBD_STAGING_SIZE (256U << 10)
-#define NBD_STAGING	 16
-#define NBD_SEGMENT	 (256U << 10) /* of READ data */
-#define NBD_READ_HEAD	 4096U	      /* in front of it: bookkeeping, wire header at its end */
-#define NBD_READ_TAIL	 4096U	      /* behind it: the reply's last chunk */
-#define NBD_READ_SIZE	 (NBD_READ_HEAD + NBD_SEGMENT + NBD_READ_TAIL)
-#define NBD_READS	 24
-#define NBD_REQUEST_SLOT 8192U
-#define NBD_REQUESTS	 512
-#define NBD_RING_ENTRIES 512
+#define NBD_BATCH_SIZE	    (2U << 20)
+#define NBD_BOUNCE_SIZE	    ((2U << 20) + 4096)
+#define NBD_BOUNCES	    4
+#define NBD_STAGING_SIZE    (256U << 10)
+#define NBD_STAGING	    16
+#define NBD_SEGMENT	    (256U << 10) /* of READ data */
+#define NBD_READ_HEAD	    8192U	 /* in front of it: bookkeeping, wire header at its end */
+#define NBD_READ_HEADER_MAX 256U
+#define NBD_READ_TAIL	    4096U /* behind it: the reply's last chunk */
+#define NBD_READ_SIZE	    (NBD_READ_HEAD + NBD_SEGMENT + NBD_READ_TAIL)
+#define NBD_READS	    24
+#define NBD_SLOT_SIZE	    8192U
+#define NBD_SLOTS	    512
+#define NBD_RING_ENTRIES    512
 
 struct nbd_mail {
 	struct list node; /* worker->mail */
@@ -101,7 +102,7 @@ struct nbd_worker {
 	bool started;	       /* the thread exists */
 
 	struct ring ring;
-	struct pool batches, bounces, staging, reads, requests;
+	struct pool batches, bounces, staging, reads, slots;
 	struct nbd_worker_io io; /* what exports borrow of those */
 	struct io_uring_buf_ring *staging_ring;
 	unsigned staging_held; /* by connections; the others are the kernel's */

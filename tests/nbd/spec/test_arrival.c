@@ -335,7 +335,7 @@ static void more_requests_than_room_wait(void **state)
 			spec_request(fds[i], 0, k % 2 ? NBD_CMD_FLUSH : NBD_CMD_WRITE_ZEROES, k, 0,
 				     k % 2 ? 0 : 512);
 	}
-	rig_await(operations() - before == NBD_REQUESTS);
+	rig_await(operations() - before == NBD_SLOTS);
 	atomic_store(&spec.rig->mem.hold, false);
 	for (i = 0; i < CLIENTS; i++) {
 		uint64_t seen = 0;
