@@ -283,7 +283,8 @@ static void conn_free(struct ring_op *op, int res)
 	struct nbd_worker *worker = conn->worker;
 
 	(void)res;
-	assert(list_empty(&conn->reqs) && !conn->read_bufs && conn->in_slot < 0);
+	assert(list_empty(&conn->reqs) && !conn->reads_running && !conn->read_bufs &&
+	       conn->in_slot < 0);
 	NBD_PROBE_CLOSE(conn->id, conn->fd);
 	close(conn->fd);
 	nbd_handshake_free(conn->hs);
@@ -332,7 +333,8 @@ void nbd_conn_settle(struct nbd_conn *conn)
 	if (conn->closing && !conn->dead && conn_ended(conn))
 		nbd_conn_close(conn);
 	if (!conn->dead || conn->freeing || conn->receiving || conn->send.busy ||
-	    conn->wake_posted || conn->read_posted || !list_empty(&conn->reqs))
+	    conn->send.cancelling || conn->wake_posted || conn->read_posted ||
+	    !list_empty(&conn->reqs))
 		return;
 	conn->freeing = true;
 	ring_post(&conn->worker->ring, &conn->free_op, 0);
@@ -432,10 +434,13 @@ void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
 		nbd_limit_met(worker, NBD_LIMIT_HANDSHAKE, &conn->log,
 			      "negotiates for too long; closed");
 		nbd_conn_close(conn);
-	} else if ((pressure || conn->closing) && conn_stalls(conn, config->stall_timeout_ms)) {
-		nbd_limit_met(worker, NBD_LIMIT_STALL, &conn->log,
-			      pressure ? "takes no replies, and others wait for its buffers; closed"
-				       : "takes no replies; closed");
+	} else if (((pressure && conn->read_bufs) || conn->closing) &&
+		   conn_stalls(conn, config->stall_timeout_ms)) {
+		nbd_limit_met(
+			worker, NBD_LIMIT_STALL, &conn->log,
+			conn->closing
+				? "takes no replies; closed"
+				: "takes no replies, and others wait for its buffers; closed");
 		nbd_conn_close(conn);
 	} else if (conn_idles(conn, config->idle_timeout_ms)) {
 		nbd_limit_met(worker, NBD_LIMIT_IDLE, &conn->log,
@@ -503,6 +508,7 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	conn->waiter.wake = conn_woken;
 	conn->read_waiter.wake = nbd_read_wake;
 	conn->read_op.done = nbd_read_woken;
+	conn->read_allow = worker->server->config.max_inflight_bytes / NBD_SEGMENT;
 	nbd_send_init(conn);
 	return conn;
 }

@@ -75,7 +75,11 @@ struct nbd_chunk {
 	struct list node; /* send.chunks or send.later */
 	const unsigned char *p;
 	uint32_t len;
-	bool more; /* the next chunk must follow without anything in between */
+	struct nbd_req *req; /* whose reply it is */
+	uint64_t at;	     /* bytes of that reply's data before it */
+	bool last;	     /* nothing of that reply follows: @req ends with it */
+	bool more;	     /* the next chunk must follow without anything in between */
+	bool parked;	     /* not in a read buffer: see retract.h */
 };
 
 /* The way out: at most one send at a time. Replies without data lie in a ring of bytes; replies
@@ -93,6 +97,9 @@ struct nbd_send {
 	struct msghdr msg;
 	struct iovec iov[NBD_IOV];
 	int64_t moved_ns; /* when it started, or last moved */
+	bool retract;	  /* what is queued is about to be taken back */
+	struct ring_op cancel;
+	bool cancelling;
 };
 
 struct nbd_conn {
@@ -150,6 +157,9 @@ struct nbd_conn {
 	struct list reads;	/* struct nbd_req.read_node: waiting for a buffer, in order */
 	unsigned reads_running; /* have had a buffer, have not queued their last chunk */
 	unsigned read_bufs;	/* held: being filled, queued or being sent */
+	unsigned read_ops;	/* of them being filled */
+	unsigned read_allow;	/* so many it may hold: few after it let us wait, then more */
+	bool stuck;		/* gets none until what is left to be sent is sent */
 	struct nbd_req *stream; /* the reply that must not be interleaved */
 	struct pool_waiter read_waiter;
 	struct ring_op read_op;

@@ -10,6 +10,7 @@
 #include "nbd/export_priv.h"
 #include "nbd/metactx.h"
 #include "nbd/reply.h"
+#include "nbd/retract.h"
 #include "nbd/server_priv.h"
 
 #define HOLE_MIN 512U /* bytes of zeroes that are worth a chunk of their own kind */
@@ -33,6 +34,22 @@ void nbd_read_put(struct nbd_conn *conn, void *buf)
 	assert(conn->read_bufs > 0);
 	conn->read_bufs--;
 	pool_put(&conn->worker->reads, buf);
+}
+
+/* @at: bytes of the reply's data in front of [p, p + len). */
+static void reply_queue(struct nbd_req *req, const void *p, uint32_t len, uint64_t at, bool last)
+{
+	struct nbd_chunk *chunk = (struct nbd_chunk *)steal(&req->buf);
+
+	*chunk = (struct nbd_chunk){
+		.p = p,
+		.len = len,
+		.req = req,
+		.at = at,
+		.last = last,
+		.more = req->whole && !last,
+	};
+	nbd_reply_chunk(req->conn, chunk, req->whole);
 }
 
 /* --- BLOCK_STATUS -----------------------------------------------------------------------------
@@ -67,6 +84,7 @@ static void status_start(struct nbd_req *req)
 		(struct nbd_extent *)(status_chunk(req) + nbd_chunk_status_size(req->rq.extended));
 	req->io->extent_max = one ? 1 : NBD_EXTENTS_MAX;
 	req->io->extent_count = 0;
+	req->conn->read_ops++;
 	nbd_req_submit(req, received ? ops->received : ops->extents, segment_done);
 }
 
@@ -86,7 +104,6 @@ static bool status_encode(struct nbd_req *req)
 
 static void status_ready(struct nbd_req *req, int res)
 {
-	struct nbd_conn *conn = req->conn;
 	unsigned char *reply = buf_data(req) - nbd_chunk_status_size(req->rq.extended);
 
 	if (!res && !status_encode(req))
@@ -101,8 +118,8 @@ static void status_ready(struct nbd_req *req, int res)
 		status_start(req);
 		return;
 	}
-	nbd_reply_chunk(conn, steal(&req->buf), reply, req->filled, false, false);
-	nbd_req_sent(req, 0);
+	reply_queue(req, reply, req->filled, 0, true);
+	nbd_req_queued(req, 0);
 }
 
 /* --- READ ------------------------------------------------------------------------------------- */
@@ -157,7 +174,7 @@ static void segment_queue_hole(struct nbd_req *req)
 	unsigned char *p = buf_data(req);
 	size_t len = nbd_put_chunk_hole(p, rq, done, rq->off + req->next - req->seg, req->seg);
 
-	nbd_reply_chunk(req->conn, steal(&req->buf), p, len, false, false);
+	reply_queue(req, p, len, req->next - req->seg, req_last_segment(req));
 }
 
 static void segment_queue_data(struct nbd_req *req)
@@ -166,8 +183,8 @@ static void segment_queue_data(struct nbd_req *req)
 	size_t header = segment_header(req, data);
 	size_t trailer = segment_trailer(req, data + req->seg);
 
-	nbd_reply_chunk(req->conn, steal(&req->buf), data - header, header + req->seg + trailer,
-			req->whole, req->whole && !req_last_segment(req));
+	reply_queue(req, data - header, header + req->seg + trailer, req->next - req->seg,
+		    req_last_segment(req));
 }
 
 static void segment_queue(struct nbd_req *req)
@@ -184,7 +201,7 @@ static void segment_queue(struct nbd_req *req)
 	}
 	if (req->whole)
 		nbd_reply_stream_end(conn);
-	nbd_req_sent(req, req->error);
+	nbd_req_queued(req, req->error);
 }
 
 /* The error takes the place of the segment, behind those that are queued already. */
@@ -193,8 +210,8 @@ static void segment_fail_chunk(struct nbd_req *req, int res)
 	unsigned char *data = buf_data(req);
 	size_t len = nbd_put_chunk_error(data, &req->rq, nbd_error_of(res));
 
-	nbd_reply_chunk(req->conn, steal(&req->buf), data, len, false, false);
-	nbd_req_sent(req, res);
+	reply_queue(req, data, len, req->next - req->seg, true);
+	nbd_req_queued(req, res);
 }
 
 static void segment_fail(struct nbd_req *req, int res)
@@ -236,6 +253,7 @@ static void segment_done(struct nbd_io *io, int res)
 	struct nbd_export *export = req->export;
 	struct nbd_conn *conn = req->conn;
 
+	conn->read_ops--;
 	res = nbd_req_returned(req, res);
 	if (conn->dead)
 		nbd_req_drop(req);
@@ -244,6 +262,7 @@ static void segment_done(struct nbd_io *io, int res)
 	/* What is left of a long read has not started yet, as far as a removal is concerned. */
 	if (export->state != NBD_EXPORT_LIVE)
 		nbd_requests_shutdown(conn);
+	nbd_retract_go(conn);
 	nbd_reads_kick(conn);
 	nbd_send_kick(conn);
 	nbd_conn_settle(conn);
@@ -270,6 +289,7 @@ static void segment_start(struct nbd_req *req)
 		segment_queue(req);
 		return;
 	}
+	req->conn->read_ops++;
 	nbd_req_submit(req, req->export->ops->read, segment_done);
 }
 
@@ -306,7 +326,39 @@ static void read_start(struct nbd_req *req, void *buf)
 
 static bool conn_read_room(const struct nbd_conn *conn)
 {
-	return conn->read_bufs < conn->worker->server->config.max_inflight_bytes / NBD_SEGMENT;
+	return conn->read_bufs < conn->read_allow;
+}
+
+static unsigned read_allow_max(const struct nbd_conn *conn)
+{
+	return conn->worker->server->config.max_inflight_bytes / NBD_SEGMENT;
+}
+
+void nbd_read_grow(struct nbd_conn *conn)
+{
+	if (conn->read_allow < read_allow_max(conn))
+		conn->read_allow++;
+}
+
+void nbd_read_rewind(struct nbd_conn *conn, struct nbd_chunk *chunk)
+{
+	struct nbd_req *req = chunk->req;
+
+	req->next = chunk->at;
+	req->contexts = req->asked;
+	req->filled = 0;
+	if (req->queued) {
+		req->queued = false;
+		conn->reads_running++;
+	}
+	if (!req->next) {
+		req->started = false;
+		conn->reads_running--;
+	}
+	list_del(&req->read_node);
+	list_add_head(&conn->reads, &req->read_node);
+	list_del(&chunk->node);
+	nbd_read_put(conn, chunk);
 }
 
 /* Nobody takes more than is left for all others, so that a few who read no replies leave something
@@ -320,17 +372,23 @@ void nbd_reads_kick(struct nbd_conn *conn)
 {
 	struct pool *pool = &conn->worker->reads;
 
-	while (!list_empty(&conn->reads) && conn_read_room(conn) && conn_read_share(conn) &&
-	       !conn->dead) {
+	if (conn->dead || conn->stuck || conn->send.retract)
+		return;
+	while (!list_empty(&conn->reads) && conn_read_room(conn)) {
 		struct nbd_req *req = list_entry(conn->reads.next, struct nbd_req, read_node);
 		void *buf;
 
 		if (!read_may_start(conn, req))
 			return;
+		if (!conn_read_share(conn)) {
+			nbd_worker_relieve(conn->worker);
+			return;
+		}
 		buf = pool_get(pool);
 		if (!buf) {
 			if (list_empty(&conn->read_waiter.node) && !conn->read_posted)
 				pool_wait(pool, &conn->read_waiter);
+			nbd_worker_relieve(conn->worker);
 			return;
 		}
 		list_del(&req->read_node);
@@ -366,8 +424,9 @@ void nbd_read_queue(struct nbd_req *req)
 
 	req->whole = req->rq.type == NBD_CMD_READ && segment_size(req) < req->rq.len &&
 		     (!conn->structured || (req->rq.flags & NBD_CMD_FLAG_DF));
+	req->asked = req->contexts;
 	list_add_tail(&conn->reads, &req->read_node);
-	if (!conn_read_room(conn))
+	if (conn->read_bufs >= read_allow_max(conn))
 		nbd_limit_count(conn->worker, NBD_LIMIT_INFLIGHT);
 	nbd_reads_kick(conn);
 }

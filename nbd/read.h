@@ -20,6 +20,12 @@ void nbd_read_queue(struct nbd_req *req);
 /* Starts what can be started: a buffer came back, or may have. */
 void nbd_reads_kick(struct nbd_conn *conn);
 
+/* One more may be held from now on, up to the limit: something was sent. */
+void nbd_read_grow(struct nbd_conn *conn);
+
+/* Takes back @chunk, the last one queued of its reply, which will be read again from there on. */
+void nbd_read_rewind(struct nbd_conn *conn, struct nbd_chunk *chunk);
+
 /* Gives a read buffer back. */
 void nbd_read_put(struct nbd_conn *conn, void *buf);
 

@@ -8,6 +8,7 @@
 #include "nbd/export_priv.h"
 #include "nbd/handshake.h"
 #include "nbd/read.h"
+#include "nbd/retract.h"
 #include "nbd/server_priv.h"
 #include "nbd/tls.h"
 
@@ -80,14 +81,8 @@ void nbd_reply(struct nbd_conn *conn, const struct nbd_request *rq, int res)
 	small_add(&conn->send, b, len);
 }
 
-void nbd_reply_chunk(struct nbd_conn *conn, void *buf, const void *p, uint32_t len, bool stream,
-		     bool more)
+void nbd_reply_chunk(struct nbd_conn *conn, struct nbd_chunk *chunk, bool stream)
 {
-	struct nbd_chunk *chunk = buf;
-
-	chunk->p = p;
-	chunk->len = len;
-	chunk->more = more;
 	list_add_tail(conn->stream && !stream ? &conn->send.later : &conn->send.chunks,
 		      &chunk->node);
 }
@@ -176,7 +171,7 @@ void nbd_send_kick(struct nbd_conn *conn)
 	struct io_uring_sqe *sqe;
 	unsigned n;
 
-	if (send->busy || conn->dead)
+	if (send->busy || send->retract || conn->dead)
 		return;
 	n = conn->tls ? send_build_sealed(conn) : send_build(conn);
 	if (!n)
@@ -192,6 +187,19 @@ void nbd_send_kick(struct nbd_conn *conn)
 	ring_arm(ring, sqe, &send->op);
 	send->busy = true;
 	send->moved_ns = nbd_now_ns(conn->worker);
+}
+
+static void chunk_free(struct nbd_conn *conn, struct nbd_chunk *chunk)
+{
+	struct nbd_req *req = chunk->last ? chunk->req : NULL;
+
+	list_del(&chunk->node);
+	if (chunk->parked)
+		nbd_retract_free(conn, chunk);
+	else
+		nbd_read_put(conn, chunk);
+	if (req)
+		nbd_req_drop(req);
 }
 
 /* Takes @n sent bytes off the queues, in the order in which send_build() put them there. */
@@ -212,18 +220,22 @@ static void send_consume(struct nbd_conn *conn, uint32_t n)
 		n -= part;
 		send->mid = chunk->len || chunk->more;
 		if (!chunk->len) {
-			list_del(&chunk->node);
-			nbd_read_put(conn, chunk);
+			chunk_free(conn, chunk);
+			nbd_read_grow(conn);
 		}
 	}
 }
 
+void nbd_send_commit(struct nbd_conn *conn)
+{
+	if (conn->tls)
+		send_consume(conn, nbd_tls_commit(conn->tls));
+}
+
 static void send_drop_list(struct nbd_conn *conn, struct list *chunks)
 {
-	struct list *node;
-
-	while ((node = list_pop(chunks)))
-		nbd_read_put(conn, list_entry(node, struct nbd_chunk, node));
+	while (!list_empty(chunks))
+		chunk_free(conn, list_entry(chunks->next, struct nbd_chunk, node));
 }
 
 void nbd_send_drop(struct nbd_conn *conn)
@@ -251,10 +263,13 @@ static void sent(struct ring_op *op, int res)
 			nbd_handshake_sent(conn, res);
 		else
 			send_consume(conn, res);
+		nbd_retract_moved(conn);
 		nbd_conn_unblock(conn, NBD_BLOCK_REPLIES);
 		nbd_conn_unblock(conn, NBD_BLOCK_TLS);
 		nbd_reads_kick(conn);
 		nbd_send_kick(conn);
+	} else if (res == -ECANCELED && conn->send.retract) {
+		nbd_retract_go(conn);
 	} else if (res == -EINTR || res == -EAGAIN) {
 		nbd_send_kick(conn);
 	} else {
@@ -273,4 +288,5 @@ void nbd_send_init(struct nbd_conn *conn)
 	send->small_size = conn->worker->server->config.send_queue_bytes;
 	send->msg.msg_iov = send->iov;
 	send->op.done = sent;
+	nbd_retract_init(conn);
 }

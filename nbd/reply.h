@@ -20,10 +20,9 @@ bool nbd_reply_room(const struct nbd_conn *conn);
 /* Queues the reply to a request that has no data to give. @res: 0 or -errno. */
 void nbd_reply(struct nbd_conn *conn, const struct nbd_request *rq, int res);
 
-/* Queues [p, p + len) of a read buffer, which is given back once it is sent. @more: what follows
- * belongs to the same stream. @stream: the reply is the one that must not be interleaved. */
-void nbd_reply_chunk(struct nbd_conn *conn, void *buf, const void *p, uint32_t len, bool stream,
-		     bool more);
+/* Queues @chunk, which lies in a read buffer; that is given back once it is sent, and with the last
+ * one the request. @stream: the reply is the one that must not be interleaved. */
+void nbd_reply_chunk(struct nbd_conn *conn, struct nbd_chunk *chunk, bool stream);
 
 /* The stream is over: what had to wait for it may go. */
 void nbd_reply_stream_end(struct nbd_conn *conn);
@@ -33,6 +32,9 @@ bool nbd_send_idle(const struct nbd_conn *conn);
 
 /* Sends what is queued, unless a send is under way. */
 void nbd_send_kick(struct nbd_conn *conn);
+
+/* TLS: what is encrypted lies in a buffer of its own, and counts as sent from now on. */
+void nbd_send_commit(struct nbd_conn *conn);
 
 /* Forgets what is queued; a send under way keeps what it needs. */
 void nbd_send_drop(struct nbd_conn *conn);

@@ -230,13 +230,14 @@ void nbd_req_drop(struct nbd_req *req)
 	assert(!req->running);
 	if (req->buf)
 		nbd_read_put(conn, req->buf);
-	if (req->started)
+	if (req->started && !req->queued)
 		conn->reads_running--;
 	list_del(&req->read_node);
 	list_del(&req->node);
 	list_add_head(&conn->free_reqs, &req->node);
 	conn->req_count--;
-	nbd_export_count_end(req->export);
+	if (!req->counted) /* the export may be gone otherwise */
+		nbd_export_count_end(req->export);
 	if (req->slot)
 		pool_put(&conn->worker->slots, req->slot);
 	nbd_conn_unblock(conn, NBD_BLOCK_REQUESTS);
@@ -254,15 +255,21 @@ static void request_answered(struct nbd_conn *conn, struct nbd_export *export,
 
 void nbd_req_finish(struct nbd_req *req, int res)
 {
-	request_answered(req->conn, req->export, &req->rq, req->began_ns, res);
+	if (!req->counted)
+		request_answered(req->conn, req->export, &req->rq, req->began_ns, res);
 	nbd_reply(req->conn, &req->rq, res);
 	nbd_req_drop(req);
 }
 
-void nbd_req_sent(struct nbd_req *req, int res)
+void nbd_req_queued(struct nbd_req *req, int res)
 {
+	req->queued = true;
+	req->conn->reads_running--;
+	if (req->counted)
+		return;
+	req->counted = true;
 	request_answered(req->conn, req->export, &req->rq, req->began_ns, res);
-	nbd_req_drop(req);
+	nbd_export_count_end(req->export);
 }
 
 /* --- execute ---------------------------------------------------------------------------------- */

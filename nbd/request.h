@@ -3,9 +3,9 @@
  *
  * A WRITE needs nothing: its payload goes into the export as it arrives, and the reply follows when
  * the last byte was taken. Everything that takes longer is a `struct nbd_req`, one of those its
- * connection has, until its reply is queued. While the export works on it, its operation lies in a
- * `struct nbd_slot`: of the worker's pool, or, for replies with data, in the read buffer. So a
- * request that waits for its client holds nothing others might need.
+ * connection has, until its reply is queued (one with data: sent). While the export works on it,
+ * its operation lies in a `struct nbd_slot`: of the worker's pool, or, for replies with data, in
+ * the read buffer. So a request that waits for its client holds nothing others might need.
  */
 #ifndef NBD_REQUEST_H
 #define NBD_REQUEST_H
@@ -34,8 +34,11 @@ struct nbd_req {
 	uint32_t seg;	    /* bytes of the current segment */
 	bool whole;	    /* more than one segment, and nothing may come between them */
 	bool started;	    /* has had a buffer */
+	bool queued;	    /* all of the reply is */
+	bool counted;	    /* as answered */
 	int error;	    /* whole: the rest is padding, the trailer says why */
 	uint32_t contexts;  /* BLOCK_STATUS: those still to be described, NBD_META_BITs */
+	uint32_t asked;	    /* and all of them */
 	uint32_t filled;    /* BLOCK_STATUS: bytes of the reply so far */
 };
 
@@ -71,8 +74,8 @@ int nbd_req_returned(struct nbd_req *req, int res);
 /* Queues the reply (@res: 0 or -errno) and ends @req. */
 void nbd_req_finish(struct nbd_req *req, int res);
 
-/* As that, the reply being queued already. */
-void nbd_req_sent(struct nbd_req *req, int res);
+/* All of the reply is queued, as chunks: @req ends when the last one is sent. */
+void nbd_req_queued(struct nbd_req *req, int res);
 
 /* As that, when nobody is there to read a reply. */
 void nbd_req_drop(struct nbd_req *req);

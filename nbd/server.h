@@ -129,6 +129,7 @@ struct nbd_server_stats {
 	unsigned connections;	  /* now, those that negotiate included */
 	uint64_t accepted;	  /* ever, refused ones not included */
 	uint64_t met[NBD_LIMITS]; /* how often a limit was met */
+	uint64_t retracted; /* how often replies were taken back from a client that did not read */
 };
 
 /* Never waits for a worker. */

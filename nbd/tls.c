@@ -249,6 +249,14 @@ unsigned nbd_tls_unsent(const struct nbd_tls *tls, struct iovec *iov)
 	return iov->iov_len ? 1 : 0;
 }
 
+uint32_t nbd_tls_commit(struct nbd_tls *tls)
+{
+	uint32_t n = tls->sealed;
+
+	tls->sealed = 0;
+	return n;
+}
+
 uint32_t nbd_tls_sent(struct nbd_tls *tls, uint32_t n)
 {
 	tls->out_head += n;

@@ -68,6 +68,9 @@ unsigned nbd_tls_unsent(const struct nbd_tls *tls, struct iovec *iov);
  * ciphertext is left. */
 uint32_t nbd_tls_sent(struct nbd_tls *tls, uint32_t n);
 
+/* The plaintext of what is still to be sent is not needed any more: how many bytes it was. */
+uint32_t nbd_tls_commit(struct nbd_tls *tls);
+
 /* Says goodbye (close_notify) unless that is done; true when it has to be sent. */
 bool nbd_tls_end(struct nbd_tls *tls);
 

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "nbd/conn.h"
+#include "nbd/retract.h"
 #include "nbd/listener.h"
 #include "nbd/server_priv.h"
 
@@ -255,16 +256,42 @@ static void tick_arm(struct nbd_worker *worker)
 	worker->ticking = true;
 }
 
-/* Somebody waits for a buffer that a client may be sitting on. */
-static bool worker_under_pressure(const struct nbd_worker *worker)
+static void relief_arm(struct nbd_worker *worker)
 {
-	return !list_empty(&worker->slots.waiters) || !list_empty(&worker->reads.waiters);
+	struct io_uring_sqe *sqe = ring_get_sqe(&worker->ring);
+
+	io_uring_prep_timeout(sqe, &worker->relief_period, 0, 0);
+	ring_arm(&worker->ring, sqe, &worker->relief);
+	worker->relieving = true;
+}
+
+static void relieved(struct ring_op *op, int res)
+{
+	struct nbd_worker *worker = container_of(op, struct nbd_worker, relief);
+	struct list *node, *next;
+
+	(void)res;
+	worker->relieving = false;
+	if (!worker->relief_wanted && !pool_wanted(&worker->reads))
+		return;
+	worker->relief_wanted = false;
+	list_for_each_safe (node, next, &worker->conns)
+		nbd_retract_begin(list_entry(node, struct nbd_conn, node));
+	relief_arm(worker);
+}
+
+void nbd_worker_relieve(struct nbd_worker *worker)
+{
+	worker->relief_wanted = true;
+	if (!worker->relieving)
+		relief_arm(worker);
 }
 
 static void ticked(struct ring_op *op, int res)
 {
 	struct nbd_worker *worker = container_of(op, struct nbd_worker, tick);
-	bool pressure = worker_under_pressure(worker);
+	/* Somebody waits for a buffer that a client may be sitting on. */
+	bool pressure = pool_wanted(&worker->reads);
 	struct list *node, *next;
 
 	(void)res;
@@ -435,6 +462,8 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	};
 	worker->tick.done = ticked;
 	worker->tick_cancel.done = tick_cancelled;
+	worker->relief.done = relieved;
+	worker->relief_period.tv_nsec = NBD_RETRACT_MS / 2 * 1000000L;
 	worker->tick_period = tick_period(&worker->server->config);
 	tick_arm(worker);
 	return 0;
@@ -446,7 +475,7 @@ static void worker_loop(struct nbd_worker *worker)
 	bool said = false;
 
 	while (!worker->leaving || worker->ticking || worker->tick_cancelling ||
-	       !list_empty(&worker->conns)) {
+	       worker->relieving || !list_empty(&worker->conns)) {
 		int r = ring_round(&worker->ring);
 
 		if (!r)

@@ -91,7 +91,7 @@ struct nbd_acceptor {
 
 /* Written by the worker alone, read by anybody. */
 struct nbd_worker_counters {
-	_Atomic uint64_t accepted, met[NBD_LIMITS];
+	_Atomic uint64_t accepted, retracted, met[NBD_LIMITS];
 };
 
 struct nbd_worker {
@@ -108,6 +108,7 @@ struct nbd_worker {
 	unsigned staging_held; /* by connections; the others are the kernel's */
 	struct list starved;   /* connections that found no staging buffer */
 
+	unsigned parked;     /* pieces of replies: retract.h */
 	struct list conns;   /* struct nbd_conn.node */
 	struct list exports; /* struct nbd_export.owned */
 	struct list acceptors;
@@ -117,6 +118,9 @@ struct nbd_worker {
 	struct ring_op tick, tick_cancel;
 	struct __kernel_timespec tick_period;
 	bool ticking, tick_cancelling;
+	struct ring_op relief; /* while somebody waits for a read buffer */
+	struct __kernel_timespec relief_period;
+	bool relieving, relief_wanted;
 
 	bool deaf;		  /* accepts nothing more */
 	struct nbd_call *deafen;  /* answered when no accept is pending */
@@ -163,6 +167,10 @@ void nbd_worker_end_conns(struct nbd_worker *worker);
 
 /* Returns when the last connection is gone, which it soon is. */
 void nbd_worker_quiesce(struct nbd_worker *worker);
+
+/* Somebody has fewer read buffers than it could use: those who hold some and do not read may lose
+ * them. */
+void nbd_worker_relieve(struct nbd_worker *worker);
 
 /* The worker's side of a staging buffer: taken by the kernel for a receive, given back here. */
 void *nbd_staging_at(struct nbd_worker *worker, unsigned index);

@@ -1,0 +1,128 @@
+#include "nbd/retract.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "nbd/export_priv.h"
+#include "nbd/read.h"
+#include "nbd/reply.h"
+#include "nbd/worker.h"
+
+static void cancelled(struct ring_op *op, int res)
+{
+	struct nbd_conn *conn = container_of(op, struct nbd_conn, send.cancel);
+
+	(void)res;
+	conn->send.cancelling = false;
+	nbd_retract_go(conn);
+	nbd_conn_settle(conn);
+}
+
+void nbd_retract_init(struct nbd_conn *conn)
+{
+	conn->send.cancel.done = cancelled;
+}
+
+void nbd_retract_begin(struct nbd_conn *conn)
+{
+	struct nbd_send *send = &conn->send;
+	struct io_uring_sqe *sqe;
+
+	if (conn->dead || send->retract || !send->busy || !conn->read_bufs ||
+	    conn->worker->parked >= NBD_PARKED ||
+	    nbd_now_ns(conn->worker) - send->moved_ns < NBD_RETRACT_MS * 1000000LL)
+		return;
+	send->retract = true;
+	if (conn->tls) { /* the kernel has nothing of ours but ciphertext */
+		nbd_retract_go(conn);
+		return;
+	}
+	sqe = ring_get_sqe(&conn->worker->ring);
+	io_uring_prep_cancel(sqe, &send->op, 0);
+	ring_arm(&conn->worker->ring, sqe, &send->cancel);
+	send->cancelling = true;
+}
+
+void nbd_retract_free(struct nbd_conn *conn, struct nbd_chunk *chunk)
+{
+	conn->worker->parked--;
+	free(chunk);
+}
+
+/* Moves what is left of @chunk out of its read buffer; false: no memory. */
+static bool chunk_park(struct nbd_conn *conn, struct nbd_chunk *chunk)
+{
+	struct nbd_chunk *parked = malloc(sizeof(*parked) + chunk->len);
+
+	if (!parked)
+		return false;
+	*parked = *chunk;
+	parked->p = memcpy(parked + 1, chunk->p, chunk->len);
+	parked->parked = true;
+	conn->worker->parked++;
+	list_del(&chunk->node);
+	list_add_head(&conn->send.chunks, &parked->node);
+	nbd_read_put(conn, chunk);
+	return true;
+}
+
+static struct nbd_chunk *last_chunk(const struct list *chunks)
+{
+	return list_empty(chunks) ? NULL : list_entry(chunks->prev, struct nbd_chunk, node);
+}
+
+/* Everything behind what is parked, from the last one on: each goes in front of those behind it. */
+static void rewind_queue(struct nbd_conn *conn, struct list *chunks)
+{
+	struct nbd_chunk *chunk;
+
+	while ((chunk = last_chunk(chunks)) && !chunk->parked)
+		nbd_read_rewind(conn, chunk);
+}
+
+static void retract(struct nbd_conn *conn)
+{
+	struct nbd_send *send = &conn->send;
+	struct nbd_chunk *head;
+
+	nbd_send_commit(conn);
+	if (!list_empty(&send->chunks)) {
+		head = list_entry(send->chunks.next, struct nbd_chunk, node);
+		if (!head->parked && !chunk_park(conn, head))
+			return;
+		head = list_entry(send->chunks.next, struct nbd_chunk, node);
+		/* What must follow it comes before all others; no other reply has begun. */
+		conn->stream = head->more ? head->req : NULL;
+	}
+	rewind_queue(conn, &send->later);
+	rewind_queue(conn, &send->chunks);
+	if (conn->stream) {
+		list_del(&conn->stream->read_node);
+		list_add_head(&conn->reads, &conn->stream->read_node);
+	}
+	conn->read_allow = 1;
+	nbd_count(&conn->worker->counters.retracted, 1);
+}
+
+void nbd_retract_go(struct nbd_conn *conn)
+{
+	struct nbd_send *send = &conn->send;
+
+	if (!send->retract || send->cancelling || conn->read_ops || (send->busy && !conn->tls))
+		return;
+	send->retract = false;
+	if (conn->dead)
+		return;
+	/* An export that goes away reads nothing again; the connection ends soon. */
+	if (conn->export && conn->export->state == NBD_EXPORT_LIVE)
+		retract(conn);
+	nbd_send_kick(conn);
+	conn->stuck = send->busy;
+}
+
+void nbd_retract_moved(struct nbd_conn *conn)
+{
+	conn->send.retract = false;
+	if (list_empty(&conn->send.chunks))
+		conn->stuck = false;
+}

@@ -1,0 +1,35 @@
+/*
+ * Taking replies back from a client that does not read them while others wait for a read buffer.
+ *
+ * What the kernel has not taken after a while is cancelled. The piece that is being sent goes into
+ * memory of its own, *parked*, so that the client sees no break in it; everything behind it is
+ * forgotten, to be read from the export again when the client has read. So a client that reads
+ * nothing holds no buffer, whatever it asked for, and one that is merely slow, or pauses, loses
+ * nothing but the time its data takes to be read once more.
+ *
+ * A worker parks NBD_PARKED pieces at most. With more clients than that holding everything up,
+ * those that stall for longer than stall_timeout_ms are hung up on.
+ */
+#ifndef NBD_RETRACT_H
+#define NBD_RETRACT_H
+
+#include "nbd/conn.h"
+
+#define NBD_PARKED     128 /* pieces of at most NBD_READ_SIZE, a worker */
+#define NBD_RETRACT_MS 100 /* of not reading */
+
+void nbd_retract_init(struct nbd_conn *conn);
+
+/* Somebody waits for a read buffer: begins, if @conn holds some and does not read. */
+void nbd_retract_begin(struct nbd_conn *conn);
+
+/* Goes on, if that was begun and nothing is pending any more. */
+void nbd_retract_go(struct nbd_conn *conn);
+
+/* Something was sent. */
+void nbd_retract_moved(struct nbd_conn *conn);
+
+/* Gives a parked chunk back, sent or not. */
+void nbd_retract_free(struct nbd_conn *conn, struct nbd_chunk *chunk);
+
+#endif
