@@ -151,23 +151,6 @@ static void a_few_clients_that_read_no_replies_leave_buffers_to_others(void **st
 	rig_stop(rig);
 }
 
-static void clients_that_hold_all_read_buffers_are_hung_up_on_when_others_wait(void **state)
-{
-	struct rig *rig = rig_start((struct nbd_server_config){
-		.workers = 1, .batch_count = 2, .stall_timeout_ms = 200});
-	int deaf[8];
-	unsigned i;
-
-	(void)state;
-	be_deaf(rig, deaf, ARRAY_SIZE(deaf));
-	rig_await(atomic_load(&rig->mem.reads) >= 24);
-	assert_served(rig);
-	for (i = 0; i < ARRAY_SIZE(deaf); i++)
-		peer_close(deaf[i]);
-	rig_await(rig_stats(rig).connections == 0);
-	rig_stop(rig);
-}
-
 static void a_client_that_rests_in_the_middle_of_a_reply_is_left_alone(void **state)
 {
 	struct rig *rig = rig_start((struct nbd_server_config){
@@ -230,8 +213,6 @@ int main(void)
 		T(sixty_clients_in_the_middle_of_a_choked_write_stop_only_writes),
 		T(clients_that_read_no_replies_are_throttled_not_served_from_memory),
 		cmocka_unit_test(a_few_clients_that_read_no_replies_leave_buffers_to_others),
-		cmocka_unit_test(
-			clients_that_hold_all_read_buffers_are_hung_up_on_when_others_wait),
 		cmocka_unit_test(a_client_that_rests_in_the_middle_of_a_reply_is_left_alone),
 		cmocka_unit_test(a_thousand_idle_connections_cost_little),
 	};
