@@ -2,8 +2,9 @@
  * Clients nobody wants next door, as cheap for themselves as they can be: what they cost is what
  * the server spends on them. Until SIGTERM or SIGINT.
  *
- *   bad_neighbour SOCKET KIND [CONNECTIONS [PER_SECOND]]
+ *   bad_neighbour ADDRESS KIND [CONNECTIONS [PER_SECOND]]
  *
+ * ADDRESS: unix:PATH or 127.0.0.1:PORT.
  * KIND: deaf      asks for much and reads no reply
  *       silent    announces 32 MiB, sends a byte of it, and no more
  *       idle      enters and says nothing; from the 50th on it does not even enter
@@ -13,7 +14,10 @@
  *       tiny      asks for what needs no disk, PER_SECOND requests, and reads the replies
  * Says "ready" when all connections stand.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -29,7 +33,7 @@
 
 #define ENTERED_MAX 50
 
-static const char *path;
+static const char *address;
 
 static void die(const char *what)
 {
@@ -47,16 +51,33 @@ static bool give(int fd, const void *p, size_t len)
 	return send(fd, p, len, MSG_NOSIGNAL) == (ssize_t)len;
 }
 
+static int connected_unix(void)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strncpy(sun.sun_path, address + 5, sizeof(sun.sun_path) - 1);
+	return connect(fd, (struct sockaddr *)&sun, sizeof(sun)) ? -1 : fd;
+}
+
+static int connected_tcp(void)
+{
+	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	const char *colon = strrchr(address, ':');
+	int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
+
+	sin.sin_port = htons(colon ? atoi(colon + 1) : 0);
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	return connect(fd, (struct sockaddr *)&sin, sizeof(sin)) ? -1 : fd;
+}
+
 static int greeted(void)
 {
 	const unsigned char flags[4] = {0, 0, 0, 3};
 	unsigned char greeting[NBD_GREETING_SIZE];
-	struct sockaddr_un sun = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	int fd = strncmp(address, "unix:", 5) ? connected_tcp() : connected_unix();
 
-	strncpy(sun.sun_path, path, sizeof(sun.sun_path) - 1);
-	if (connect(fd, (struct sockaddr *)&sun, sizeof(sun)) ||
-	    !take(fd, greeting, sizeof(greeting)) || !give(fd, flags, sizeof(flags)))
+	if (fd < 0 || !take(fd, greeting, sizeof(greeting)) || !give(fd, flags, sizeof(flags)))
 		die("connect");
 	return fd;
 }
@@ -202,7 +223,7 @@ int main(int argc, char **argv)
 	bool is_idle = !strcmp(kind, "idle"), is_churn = !strcmp(kind, "churn");
 	int *fd = calloc(count, sizeof(*fd));
 
-	path = argc > 1 ? argv[1] : "";
+	address = argc > 1 ? argv[1] : "";
 	for (unsigned i = 0; fd && i < count && !is_churn; i++)
 		fd[i] = is_idle && i >= ENTERED_MAX ? greeted() : entered();
 	if (!strcmp(kind, "deaf"))
@@ -220,7 +241,7 @@ int main(int argc, char **argv)
 	else if (is_churn)
 		churn(per_second);
 	else {
-		fprintf(stderr, "usage: bad_neighbour SOCKET KIND [CONNECTIONS [PER_SECOND]]\n");
+		fprintf(stderr, "usage: bad_neighbour ADDRESS KIND [CONNECTIONS [PER_SECOND]]\n");
 		return 2;
 	}
 	pause();

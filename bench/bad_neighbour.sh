@@ -63,7 +63,7 @@ measure() { # load, kind, connections, rate
 	until [ -s "$work/ready" ]; do sleep 0.02; done
 	before=$(resident "$server")
 	if [ "$2" != alone ]; then
-		"$BUILD/bench/bad_neighbour" "$sock" "${@:2}" >"$work/bad" &
+		"$BUILD/bench/bad_neighbour" "unix:$sock" "${@:2}" >"$work/bad" &
 		bad=$!
 		until [ -s "$work/bad" ]; do
 			kill -0 "$bad" || exit 1

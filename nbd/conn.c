@@ -99,6 +99,11 @@ static void conn_receive(struct nbd_conn *conn)
 
 	if (conn->receiving || conn->dead || conn->closing || conn->block || conn->in_len)
 		return;
+	if (conn->crumbs > NBD_CRUMBS && !conn->resumed) {
+		nbd_worker_pace(conn->worker, &conn->paced);
+		return;
+	}
+	conn->resumed = false;
 	sqe = ring_get_sqe(ring);
 	if (due > NBD_INBUF) {
 		io_uring_prep_recv(sqe, conn->fd, NULL, conn_ask(conn, due), 0);
@@ -197,8 +202,26 @@ void nbd_conn_unstarve(struct nbd_conn *conn)
 	conn_receive(conn);
 }
 
+void nbd_conn_resume(struct nbd_conn *conn)
+{
+	conn->resumed = true;
+	conn_receive(conn);
+}
+
+/* Looks back at the receive before this one. */
+static void conn_weigh(struct nbd_conn *conn, int res)
+{
+	if (conn->useful)
+		conn->crumbs = conn->crumbs < 4 ? 0 : conn->crumbs - 4;
+	else if (conn->took < NBD_CRUMB && conn->crumbs < NBD_CRUMBS_MAX)
+		conn->crumbs++;
+	conn->useful = false;
+	conn->took = res;
+}
+
 static void conn_take(struct nbd_conn *conn, unsigned char *buf, int slot, int res)
 {
+	conn_weigh(conn, res);
 	conn->heard_ns = nbd_now_ns(conn->worker);
 	conn->quiet = !(conn->recv_op.cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
 	conn->in_slot = slot;
@@ -347,6 +370,7 @@ void nbd_conn_finish(struct nbd_conn *conn)
 	conn->closing = true;
 	pool_cancel(&conn->waiter);
 	list_del(&conn->starved);
+	list_del(&conn->paced);
 	conn->block = NBD_BLOCK_NONE;
 	nbd_payload_forget(conn); /* a WRITE without all of its bytes is not acknowledged */
 	conn->move_to = NULL;
@@ -493,10 +517,12 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	conn->fd = fd;
 	conn->in = conn->inbuf;
 	conn->in_slot = -1;
+	conn->useful = true;
 	conn->id = atomic_fetch_add(&worker->server->next_conn, 1) + 1;
 	log_scope_init(&conn->log, "nbd conn %" PRIu64, conn->id);
 	list_init(&conn->export_node);
 	list_init(&conn->starved);
+	list_init(&conn->paced);
 	list_init(&conn->reqs);
 	list_init(&conn->free_reqs);
 	list_init(&conn->reads);

@@ -41,6 +41,17 @@
 #define NBD_SEND_QUEUE_MIN 4096U
 #define NBD_IOV		   (2 + NBD_CONN_READS)
 
+/*
+ * A receive costs the same for a byte as for 100 KiB. Clients that send in crumbs, many receives in
+ * a row that are small and complete nothing, have to wait for their turn to receive, so that
+ * several crumbs come at once: all of them together get NBD_PACE_BATCH receives every NBD_PACE_MS.
+ */
+#define NBD_CRUMB      512U
+#define NBD_CRUMBS     8U /* so many are normal */
+#define NBD_CRUMBS_MAX 32U
+#define NBD_PACE_MS    2
+#define NBD_PACE_BATCH 8
+
 struct nbd_export;
 struct nbd_handshake;
 struct nbd_req;
@@ -135,6 +146,11 @@ struct nbd_conn {
 	uint32_t in_len;
 	int in_slot;	     /* staging buffer `in` points into; -1: inbuf */
 	struct list starved; /* worker->starved */
+	struct list paced;   /* worker->paced */
+	unsigned crumbs;     /* how much it sends in pieces that are good for nothing */
+	bool useful;	     /* what was received last completed something */
+	bool resumed;	     /* it is its turn */
+	uint32_t took;	     /* bytes of the last receive */
 
 	enum nbd_block block;
 	struct pool_waiter waiter; /* for ROOM and SLOT */
@@ -209,6 +225,9 @@ void nbd_conn_leave(struct nbd_conn *conn);
 
 /* Once a tick: hangs up on those that are out of time. @pressure: somebody waits for a buffer. */
 void nbd_conn_tick(struct nbd_conn *conn, bool pressure);
+
+/* Its turn to receive: see NBD_CRUMB. */
+void nbd_conn_resume(struct nbd_conn *conn);
 
 /* A staging buffer is free again. */
 void nbd_conn_unstarve(struct nbd_conn *conn);

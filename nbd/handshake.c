@@ -202,6 +202,7 @@ static bool handshake_handled(struct nbd_conn *conn)
 	hs->data = NULL;
 	hs->have = 0;
 	hs->phase = NBD_HS_OPTION;
+	conn->useful = true;
 	return handshake_answer(conn);
 }
 

@@ -349,6 +349,7 @@ void nbd_server_get_stats(struct nbd_server *server, struct nbd_server_stats *st
 	for (i = 0; i < server->config.workers; i++) {
 		const struct nbd_worker_counters *c = &server->workers[i].counters;
 
+		stats->paced += atomic_load_explicit(&c->paced, memory_order_relaxed);
 		stats->retracted += atomic_load_explicit(&c->retracted, memory_order_relaxed);
 		stats->accepted += atomic_load_explicit(&c->accepted, memory_order_relaxed);
 		for (j = 0; j < NBD_LIMITS; j++)

@@ -372,6 +372,7 @@ static bool payload_end(struct nbd_conn *conn)
 {
 	struct nbd_payload *p = &conn->payload;
 
+	conn->useful = true;
 	if (!p->error && status_limited(&p->rq))
 		p->error = status_narrow(conn);
 	if (!p->error && (p->rq.type == NBD_CMD_BLOCK_STATUS || p->rq.flags & NBD_CMD_FLAG_FUA))
@@ -502,6 +503,7 @@ static void request_note(struct nbd_conn *conn)
 	const struct nbd_request *rq = &conn->rq;
 
 	conn->header_have = 0;
+	conn->useful = true;
 	nbd_export_count_begin(conn->export, rq->type, nbd_now_ns(conn->worker));
 	NBD_PROBE_REQUEST_START(conn->id, rq->cookie, rq->type, rq->off, rq->len, rq->flags);
 }

@@ -129,6 +129,7 @@ struct nbd_server_stats {
 	unsigned connections;	  /* now, those that negotiate included */
 	uint64_t accepted;	  /* ever, refused ones not included */
 	uint64_t met[NBD_LIMITS]; /* how often a limit was met */
+	uint64_t paced;	    /* how often a client that sends crumbs had to wait for its turn to */
 	uint64_t retracted; /* how often replies were taken back from a client that did not read */
 };
 

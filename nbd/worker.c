@@ -256,6 +256,38 @@ static void tick_arm(struct nbd_worker *worker)
 	worker->ticking = true;
 }
 
+static void pace_arm(struct nbd_worker *worker)
+{
+	struct io_uring_sqe *sqe = ring_get_sqe(&worker->ring);
+
+	io_uring_prep_timeout(sqe, &worker->pace_period, 0, 0);
+	ring_arm(&worker->ring, sqe, &worker->pace);
+	worker->pacing = true;
+}
+
+static void paced(struct ring_op *op, int res)
+{
+	struct nbd_worker *worker = container_of(op, struct nbd_worker, pace);
+	struct list *node;
+	unsigned i;
+
+	(void)res;
+	worker->pacing = false;
+	for (i = 0; i < NBD_PACE_BATCH && (node = list_pop(&worker->paced)); i++)
+		nbd_conn_resume(list_entry(node, struct nbd_conn, paced));
+	if (!list_empty(&worker->paced))
+		pace_arm(worker);
+}
+
+void nbd_worker_pace(struct nbd_worker *worker, struct list *node)
+{
+	nbd_count(&worker->counters.paced, 1);
+	list_del(node);
+	list_add_tail(&worker->paced, node);
+	if (!worker->pacing)
+		pace_arm(worker);
+}
+
 static void relief_arm(struct nbd_worker *worker)
 {
 	struct io_uring_sqe *sqe = ring_get_sqe(&worker->ring);
@@ -462,6 +494,8 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	};
 	worker->tick.done = ticked;
 	worker->tick_cancel.done = tick_cancelled;
+	worker->pace.done = paced;
+	worker->pace_period.tv_nsec = NBD_PACE_MS * 1000000L;
 	worker->relief.done = relieved;
 	worker->relief_period.tv_nsec = NBD_RETRACT_MS / 2 * 1000000L;
 	worker->tick_period = tick_period(&worker->server->config);
@@ -475,7 +509,7 @@ static void worker_loop(struct nbd_worker *worker)
 	bool said = false;
 
 	while (!worker->leaving || worker->ticking || worker->tick_cancelling ||
-	       worker->relieving || !list_empty(&worker->conns)) {
+	       worker->relieving || worker->pacing || !list_empty(&worker->conns)) {
 		int r = ring_round(&worker->ring);
 
 		if (!r)
@@ -536,6 +570,7 @@ int nbd_worker_start(struct nbd_worker *worker, struct nbd_server *server, unsig
 	worker->server = server;
 	log_scope_init(&worker->log, "nbd worker %u", index);
 	list_init(&worker->starved);
+	list_init(&worker->paced);
 	list_init(&worker->conns);
 	list_init(&worker->exports);
 	list_init(&worker->acceptors);

@@ -91,7 +91,7 @@ struct nbd_acceptor {
 
 /* Written by the worker alone, read by anybody. */
 struct nbd_worker_counters {
-	_Atomic uint64_t accepted, retracted, met[NBD_LIMITS];
+	_Atomic uint64_t accepted, retracted, paced, met[NBD_LIMITS];
 };
 
 struct nbd_worker {
@@ -107,6 +107,10 @@ struct nbd_worker {
 	struct io_uring_buf_ring *staging_ring;
 	unsigned staging_held; /* by connections; the others are the kernel's */
 	struct list starved;   /* connections that found no staging buffer */
+	struct list paced;     /* and those that have to wait for their turn */
+	struct ring_op pace;
+	struct __kernel_timespec pace_period;
+	bool pacing;
 
 	unsigned parked;     /* pieces of replies: retract.h */
 	struct list conns;   /* struct nbd_conn.node */
@@ -167,6 +171,9 @@ void nbd_worker_end_conns(struct nbd_worker *worker);
 
 /* Returns when the last connection is gone, which it soon is. */
 void nbd_worker_quiesce(struct nbd_worker *worker);
+
+/* Resumes the connection whose `paced` @node is when it is its turn. */
+void nbd_worker_pace(struct nbd_worker *worker, struct list *node);
 
 /* Somebody has fewer read buffers than it could use: those who hold some and do not read may lose
  * them. */

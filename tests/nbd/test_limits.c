@@ -1,4 +1,7 @@
 /* Clients that cost more than they bring: memory stays what it was at start, nobody else waits. */
+#include <linux/sockios.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 
 #include "tests/nbd/rig.h"
@@ -205,6 +208,56 @@ static void a_thousand_idle_connections_cost_little(void **state)
 	rig_stop(rig);
 }
 
+static uint64_t paced(struct rig *rig)
+{
+	struct nbd_server_stats stats;
+
+	nbd_server_get_stats(rig->server, &stats);
+	return stats.paced;
+}
+
+/* Sends a byte and waits until the server has received it, so that the next is another receive. */
+static void send_crumb(int fd, const unsigned char *p)
+{
+	int unread = 1;
+
+	peer_send(fd, p, 1);
+	while (!ioctl(fd, SIOCOUTQ, &unread) && unread)
+		sched_yield();
+}
+
+static void who_sends_crumbs_waits_for_its_turn_and_nobody_else_does(void **state)
+{
+	struct rig *rig = *state;
+	int crumbs = peer_enter(rig->address, RIG_NAME), i;
+	int fd = peer_enter(rig->address, RIG_NAME);
+	unsigned char data[64], header[NBD_REQUEST_SIZE];
+
+	/* One request after the other, each in a receive of its own and small: that is normal. */
+	rig_pattern(data, sizeof(data), 9);
+	for (i = 0; i < 100; i++) {
+		peer_write(fd, 0, i, 4096, data, sizeof(data));
+		assert_int_equal(peer_simple_to(fd, i), 0);
+	}
+	assert_int_equal(paced(rig), 0);
+	peer_put_request(header, 0, NBD_CMD_WRITE, 7, 8192, sizeof(data));
+	for (i = 0; i < (int)sizeof(header); i++)
+		send_crumb(crumbs, header + i);
+	for (i = 0; i < (int)sizeof(data); i++)
+		send_crumb(crumbs, data + i);
+	assert_int_equal(peer_simple_to(crumbs, 7), 0);
+	assert_memory_equal(rig->mem.data + 8192, data, sizeof(data));
+	assert_true(paced(rig) > 10);
+	assert_served(rig);
+	/* It may leave while it waits. */
+	for (i = 0; i < 20; i++)
+		send_crumb(crumbs, header + i);
+	peer_send(crumbs, header + 20, 1);
+	peer_close(crumbs);
+	peer_close(fd);
+	rig_await(rig_stats(rig).connections == 0);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
@@ -213,6 +266,7 @@ int main(void)
 		T(sixty_clients_in_the_middle_of_a_choked_write_stop_only_writes),
 		T(clients_that_read_no_replies_are_throttled_not_served_from_memory),
 		cmocka_unit_test(a_few_clients_that_read_no_replies_leave_buffers_to_others),
+		T(who_sends_crumbs_waits_for_its_turn_and_nobody_else_does),
 		cmocka_unit_test(a_client_that_rests_in_the_middle_of_a_reply_is_left_alone),
 		cmocka_unit_test(a_thousand_idle_connections_cost_little),
 	};
