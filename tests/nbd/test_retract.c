@@ -218,6 +218,7 @@ static void beyond_what_can_be_set_aside_the_stall_timeout_decides(void **state)
 	unsigned i, j;
 
 	(void)state;
+	rig_pattern(rig->mem.data, RIG_SIZE, 3);
 	for (i = 0; i < DEAF; i++) {
 		deaf[i] = (struct session){.rig = rig, .style = STRUCTURED};
 		deaf[i].fd = enter(rig->address, STRUCTURED);
