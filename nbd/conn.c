@@ -294,6 +294,7 @@ static void conn_move(struct nbd_conn *conn)
 	conn->worker = to;
 	conn->mail.open = conn_arrive;
 	list_del(&conn->node);
+	list_del(&conn->paced);
 	nbd_worker_post(to, &conn->mail);
 	nbd_worker_conn_gone(from);
 }

@@ -268,9 +268,8 @@ static void sent(struct ring_op *op, int res)
 		nbd_conn_unblock(conn, NBD_BLOCK_TLS);
 		nbd_reads_kick(conn);
 		nbd_send_kick(conn);
-	} else if (res == -ECANCELED && conn->send.retract) {
+	} else if (res == -EINTR || res == -EAGAIN || res == -ECANCELED) {
 		nbd_retract_go(conn);
-	} else if (res == -EINTR || res == -EAGAIN) {
 		nbd_send_kick(conn);
 	} else {
 		nbd_conn_close(conn);

@@ -12,8 +12,12 @@ static void cancelled(struct ring_op *op, int res)
 {
 	struct nbd_conn *conn = container_of(op, struct nbd_conn, send.cancel);
 
-	(void)res;
 	conn->send.cancelling = false;
+	if (res < 0 && conn->send.busy) {
+		/* It is being taken after all; if that lasts, the next turn tries again. */
+		conn->send.retract = false;
+		nbd_reads_kick(conn);
+	}
 	nbd_retract_go(conn);
 	nbd_conn_settle(conn);
 }
@@ -28,7 +32,7 @@ void nbd_retract_begin(struct nbd_conn *conn)
 	struct nbd_send *send = &conn->send;
 	struct io_uring_sqe *sqe;
 
-	if (conn->dead || send->retract || !send->busy || !conn->read_bufs ||
+	if (conn->dead || send->retract || send->cancelling || !send->busy || !conn->read_bufs ||
 	    conn->worker->parked >= NBD_PARKED ||
 	    nbd_now_ns(conn->worker) - send->moved_ns < NBD_RETRACT_MS * 1000000LL)
 		return;
@@ -107,6 +111,7 @@ static void retract(struct nbd_conn *conn)
 void nbd_retract_go(struct nbd_conn *conn)
 {
 	struct nbd_send *send = &conn->send;
+	int64_t moved_ns = send->moved_ns;
 
 	if (!send->retract || send->cancelling || conn->read_ops || (send->busy && !conn->tls))
 		return;
@@ -117,6 +122,7 @@ void nbd_retract_go(struct nbd_conn *conn)
 	if (conn->export && conn->export->state == NBD_EXPORT_LIVE)
 		retract(conn);
 	nbd_send_kick(conn);
+	send->moved_ns = moved_ns; /* nothing has */
 	conn->stuck = send->busy;
 }
 
