@@ -1,12 +1,13 @@
 #include "base/log.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
-static enum log_level log_max = LOG_LEVEL_INFO;
+static _Atomic enum log_level log_max = LOG_LEVEL_INFO;
 
 static const struct {
 	const char *word;
@@ -20,7 +21,7 @@ static const struct {
 
 void log_set_level(enum log_level level)
 {
-	log_max = level;
+	atomic_store_explicit(&log_max, level, memory_order_relaxed);
 }
 
 void log_scope_init(struct log_scope *scope, const char *fmt, ...)
@@ -46,7 +47,7 @@ void log_line(enum log_level level, const struct log_scope *scope, const char *f
 	va_list ap;
 	int n;
 
-	if (level > log_max)
+	if (level > atomic_load_explicit(&log_max, memory_order_relaxed))
 		return;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);

@@ -462,12 +462,14 @@ static void one_buffer_is_enough_for_any_reply(void **state)
 	struct rig *rig = start((struct nbd_server_config){.max_inflight_bytes = 256 << 10});
 	const uint32_t len = 3 << 20;
 	unsigned char *back = malloc(len);
-	int fd = peer_enter(rig->address, RIG_NAME);
 	unsigned i;
+	int fd;
 
 	(void)state;
 	assert_non_null(back);
 	rig_pattern(rig->mem.data, RIG_SIZE, 7);
+	assert_int_equal(nbd_export_flush(rig->export), 0); /* the worker's to read from here on */
+	fd = peer_enter(rig->address, RIG_NAME);
 	for (i = 0; i < 4; i++)
 		peer_request(fd, 0, NBD_CMD_READ, i, i * 4000001, i % 2 ? 5 : len);
 	for (i = 0; i < 4; i++) {

@@ -24,7 +24,8 @@ static int setup(void **state)
 	rig_pattern(rig->mem.data, RIG_SIZE, 3);
 	atomic_store(&rig->mem.extent_size, 4096);
 	*state = rig;
-	return 0;
+	/* From here on the bytes are the worker's to read. */
+	return nbd_export_flush(rig->export);
 }
 
 static uint64_t retracted(const struct rig *rig)
@@ -219,6 +220,7 @@ static void beyond_what_can_be_set_aside_the_stall_timeout_decides(void **state)
 
 	(void)state;
 	rig_pattern(rig->mem.data, RIG_SIZE, 3);
+	assert_int_equal(nbd_export_flush(rig->export), 0);
 	for (i = 0; i < DEAF; i++) {
 		deaf[i] = (struct session){.rig = rig, .style = STRUCTURED};
 		deaf[i].fd = enter(rig->address, STRUCTURED);

@@ -324,6 +324,7 @@ static void what_has_begun_is_finished(void **state)
 	(void)state;
 	leaving_add(&l);
 	memset(l.mem.data, 7, SPEC_SMALL);
+	assert_int_equal(nbd_export_flush(l.export), 0); /* the worker's to read from here on */
 	fd = spec_enter("leaving", SPEC_CHUNKS);
 	for (i = 0; i < READS; i++)
 		peer_request(fd, 0, NBD_CMD_READ, i, i * 512, 512);
