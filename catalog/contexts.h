@@ -40,10 +40,10 @@ struct catalog_vm_context {
  *
  * Read from @vm: vm_name, vmware_vm_id, vm_path, vcenter_host (all non-empty), datacenter,
  * power_state, os_type, vmx_version, cpu_count, memory_mb, credential_id (CATALOG_NONE keeps a
- * stored one). Read from each disk: disk_id (non-empty, no two alike), vmware_disk_key, label,
- * path, datastore, capacity_bytes (> 0), size_gb, unit_number, provisioning_type, controller.
- * Written back to @vm and @disks: everything else, so context_id, id and disk_index.
- * CATALOG_E_INVALID.
+ * stored one, one that does not exist is refused). Read from each disk: disk_id (non-empty, no two
+ * alike), vmware_disk_key, label, path, datastore, capacity_bytes (> 0), size_gb, unit_number,
+ * provisioning_type, controller. Written back to @vm and @disks: everything else, so context_id, id
+ * and disk_index. CATALOG_E_INVALID.
  */
 int catalog_vm_context_upsert(struct catalog *cat, struct catalog_vm_context *vm,
 			      struct catalog_vm_disk *disks, size_t n, const char *networks_json,

@@ -46,13 +46,29 @@ static int update_vm(struct db *db, const struct upsert *u, const char *context_
 		NULL, err);
 }
 
+static int check_credential(struct db *db, int64_t id, struct err *err)
+{
+	int64_t n = 1;
+	int r = 0;
+
+	if (id != CATALOG_NONE)
+		r = db_query_i64(db, "SELECT COUNT(*) FROM credentials WHERE id = ?",
+				 DB_ARGS(DB_I64(id)), 0, &n, err);
+	if (!r && !n)
+		r = err_set(err, CATALOG_E_INVALID, "there is no credential %" PRId64, id);
+	return r;
+}
+
 static int store_vm(struct db *db, const struct upsert *u, char context_id[CATALOG_ID_SIZE],
 		    struct err *err)
 {
 	struct catalog_vm_context row;
-	int r = row_get(
-		db, &catalog_vm_context_map, "WHERE v.vcenter_host = ? AND v.vmware_vm_id = ?",
-		DB_ARGS(DB_TEXT(u->vm->vcenter_host), DB_TEXT(u->vm->vmware_vm_id)), &row, err);
+	int r = check_credential(db, u->vm->credential_id, err);
+
+	if (r)
+		return r;
+	r = row_get(db, &catalog_vm_context_map, "WHERE v.vcenter_host = ? AND v.vmware_vm_id = ?",
+		    DB_ARGS(DB_TEXT(u->vm->vcenter_host), DB_TEXT(u->vm->vmware_vm_id)), &row, err);
 
 	if (r == DB_DONE) {
 		row = *u->vm;

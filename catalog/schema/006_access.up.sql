@@ -28,17 +28,21 @@ CREATE TABLE api_tokens (
 CREATE INDEX idx_token_user ON api_tokens (user_id);
 
 -- The secret is encrypted; key_id says with which key. A VM context names a credential by its id.
+-- is_default is 1 or NULL, so that the unique key allows one default and any number of others.
 CREATE TABLE credentials (
 	id         $AUTO_ID,
 	name       VARCHAR(255) NOT NULL CHECK (name <> ''),
 	kind       VARCHAR(16)  NOT NULL CHECK (kind IN ('vcenter', 'cifs', 's3', 'azure')),
 	host       VARCHAR(255) NOT NULL DEFAULT '',
 	username   VARCHAR(255) NOT NULL,
-	secret     TEXT         NOT NULL,
+	datacenter VARCHAR(255) NOT NULL DEFAULT '',
+	is_default INT          NULL CHECK (is_default = 1),
+	secret     TEXT         NOT NULL CHECK (secret <> ''),
 	key_id     VARCHAR(64)  NOT NULL CHECK (key_id <> ''),
 	created_at BIGINT       NOT NULL,
 	updated_at BIGINT       NOT NULL,
-	CONSTRAINT uk_credential_name UNIQUE (name)
+	CONSTRAINT uk_credential_name UNIQUE (name),
+	CONSTRAINT uk_credential_default UNIQUE (is_default)
 ) $OPTIONS;
 
 -- Each entry's hash covers the entry and the hash before it, so that none can be changed or taken out

@@ -126,6 +126,9 @@ static void credential_and_networks_stay_when_discovery_has_no_word_about_them(v
 	char *json = NULL;
 	struct fx_vm v;
 
+	tmpdb_sql(&fx->t,
+		  "INSERT INTO credentials (id, name, kind, username, secret, key_id,"
+		  " created_at, updated_at) VALUES (7, 'x', 'vcenter', 'u', 's', 'k', 1, 1)");
 	fx_describe_vm(&v, "pgtest1", "vc1", 1);
 	v.vm.credential_id = 7;
 	OK(catalog_vm_context_upsert(fx->cat, &v.vm, v.disks, 1, nets, &err));
