@@ -95,6 +95,7 @@ struct start_body {
 	char backup_type[CATALOG_ID_SIZE];
 	char policy_id[CATALOG_ID_SIZE];
 	char compression[16];
+	int64_t credential_id;
 	char tags[CATALOG_TAGS_SIZE];
 };
 
@@ -107,6 +108,7 @@ static const struct api_json_member start_members[] = {
 	API_TEXT(START, backup_type, .required = true, .one_of = "full|incremental"),
 	API_TEXT(START, policy_id),
 	API_TEXT(START, compression),
+	API_I64(START, credential_id),
 	API_BY_HAND("tags", ANY, .what = "an object or a list, of your own"),
 };
 static const struct api_shape start_shape = API_SHAPE("BackupStart", start_members);
@@ -186,6 +188,7 @@ static int post_backup(struct api_request *req, struct err *err)
 	struct hub_backup_view view = {.disks = NULL};
 	int rc = take_start(req->body, &body, &start.backup_type, err);
 
+	start.credential_id = body.credential_id;
 	if (!rc)
 		rc = hub_backup_start(req->hub, &start, &started, err);
 	if (rc) {

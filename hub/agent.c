@@ -30,7 +30,8 @@ struct agent_call {
 	const atomic_bool *cancel;
 	char base[AGENT_URL_MAX];
 	const char *path;
-	char *request; /* JSON text, or NULL: GET */
+	char *request;	    /* JSON text, or NULL: GET */
+	const char *secret; /* the password in it, or NULL */
 	unsigned timeout_ms;
 	size_t answer_max;
 	long status;
@@ -216,14 +217,25 @@ static int agent_perform(struct agent_call *call, struct err *err)
 	return 0;
 }
 
+/* An agent that repeats what it was told must not make the hub repeat it. */
+static void agent_hide(char *text, const char *secret)
+{
+	size_t len = secret ? strlen(secret) : 0;
+
+	for (char *p = text; len && (p = strstr(p, secret)); p += len)
+		memset(p, '*', len);
+}
+
 /* The agent answers plain text or JSON when it refuses; a line of it helps whoever reads. */
 static int agent_refused(struct agent_call *call, struct err *err)
 {
 	char text[AGENT_REFUSAL_MAX + 1] = "";
 	size_t n = MIN(call->answer_len, (size_t)AGENT_REFUSAL_MAX);
 
-	if (n)
+	if (n) {
+		agent_hide(call->answer, call->secret); /* whole, before it is cut */
 		memcpy(text, call->answer, n);
+	}
 	for (char *p = text; *p; p++)
 		if ((unsigned char)*p < 0x20)
 			*p = ' ';
@@ -254,6 +266,7 @@ int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, st
 	_cleanup_(agent_call_deinit) struct agent_call call = {
 		.path = "/backup/start",
 		.cancel = job->cancel,
+		.secret = job->vcenter_password,
 		.answer_max = AGENT_ANSWER_MAX,
 	};
 	json_t *body = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s*}", "job_id", job->job_id,
@@ -276,10 +289,12 @@ int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, st
 	return call.status == 200 ? 0 : agent_refused(&call, err);
 }
 
-int hub_agent_discover(struct hub_agent *agent, const json_t *body, json_t **out, struct err *err)
+int hub_agent_discover(struct hub_agent *agent, const json_t *body, const char *secret,
+		       json_t **out, struct err *err)
 {
 	_cleanup_(agent_call_deinit) struct agent_call call = {
 		.path = "/discover",
+		.secret = secret,
 		.request = json_dumps(body, JSON_COMPACT),
 		.answer_max = AGENT_DISCOVERY_MAX,
 	};

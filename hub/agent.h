@@ -42,9 +42,10 @@ struct hub_agent_job {
 /* 0 once the agent has accepted. HUB_E_AGENT, HUB_E_STOPPING, -ECANCELED. */
 int hub_agent_start(struct hub_agent *agent, const struct hub_agent_job *job, struct err *err);
 
-/* @body is borrowed. *@out is an object; the caller json_decref()s it. HUB_E_AGENT,
- * HUB_E_STOPPING. */
-int hub_agent_discover(struct hub_agent *agent, const json_t *body, json_t **out, struct err *err);
+/* @body is borrowed; @secret is what of it must not come back in an error. *@out is an object; the
+ * caller json_decref()s it. HUB_E_AGENT, HUB_E_STOPPING. */
+int hub_agent_discover(struct hub_agent *agent, const json_t *body, const char *secret,
+		       json_t **out, struct err *err);
 
 /* The agent's own view of a job, in a moment or not at all: HUB_E_NOT_FOUND before its first
  * word; HUB_E_AGENT, HUB_E_STOPPING. */

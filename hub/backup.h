@@ -29,6 +29,7 @@ struct hub_start_request {
 	const char *policy_id;	 /* may be NULL */
 	const char *compression; /* as qcow2_parse_compression(); NULL or empty: the repository's */
 	const char *tags;	 /* JSON text; may be NULL */
+	int64_t credential_id;	 /* <= 0: the VM's, else as hub_login_choose() */
 };
 
 struct hub_started {

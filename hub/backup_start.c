@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "catalog/disks.h"
+#include "hub/credentials.h"
 #include "hub/job.h"
 #include "hub/repositories.h"
 #include "nbd/export_qcow2.h"
@@ -232,16 +233,30 @@ static const char *start_previous_change_id(const struct hub_job *job)
 	return "none";
 }
 
+/* A credential that is named goes to its own host, whatever the agent calls that one; the default
+ * one only to VMs of that host. */
+static int start_login(struct hub *hub, const struct hub_start_request *req,
+		       const struct catalog_vm_context *vm, struct hub_login *login,
+		       struct err *err)
+{
+	int64_t id = req->credential_id > 0 ? req->credential_id : vm->credential_id;
+	int rc = hub_login_choose(hub, id, id > 0 ? "" : vm->vcenter_host, login, err);
+
+	if (!rc && !login->host[0])
+		CATALOG_TEXT(login->host, start_or_local(vm->vcenter_host));
+	return rc;
+}
+
 static int start_call_agent(struct hub *hub, struct hub_job *job, const char *targets,
-			    struct err *err)
+			    const struct hub_login *login, struct err *err)
 {
 	struct hub_agent_job call = {
 		.job_id = job->row.id,
 		.vm_name = job->vm_name,
 		.vm_path = job->vm.vm_path,
-		.vcenter_host = start_or_local(job->vm.vcenter_host),
-		.vcenter_user = start_or_local(hub->vcenter_user),
-		.vcenter_password = start_or_local(hub->vcenter_password),
+		.vcenter_host = login->host,
+		.vcenter_user = login->username,
+		.vcenter_password = login->password,
 		.nbd_targets = targets,
 		.backup_type = catalog_backup_type_name(job->row.backup_type),
 		.previous_change_id = start_previous_change_id(job),
@@ -264,12 +279,20 @@ static int start_call_agent(struct hub *hub, struct hub_job *job, const char *ta
 
 /* --- all of it ------------------------------------------------------------------------------ */
 
+/* What the words of the request stand for. */
+struct start_found {
+	struct catalog_repository repository;
+	struct catalog_vm_disk *vm_disks;
+	size_t n;
+	struct hub_login login;
+};
+
 /* Up to the job row: a failure here leaves nothing but a free VM. */
 static int start_prepare(struct hub *hub, struct hub_job *job, const struct hub_start_request *req,
-			 const struct catalog_repository *repository,
-			 const struct catalog_vm_disk *vm_disks, size_t n,
-			 char busy_id[CATALOG_ID_SIZE], struct err *err)
+			 const struct start_found *found, char busy_id[CATALOG_ID_SIZE],
+			 struct err *err)
 {
+	const struct catalog_repository *repository = &found->repository;
 	int rc = repo_open(&job->repo, repository, false, err);
 
 	if (rc)
@@ -282,10 +305,11 @@ static int start_prepare(struct hub *hub, struct hub_job *job, const struct hub_
 	if (req->compression && req->compression[0])
 		qcow2_parse_compression(req->compression, &job->zstd_level);
 	start_fill_row(job, req, repository);
-	return start_plan(hub, job, vm_disks, n, req->backup_type, busy_id, err);
+	return start_plan(hub, job, found->vm_disks, found->n, req->backup_type, busy_id, err);
 }
 
-static int start_run(struct hub *hub, struct hub_job *job, struct hub_started *out, struct err *err)
+static int start_run(struct hub *hub, struct hub_job *job, const struct hub_login *login,
+		     struct hub_started *out, struct err *err)
 {
 	int rc = 0;
 
@@ -297,7 +321,7 @@ static int start_run(struct hub *hub, struct hub_job *job, struct hub_started *o
 	out->nbd_targets = hub_nbd_targets(hub, job);
 	if (!out->nbd_targets)
 		return err_sys(err, -ENOMEM, "backup of \"%s\"", job->vm_name);
-	return start_call_agent(hub, job, out->nbd_targets, err);
+	return start_call_agent(hub, job, out->nbd_targets, login, err);
 }
 
 static int start_undo(struct hub *hub, struct hub_job *job, struct hub_started *out, int rc,
@@ -314,11 +338,9 @@ static int start_undo(struct hub *hub, struct hub_job *job, struct hub_started *
 
 /* With the VM reserved. */
 static int start_job(struct hub *hub, struct hub_job *job, const struct hub_start_request *req,
-		     const struct catalog_repository *repository,
-		     const struct catalog_vm_disk *vm_disks, size_t n, struct hub_started *out,
-		     struct err *err)
+		     const struct start_found *found, struct hub_started *out, struct err *err)
 {
-	int rc = start_prepare(hub, job, req, repository, vm_disks, n, out->backup_id, err);
+	int rc = start_prepare(hub, job, req, found, out->backup_id, err);
 
 	if (rc == -ECONNABORTED) /* its rows may be there: it ends when the catalog can be told */
 		hub_job_fail_with(hub, job, err);
@@ -327,7 +349,7 @@ static int start_job(struct hub *hub, struct hub_job *job, const struct hub_star
 	if (rc)
 		return rc;
 	strcpy(out->backup_id, job->row.id);
-	rc = start_run(hub, job, out, err);
+	rc = start_run(hub, job, &found->login, out, err);
 	if (rc)
 		return start_undo(hub, job, out, rc, err);
 	log_info(&job->log, "%s backup of VM \"%s\" runs: %zu disks, %lld bytes, repository \"%s\"",
@@ -339,11 +361,9 @@ static int start_job(struct hub *hub, struct hub_job *job, const struct hub_star
 int hub_backup_start(struct hub *hub, const struct hub_start_request *req, struct hub_started *out,
 		     struct err *err)
 {
-	_cleanup_(freep) struct catalog_vm_disk *vm_disks = NULL;
+	struct start_found found = {.n = 0};
 	struct catalog_vm_context vm;
-	struct catalog_repository repository;
 	struct hub_job *job;
-	size_t n = 0;
 	int rc, level;
 
 	*out = (struct hub_started){.nbd_targets = NULL};
@@ -358,15 +378,19 @@ int hub_backup_start(struct hub *hub, const struct hub_start_request *req, struc
 			       "use \"full\" or \"incremental\"");
 	rc = start_find_vm(hub, req, &vm, err);
 	if (!rc)
-		rc = start_find_disks(hub, &vm, &vm_disks, &n, err);
+		rc = start_find_disks(hub, &vm, &found.vm_disks, &found.n, err);
 	if (!rc)
-		rc = start_find_repository(hub, req, &repository, err);
+		rc = start_find_repository(hub, req, &found.repository, err);
+	if (!rc)
+		rc = start_login(hub, req, &vm, &found.login, err);
 	if (!rc)
 		rc = hub_job_reserve(hub, &vm, &job, out->backup_id, err);
-	if (rc)
-		return rc;
-	rc = start_job(hub, job, req, &repository, vm_disks, n, out, err);
-	pthread_mutex_unlock(&job->work);
-	hub_job_unref(hub, job);
+	if (!rc) {
+		rc = start_job(hub, job, req, &found, out, err);
+		pthread_mutex_unlock(&job->work);
+		hub_job_unref(hub, job);
+	}
+	hub_login_wipe(&found.login);
+	free(found.vm_disks);
 	return rc;
 }

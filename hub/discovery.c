@@ -5,33 +5,64 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "hub/credentials.h"
 #include "hub/job.h"
 
 #define DISCOVERY_DISKS_MAX 1024 /* far above what a VM can have */
 
 /* --- asking --------------------------------------------------------------------------------- */
 
-static const char *discovery_text(const char *asked, const char *configured)
+static const char *discovery_text(const char *asked, const char *known)
 {
-	return asked[0] ? asked : configured[0] ? configured : "local";
+	return asked[0] ? asked : known[0] ? known : "local";
 }
 
-static int discovery_ask(struct hub *hub, const struct hub_discovery *where, json_t **out,
-			 struct err *err)
+static int discovery_login(struct hub *hub, const struct hub_discovery *where,
+			   struct hub_login *login, struct err *err)
 {
-	json_t *body =
-		json_pack("{s:s,s:s,s:s,s:s,s:s*}", "vcenter", discovery_text(where->vcenter, ""),
-			  "username", discovery_text(where->username, hub->vcenter_user),
-			  "password", discovery_text(where->password, hub->vcenter_password),
-			  "datacenter", discovery_text(where->datacenter, ""), "filter",
-			  where->filter[0] ? where->filter : NULL);
-	json_t *answer = NULL;
+	bool own = where->username[0] || where->password[0];
+
+	if (!own)
+		return hub_login_choose(hub, where->credential_id, where->vcenter, login, err);
+	if (where->credential_id > 0)
+		return err_set(err, HUB_E_INVALID,
+			       "say either credential_id or username and password, not both");
+	*login = (struct hub_login){.credential_id = CATALOG_NONE};
+	CATALOG_TEXT(login->username, discovery_text(where->username, hub->vcenter_user));
+	CATALOG_TEXT(login->password, discovery_text(where->password, hub->vcenter_password));
+	return 0;
+}
+
+/* The request as the agent gets it; what was not said in @where is filled in. */
+static int discovery_call(struct hub *hub, struct hub_discovery *where,
+			  const struct hub_login *login, json_t **out, struct err *err)
+{
+	json_t *body, *password = json_string(login->password);
 	int rc;
 
+	CATALOG_TEXT(where->vcenter, discovery_text(where->vcenter, login->host));
+	CATALOG_TEXT(where->datacenter, discovery_text(where->datacenter, login->datacenter));
+	where->credential_id = login->credential_id;
+	body = json_pack("{s:s,s:s,s:o,s:s,s:s*}", "vcenter", where->vcenter, "username",
+			 login->username, "password", password, "datacenter", where->datacenter,
+			 "filter", where->filter[0] ? where->filter : NULL);
 	if (!body)
 		return err_set(err, HUB_E_INVALID, "the discovery request is not UTF-8 text");
-	rc = hub_agent_discover(hub->agent, body, &answer, err);
+	rc = hub_agent_discover(hub->agent, body, login->password, out, err);
 	json_decref(body);
+	return rc;
+}
+
+static int discovery_ask(struct hub *hub, struct hub_discovery *where, json_t **out,
+			 struct err *err)
+{
+	struct hub_login login;
+	json_t *answer = NULL;
+	int rc = discovery_login(hub, where, &login, err);
+
+	if (!rc)
+		rc = discovery_call(hub, where, &login, &answer, err);
+	hub_login_wipe(&login);
 	if (rc)
 		return rc;
 	/* An agent that found nothing may say null. */
@@ -51,7 +82,7 @@ static const char *discovery_vcenter(const json_t *answer, const struct hub_disc
 {
 	const char *host = hub_json_text(json_object_get(answer, "vcenter"), "host");
 
-	return host[0] ? host : discovery_text(where->vcenter, "");
+	return host[0] ? host : where->vcenter;
 }
 
 static void discovery_mark_known(struct hub *hub, json_t *answer, const char *vcenter)
@@ -74,11 +105,26 @@ static void discovery_mark_known(struct hub *hub, json_t *answer, const char *vc
 
 int hub_discover(struct hub *hub, const struct hub_discovery *where, json_t **out, struct err *err)
 {
-	int rc = discovery_ask(hub, where, out, err);
+	struct hub_discovery asked = *where;
+	int rc = discovery_ask(hub, &asked, out, err);
 
 	if (!rc)
-		discovery_mark_known(hub, *out, discovery_vcenter(*out, where));
+		discovery_mark_known(hub, *out, discovery_vcenter(*out, &asked));
+	explicit_bzero(&asked, sizeof(asked));
 	return rc;
+}
+
+int hub_credential_test(struct hub *hub, int64_t id, size_t *vms, struct err *err)
+{
+	struct hub_discovery where = {.credential_id = id};
+	json_t *answer = NULL;
+	int rc = discovery_ask(hub, &where, &answer, err);
+
+	if (rc)
+		return rc;
+	*vms = json_array_size(json_object_get(answer, "vms"));
+	json_decref(answer);
+	return 0;
 }
 
 /* --- what it said of one VM ----------------------------------------------------------------- */
@@ -251,6 +297,7 @@ int hub_add_vms(struct hub *hub, const struct hub_discovery *where, const char *
 		size_t n, struct hub_added_vm **rows, struct err *err)
 {
 	_cleanup_(freep) struct hub_added_vm *out = NULL;
+	struct hub_discovery asked = *where;
 	json_t *answer = NULL;
 	size_t added = 0;
 	int rc;
@@ -260,11 +307,12 @@ int hub_add_vms(struct hub *hub, const struct hub_discovery *where, const char *
 	out = calloc(n, sizeof(*out));
 	if (!out)
 		return err_sys(err, -ENOMEM, "discovery");
-	rc = discovery_ask(hub, where, &answer, err);
+	rc = discovery_ask(hub, &asked, &answer, err);
+	explicit_bzero(asked.password, sizeof(asked.password));
 	if (rc)
 		return rc;
 	for (size_t i = 0; i < n; i++) {
-		discovery_add_row(hub, where, answer, names[i], &out[i]);
+		discovery_add_row(hub, &asked, answer, names[i], &out[i]);
 		added += !out[i].error[0];
 	}
 	json_decref(answer);

@@ -11,20 +11,24 @@
 #include "catalog/contexts.h"
 #include "hub/hub.h"
 
-/* Where to look. Empty texts: the hub's configured user and password, else "local". */
+/*
+ * Where to look, and as whom: with username and password of the request's own, or with a
+ * credential, or (neither) as hub_login_choose() finds. vcenter and datacenter, when empty, are the
+ * credential's, else "local". The credential used is the one the VMs added have.
+ */
 struct hub_discovery {
 	char vcenter[CATALOG_NAME_SIZE];
 	char username[CATALOG_NAME_SIZE];
 	char password[CATALOG_NAME_SIZE];
 	char datacenter[CATALOG_NAME_SIZE];
 	char filter[CATALOG_NAME_SIZE]; /* the agent's own business */
-	int64_t credential_id;		/* or CATALOG_NONE */
+	int64_t credential_id;		/* <= 0: none; excludes username and password */
 };
 
 /*
  * What the agent sees now, in its own words: *@out is {"vcenter":{...},"vms":[...]}, each VM with
  * "context_id" added ("" when not under management). The caller json_decref()s it.
- * HUB_E_AGENT.
+ * HUB_E_AGENT, HUB_E_INVALID, HUB_E_NOT_FOUND (the credential), as hub_login_choose().
  */
 int hub_discover(struct hub *hub, const struct hub_discovery *where, json_t **out, struct err *err);
 

@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "hub/access.h"
 #include "hub/audit.h"
+#include "hub/credentials.h"
 #include "hub/job.h"
 
 /* --- configuration -------------------------------------------------------------------------- */
@@ -74,6 +75,15 @@ static int hub_open_catalog(struct hub *hub, const char *db_url, struct err *err
 	snprintf(own, sizeof(own), "sqlite:%s/catalog.db", hub->data_dir);
 	return hub_from_catalog(
 		catalog_open(db_url && db_url[0] ? db_url : own, &opt, &hub->catalog, err));
+}
+
+static int hub_open_secrets(struct hub *hub, const char *key_file, struct err *err)
+{
+	char own[CATALOG_PATH_SIZE + 32];
+
+	snprintf(own, sizeof(own), "%s/credentials.key", hub->data_dir);
+	hub->secrets = secrets_new(key_file && key_file[0] ? key_file : own);
+	return hub->secrets ? 0 : err_sys(err, -ENOMEM, "hub");
 }
 
 static int hub_make_agent(struct hub *hub, const char *url, struct err *err)
@@ -159,6 +169,7 @@ static void hub_free(struct hub *hub)
 	nbd_server_stop(hub->nbd);
 	hub_agent_free(hub->agent);
 	hub_audit_stop(hub);
+	secrets_free(hub->secrets);
 	catalog_close(hub->catalog);
 	if (hub->lock_fd >= 0)
 		close(hub->lock_fd);
@@ -182,9 +193,13 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 	if (!rc)
 		rc = hub_access_first_run(hub, err);
 	if (!rc)
+		rc = hub_open_secrets(hub, config->credentials_key, err);
+	if (!rc)
 		rc = hub_make_agent(hub, config->agent_url, err);
 	if (!rc)
 		rc = hub_recover(hub, err);
+	if (!rc)
+		hub_credentials_settle(hub);
 	if (!rc)
 		rc = hub_start_nbd(hub, config, err);
 	if (!rc)
@@ -208,7 +223,7 @@ int hub_start(struct hub **out, const struct hub_config *config, struct err *err
 		return rc;
 	}
 	/* Texts of the caller's that are not kept. */
-	hub->config.db_url = hub->config.agent_url = NULL;
+	hub->config.db_url = hub->config.agent_url = hub->config.credentials_key = NULL;
 	hub->config.nbd_listen = NULL;
 	hub->config.nbd_listen_tls = NULL;
 	hub->config.nbd_tls = (struct nbd_tls_config){0};

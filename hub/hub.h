@@ -46,9 +46,10 @@ struct hub_config {
 	size_t nbd_listen_count;
 	struct nbd_tls_config nbd_tls; /* credentials for those that are not off */
 	struct nbd_server_config nbd;  /* its limits */
-	/* Given to the agent with every start and discovery that brings none of its own; NULL or
-	 * "": "local". Never shown or logged. */
+	/* Given to the agent where no credential is (hub/credentials.h); NULL or "": "local".
+	 * Never shown or logged. */
 	const char *vcenter_user, *vcenter_password;
+	const char *credentials_key; /* file; NULL or "": credentials.key in data_dir */
 
 	bool cancel_keeps_partial; /* what a cancelled backup has written goes to the quarantine */
 

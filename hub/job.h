@@ -29,6 +29,7 @@
 #include "hub/backup.h"
 #include "hub/hub.h"
 #include "hub/repo/repo.h"
+#include "hub/secrets.h"
 #include "nbd/server.h"
 #include "qcow2/qcow2.h"
 
@@ -49,6 +50,7 @@ struct hub {
 	char new_token_path[CATALOG_PATH_SIZE + 32]; /* the first run's; "": this was none */
 	struct nbd_server *nbd;
 	struct hub_agent *agent;
+	struct secrets *secrets;
 	struct log_scope log;
 	int64_t started_ns; /* CLOCK_MONOTONIC */
 	atomic_bool stopping;

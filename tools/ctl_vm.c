@@ -74,7 +74,7 @@ static int vm_add(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 {
 	_cleanup_(json_decrefp) json_t *names = NULL;
 	_cleanup_(json_decrefp) json_t *reply = NULL;
-	unsigned long credential = 1;
+	unsigned long credential = 0; /* none: the default one, or what the hub has */
 	bool all = ctl_option(args, "all");
 	int res = ctl_option_number(args, "credential", CREDENTIAL_MAX, &credential, err);
 
@@ -216,7 +216,8 @@ const struct ctl_verb ctl_vm_verbs[] = {
 			  "Adding a VM again brings its stored disks up to date.",
 		.example = "sendense-ctl vm add pgtest1 pgtest2",
 		.options = {{"all", NULL, "every VM the agent sees", false},
-			    {"credential", "ID", "vCenter credential (default: 1)", false}},
+			    {"credential", "ID", "vCenter credential (default: the default one)",
+			     false}},
 		.run = vm_add,
 	},
 	{

@@ -28,6 +28,7 @@ static const struct setting {
 	{"config", HUB_OPT_CONFIG, TEXT, offsetof(struct hub_settings, config)},
 	{"vcenter_user", 0, TEXT, offsetof(struct hub_settings, vcenter_user)},
 	{"vcenter_password", 0, TEXT, offsetof(struct hub_settings, vcenter_password)},
+	{"credentials_key", 0, TEXT, offsetof(struct hub_settings, credentials_key)},
 	{"workers", HUB_OPT_WORKERS, NUMBER, offsetof(struct hub_settings, workers), 0, 64},
 	{"start_timeout_s", 0, NUMBER, offsetof(struct hub_settings, start_timeout_s), 1, 1000000},
 	{"disconnect_grace_s", 0, NUMBER, offsetof(struct hub_settings, disconnect_grace_s), 1,
@@ -415,6 +416,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	config->vcenter_user = settings->vcenter_user;
 	config->vcenter_password = settings->vcenter_password;
 	config->cancel_keeps_partial = settings->cancel_keeps_partial > 0;
+	config->credentials_key = settings->credentials_key;
 	apply(&config->start_timeout_ms, settings->start_timeout_s, 1000);
 	apply(&config->disconnect_grace_ms, settings->disconnect_grace_s, 1000);
 	apply(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);

@@ -39,6 +39,7 @@ struct hub_settings {
 	char db[HUB_SETTINGS_TEXT];
 	char vcenter_user[HUB_SETTINGS_TEXT];
 	char vcenter_password[HUB_SETTINGS_TEXT];
+	char credentials_key[HUB_SETTINGS_TEXT];
 	char nbd[HUB_SETTINGS_NBD][HUB_SETTINGS_TEXT];
 	const char *nbd_list[HUB_SETTINGS_NBD];
 	enum nbd_tls_policy nbd_tls[HUB_SETTINGS_NBD];

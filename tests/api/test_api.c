@@ -117,8 +117,7 @@ static void add_vm_and_repository(void)
 	json_t *reply;
 
 	hubrig_show(&rig, &vm, 1);
-	json_decref(ask("POST", "/api/v1/discovery/add-vms",
-			"{\"credential_id\":1,\"vm_names\":[\"pgtest1\"]}", 200));
+	json_decref(ask("POST", "/api/v1/discovery/add-vms", "{\"vm_names\":[\"pgtest1\"]}", 200));
 	snprintf(body, sizeof(body),
 		 "{\"name\":\"local1\",\"type\":\"local\",\"config\":{\"path\":\"%s/repo\"}}",
 		 rig.dir);
@@ -407,7 +406,6 @@ static void discovery_stores_vm_and_disks_and_may_be_repeated(void **state)
 	assert_int_equal(json_integer_value(json_object_get(row, "disk_count")), 2);
 	assert_int_equal(json_integer_value(json_object_get(row, "total_capacity_bytes")),
 			 3 * MI + 512);
-	assert_int_equal(json_integer_value(json_object_get(row, "credential_id")), 1);
 	snprintf(path, sizeof(path), "/api/v1/vm-contexts/%s/disks", text_of(row, "context_id"));
 	json_decref(reply);
 	reply = ask("GET", path, NULL, 200);

@@ -257,8 +257,8 @@ static void add_vm_and_repository(void)
 	char path[PATH_LEN];
 	json_t *reply;
 
-	json_decref(post("/api/v1/discovery/add-vms", json_pack("{s:i, s:[ss]}", "credential_id", 1,
-								"vm_names", VM_NAME, DISKLESS)));
+	json_decref(post("/api/v1/discovery/add-vms",
+			 json_pack("{s:[ss]}", "vm_names", VM_NAME, DISKLESS)));
 	snprintf(path, sizeof(path), "%s/repo", fx.dir);
 	assert_int_equal(mkdir(path, 0700), 0);
 	reply = post("/api/v1/repositories",
@@ -356,7 +356,8 @@ static void ask_change_id(int disk, char out[256])
 	snprintf(number, sizeof(number), "%d", disk);
 	if (ctl_rest_get(fx.rest, "/api/v1/backups/changeid", NULL, NULL, query, &reply, &err))
 		fail_msg("changeid: %s", err.text);
-	json_object_foreach(reply, key, value) assert_true(json_is_string(value));
+	json_object_foreach (reply, key, value)
+		assert_true(json_is_string(value));
 	snprintf(out, 256, "%s", ctl_text(reply, "change_id"));
 	json_decref(reply);
 }
@@ -596,8 +597,7 @@ static void point_path(const char *job_id, int index, char path[PATH_LEN])
 	size_t i;
 
 	path[0] = '\0';
-	json_array_foreach(json_object_get(job, "disks"), i, disk)
-	{
+	json_array_foreach (json_object_get(job, "disks"), i, disk) {
 		if (json_integer_value(json_object_get(disk, "disk_index")) == index)
 			snprintf(path, PATH_LEN, "%s", ctl_text(disk, "qcow2_path"));
 	}
