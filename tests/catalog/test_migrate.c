@@ -122,12 +122,14 @@ static void opening_again_changes_nothing(void **state)
 static void every_step_down_and_up_works_with_data_in(void **state)
 {
 	struct fx *fx = *state;
+	int64_t lines;
 
 	open_with_data(fx);
 	close_catalog(fx);
+	lines = tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log");
 	migrate_to(fx, 5);
 	assert_false(tmpdb_has_table(&fx->t, "users"));
-	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log"), 3);
+	assert_true(lines >= 3 && tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log") == lines);
 	migrate_to(fx, 4);
 	assert_false(tmpdb_has_table(&fx->t, "job_log"));
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_copies"), 1);
