@@ -34,6 +34,8 @@ struct copy_slot {
 	struct copy_cmd *cmds; /* one a block at most */
 	unsigned pending;
 	int index_error;
+	bool zeroes; /* of the map: nothing was read */
+	bool again;  /* dealt with once before */
 };
 
 struct agent_copy {
@@ -51,6 +53,13 @@ struct agent_copy {
 	uint64_t map_next; /* where the next map starts */
 	bool map_busy;
 	struct agent_hash *map_old;
+
+	bool lost;	 /* a connection of the sink's */
+	int64_t lost_ms; /* since when, with nothing acknowledged meanwhile; 0: never */
+	uint8_t *acked;	 /* a bit a block: written or zeroed, and acknowledged; NULL: no resuming */
+	uint8_t *redo;	 /* of those: not there any more */
+	uint64_t redo_at; /* none before this block */
+	bool *held;	  /* AGENT_SINK_ASK_BLOCKS, for the sink's answers */
 
 	bool moved; /* something came back since the last poll() */
 	bool flushed;
@@ -82,6 +91,11 @@ static int copy_alloc_slots(struct agent_copy *c)
 	return c->slots ? 0 : -ENOMEM;
 }
 
+static uint64_t copy_blocks(const struct agent_copy *c)
+{
+	return div_up(c->size, AGENT_BLOCK);
+}
+
 static int copy_alloc(struct agent_copy *c)
 {
 	c->slot_count = (unsigned)MIN(MAX(COPY_POOL / c->config.request_size, COPY_SLOTS_MIN),
@@ -98,6 +112,13 @@ static int copy_alloc(struct agent_copy *c)
 	c->map_old = calloc(AGENT_MAP_BLOCKS, sizeof(*c->map_old));
 	if (!c->map || !c->map_old)
 		return -ENOMEM;
+	if (c->config.resume_ms && agent_sink_can_resume(c->config.sink)) {
+		c->acked = calloc(1, div_up(copy_blocks(c), 8));
+		c->redo = calloc(1, div_up(copy_blocks(c), 8));
+		c->held = calloc(AGENT_SINK_ASK_BLOCKS, sizeof(*c->held));
+		if (!c->acked || !c->redo || !c->held)
+			return -ENOMEM;
+	}
 	return copy_alloc_slots(c);
 }
 
@@ -110,6 +131,7 @@ int agent_copy_new(struct agent_copy **out, const struct agent_copy_config *conf
 	if (c) {
 		c->config = *config;
 		c->size = config->source->size;
+		c->redo_at = UINT64_MAX;
 		list_init(&c->idle);
 		list_init(&c->read);
 		list_init(&c->writing);
@@ -134,6 +156,9 @@ void agent_copy_free(struct agent_copy *c)
 	free(c->slots);
 	free(c->map);
 	free(c->map_old);
+	free(c->acked);
+	free(c->redo);
+	free(c->held);
 	if (c->pool)
 		munmap(c->pool, c->pool_size);
 	free(c);
@@ -163,6 +188,14 @@ static void copy_fail(struct agent_copy *c, int code, const char *fmt, ...)
 	c->failed = err_set(c->err, code, "%s", text);
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 static void add(atomic_uint_fast64_t *counter, uint64_t n)
 {
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
@@ -178,7 +211,8 @@ static void slot_release(struct copy_slot *s)
 {
 	struct agent_copy *c = s->copy;
 
-	add(&c->config.counters->done, s->rd.len);
+	if (!s->again)
+		add(&c->config.counters->done, s->rd.len);
 	list_add_tail(&c->idle, &s->rd.node);
 	c->moved = true;
 }
@@ -265,6 +299,39 @@ static void map_request(struct agent_copy *c)
 
 /* --- slots: from the map to reads and zeroes ------------------------------------------------ */
 
+static bool bit_get(const uint8_t *bits, uint64_t i)
+{
+	return bits[i / 8] >> i % 8 & 1;
+}
+
+static void bit_set(uint8_t *bits, uint64_t i)
+{
+	bits[i / 8] |= 1u << i % 8;
+}
+
+static void bit_clear(uint8_t *bits, uint64_t i)
+{
+	bits[i / 8] &= ~(1u << i % 8);
+}
+
+/* An error that is the connection's end and not the sink's word, where that can be mended. Then
+ * nothing comes of the slot until copy_resume() takes it up. */
+static bool is_lost(struct agent_copy *c, int error)
+{
+	if (c->acked && error == -ENOTCONN)
+		c->lost = c->moved = true;
+	return c->lost;
+}
+
+static void note_acked(struct agent_copy *c, const struct agent_cmd *cmd)
+{
+	uint64_t block = cmd->off / AGENT_BLOCK, end = div_up(cmd->off + cmd->len, AGENT_BLOCK);
+
+	c->lost_ms = 0;
+	for (; c->acked && block < end; block++)
+		bit_set(c->acked, block);
+}
+
 static void cmd_done(struct agent_cmd *cmd, int error)
 {
 	struct copy_cmd *cc = container_of(cmd, struct copy_cmd, cmd);
@@ -272,6 +339,10 @@ static void cmd_done(struct agent_cmd *cmd, int error)
 	struct agent_copy *c = cc->slot->copy;
 	char why[128];
 
+	if (!error)
+		note_acked(c, cmd);
+	if (error && is_lost(c, error))
+		return;
 	if (error)
 		copy_fail(c, error, "%s of %u bytes at offset %llu: %s", verb[cmd->kind], cmd->len,
 			  (unsigned long long)cmd->off, agent_errno_text(error, why, sizeof(why)));
@@ -298,8 +369,12 @@ static void slot_submit(struct copy_slot *s, struct copy_cmd *cc, enum agent_cmd
 		.slot = s,
 	};
 	s->pending++;
-	rc = agent_sink_submit(c->config.sink, &cc->cmd, buf);
+	rc = c->lost ? -ENOTCONN : agent_sink_submit(c->config.sink, &cc->cmd, buf);
 	if (!rc)
+		return;
+	if (rc != -ENOTCONN && c->acked && agent_sink_is_lost(c->config.sink))
+		rc = -ENOTCONN;
+	if (is_lost(c, rc))
 		return;
 	s->pending--;
 	copy_fail(c, rc, "%u bytes at offset %llu cannot be sent: %s", len, (unsigned long long)off,
@@ -334,6 +409,7 @@ static void slot_zero(struct copy_slot *s)
 	uint32_t max = agent_sink_write_max(c->config.sink), at = 0;
 	struct copy_cmd *cc = s->cmds;
 
+	s->zeroes = true;
 	slot_write_begin(s);
 	if (agent_sink_can_zero(c->config.sink))
 		slot_submit(s, cc, AGENT_CMD_ZERO, s->rd.off, s->rd.len, NULL);
@@ -352,6 +428,7 @@ static struct copy_slot *slot_take(struct agent_copy *c, uint64_t off, uint32_t 
 	s->rd.len = (uint32_t)blocks_len(c, off, blocks);
 	s->blocks = blocks;
 	s->index_error = 0;
+	s->zeroes = s->again = false;
 	return s;
 }
 
@@ -402,6 +479,29 @@ static bool plan_run(struct agent_copy *c)
 	return true;
 }
 
+/* The next blocks that are not there any more are read once more. False: no slot is free. */
+static bool plan_redo(struct agent_copy *c)
+{
+	uint64_t end = copy_blocks(c), first = c->redo_at;
+	uint32_t n = 0, max = c->config.request_size / AGENT_BLOCK;
+	struct copy_slot *s;
+
+	while (first < end && !bit_get(c->redo, first))
+		first++;
+	c->redo_at = first;
+	if (first == end)
+		return true;
+	if (list_empty(&c->idle))
+		return false;
+	for (; n < max && first + n < end && bit_get(c->redo, first + n); n++)
+		bit_clear(c->redo, first + n);
+	s = slot_take(c, first * AGENT_BLOCK, n);
+	s->again = true;
+	c->reading++;
+	agent_source_read(c->config.source, &s->rd);
+	return true;
+}
+
 static void copy_plan(struct agent_copy *c)
 {
 	while (!c->failed) {
@@ -414,6 +514,9 @@ static void copy_plan(struct agent_copy *c)
 				return;
 		} else if (c->map_next < c->size) {
 			map_request(c);
+		} else if (c->redo_at < copy_blocks(c)) {
+			if (!plan_redo(c))
+				return;
 		} else {
 			return;
 		}
@@ -479,8 +582,102 @@ static void copy_collect(struct agent_copy *c)
 		list_add_tail(&c->read, node);
 		slot_read_ok(slot_of(node));
 	}
-	while (!c->failed && c->writing_count < c->depth && (node = list_pop(&c->read)))
+	while (!c->failed && !c->lost && c->writing_count < c->depth && (node = list_pop(&c->read)))
 		slot_write(slot_of(node));
+}
+
+/* --- going on after a lost connection ------------------------------------------------------- */
+
+/* Of @n blocks from @first on: what was acknowledged and is not there any more. A server that was
+ * killed has lost what it had not flushed. */
+static int ask_held(struct agent_copy *c, uint64_t first, uint32_t n, struct err *err)
+{
+	uint32_t i = 0;
+	int rc;
+
+	while (i < n && !bit_get(c->acked, first + i))
+		i++;
+	if (i == n)
+		return 0;
+	rc = agent_sink_received(c->config.sink, first * AGENT_BLOCK, n, c->held, err);
+	for (; !rc && i < n; i++) {
+		if (!bit_get(c->acked, first + i) || c->held[i])
+			continue;
+		bit_clear(c->acked, first + i);
+		bit_set(c->redo, first + i);
+		c->redo_at = MIN(c->redo_at, first + i);
+	}
+	return rc;
+}
+
+static int copy_ask_held(struct agent_copy *c, struct err *err)
+{
+	uint64_t first, total = copy_blocks(c);
+	int rc = 0;
+
+	for (first = 0; !rc && first < total; first += AGENT_SINK_ASK_BLOCKS)
+		rc = ask_held(c, first, (uint32_t)MIN(total - first, AGENT_SINK_ASK_BLOCKS), err);
+	return rc;
+}
+
+/* Writes again what of the slot was not acknowledged. */
+static void slot_again(struct copy_slot *s)
+{
+	struct agent_copy *c = s->copy;
+	uint64_t first = s->rd.off / AGENT_BLOCK;
+
+	for (uint32_t i = 0; i < s->blocks; i++) {
+		bit_clear(c->redo, first + i);
+		if (!s->zeroes && bit_get(c->acked, first + i))
+			s->block[i] = AGENT_BLOCK_CLEAN;
+	}
+	if (s->zeroes)
+		slot_zero(s);
+	else
+		slot_write(s);
+}
+
+static void copy_submit_again(struct agent_copy *c)
+{
+	struct list again, *node;
+
+	c->lost = false;
+	c->flush.cmd.done = NULL; /* not answered: ask again */
+	c->writing_count = 0;
+	list_init(&again);
+	list_splice(&again, &c->writing);
+	while (!c->lost && (node = list_pop(&again)))
+		slot_again(slot_of(node));
+	while ((node = list_pop(&again))) { /* lost again already */
+		list_add_tail(&c->writing, node);
+		c->writing_count++;
+	}
+}
+
+/* A connection was lost. Reaching the sink again and again without getting anything acknowledged
+ * has its end, too. */
+static void copy_resume(struct agent_copy *c)
+{
+	struct err err = ERR_INIT;
+	int64_t left;
+	int rc = 0;
+
+	if (!c->lost_ms)
+		c->lost_ms = now_ms();
+	left = c->lost_ms + c->config.resume_ms - now_ms();
+	if (left <= 0)
+		rc = err_set(&err, -ENOTCONN, "the connection to the hub is lost time and again");
+	if (!rc)
+		rc = agent_sink_reconnect(c->config.sink, (unsigned)left, &err);
+	if (!rc)
+		rc = copy_ask_held(c, &err);
+	if (!rc)
+		log_warn(c->config.log, "the connection to the hub was lost; goes on");
+	if (!rc)
+		copy_submit_again(c);
+	else if (rc == -ECANCELED || left <= 0 || !agent_sink_is_lost(c->config.sink))
+		copy_fail(c, rc, "%s", err.text);
+	c->moved = true;
 }
 
 /* --- the loop ------------------------------------------------------------------------------- */
@@ -491,6 +688,8 @@ static void flush_done(struct agent_cmd *cmd, int error)
 	struct agent_copy *c = container_of(cc, struct agent_copy, flush);
 	char why[128];
 
+	if (error && is_lost(c, error))
+		return;
 	c->flushed = true;
 	c->moved = true;
 	if (error)
@@ -500,7 +699,8 @@ static void flush_done(struct agent_cmd *cmd, int error)
 static bool copy_all_written(const struct agent_copy *c)
 {
 	return !c->map_busy && c->map_next >= c->size && c->map_at >= c->map->blocks &&
-	       !c->reading && list_empty(&c->read) && !c->writing_count;
+	       !c->reading && list_empty(&c->read) && !c->writing_count &&
+	       c->redo_at >= copy_blocks(c);
 }
 
 static void copy_flush(struct agent_copy *c)
@@ -516,16 +716,10 @@ static void copy_flush(struct agent_copy *c)
 		return;
 	}
 	rc = agent_sink_submit(c->config.sink, &c->flush.cmd, NULL);
+	if (rc && c->acked && agent_sink_is_lost(c->config.sink))
+		rc = -ENOTCONN;
 	if (rc)
 		flush_done(&c->flush.cmd, rc);
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
 static void copy_wait(struct agent_copy *c, int64_t *last_move)
@@ -555,6 +749,10 @@ static void copy_wait(struct agent_copy *c, int64_t *last_move)
 		return;
 	/* A command that came back with an error has told more than its connection can. */
 	rc = agent_sink_dispatch(c->config.sink, pfd + 1 + source_n, &lost);
+	if (rc && c->acked && agent_sink_is_lost(c->config.sink)) {
+		c->lost = c->moved = true;
+		rc = 0;
+	}
 	if (!rc)
 		rc = agent_source_dispatch(c->config.source, pfd + 1, &lost);
 	if (rc)
@@ -569,9 +767,11 @@ int agent_copy_run(struct agent_copy *c, struct err *err)
 	c->err = &own;
 	c->failed = agent_source_start(c->config.source, copy_work, c, &own);
 	while (!c->failed) {
+		if (c->lost)
+			copy_resume(c);
 		copy_plan(c);
 		copy_collect(c);
-		if (!c->failed && copy_all_written(c))
+		if (!c->failed && !c->lost && copy_all_written(c))
 			copy_flush(c);
 		if (c->failed || c->flushed)
 			break;

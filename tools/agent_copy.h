@@ -9,12 +9,17 @@
  * and the list is its state. Where a read ends (a reader thread, for files) each block is hashed or
  * looked at for zeroes, and the slot knows which parts are to be written, zeroed or left out. Reads
  * go on while earlier slots are being written; the number of slots bounds both, and memory.
+ *
+ * When the connection to a sink is lost that can tell what it received, the copy reaches it again
+ * and goes on: slots that were being written are written again, and of what was acknowledged only
+ * what is not there any more (a server that was killed may have lost it) is read and sent again.
  */
 #ifndef TOOLS_AGENT_COPY_H
 #define TOOLS_AGENT_COPY_H
 
 #include <stdatomic.h>
 
+#include "base/log.h"
 #include "tools/agent_index.h"
 #include "tools/agent_sink.h"
 #include "tools/agent_source.h"
@@ -37,8 +42,12 @@ struct agent_copy_config {
 	bool dirty;			/* only what the source's bitmap calls dirty */
 	bool skip_zeroes;		/* the target is empty: zeroes are there already */
 	uint32_t request_size;		/* a multiple of AGENT_BLOCK, MIN..MAX above */
+	/* How long to try to reach a sink again that was lost, until it acknowledges something; 0:
+	 * not at all. */
+	unsigned resume_ms;
 	struct agent_counters *counters;
 	const struct agent_stop *stop;
+	const struct log_scope *log; /* hears of lost connections */
 };
 
 struct agent_copy;

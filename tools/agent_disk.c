@@ -12,6 +12,9 @@
 #include "tools/agent_job.h"
 #include "tools/agent_track.h"
 
+/* A hub that hears of the agent by its telemetry alone waits a minute for a connection. */
+#define RESUME_MS 45000
+
 struct disk_run {
 	struct agent_job_disk *d;
 	const struct agent_job_config *config;
@@ -43,8 +46,10 @@ static int disk_copy(struct disk_run *r, struct err *err)
 		.dirty = !hashed && t->incremental,
 		.skip_zeroes = d->job->full && !t->incremental,
 		.request_size = r->config->request_size,
+		.resume_ms = RESUME_MS,
 		.counters = &d->counters,
 		.stop = &d->job->stop,
+		.log = &d->job->log,
 	};
 	int rc = agent_copy_new(&r->copy, &config, err);
 

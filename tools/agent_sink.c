@@ -1,20 +1,36 @@
 #include "tools/agent_sink.h"
 
+#include <errno.h>
 #include <libnbd.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/bytes.h"
+#include "tools/agent_index.h"
 #include "tools/agent_nbd.h"
 
-#define SINK_CONNECT_MS 30000
+#define SINK_CONNECT_MS	 30000
+#define SINK_RETRY_MS	 500
+#define META_RECEIVED	 "sendense:received"
+#define META_RECEIVED_IS (1u << 0)
+
+/* What agent_sink_received() asked. */
+struct sink_query {
+	bool *held;
+	uint64_t off, end, at; /* answered up to here */
+	bool busy;
+	int error;
+};
 
 struct agent_sink {
+	struct agent_sink_config config;
+	struct sink_query query;
 	char export[80];
 	struct nbd_handle *conn[AGENT_SINK_CONNECTIONS_MAX];
 	uint64_t queued[AGENT_SINK_CONNECTIONS_MAX]; /* bytes on their way, for balance */
 	unsigned conn_count;
 	uint32_t write_max;
-	bool can_zero, can_flush;
+	bool can_zero, can_flush, can_resume;
 };
 
 /* --- open, close ---------------------------------------------------------------------------- */
@@ -24,6 +40,7 @@ static int sink_connect(struct agent_sink *s, const struct agent_sink_config *co
 {
 	struct agent_nbd_peer peer = {
 		.uri = config->uri,
+		.meta = {META_RECEIVED},
 		.stop = config->stop,
 		.timeout_ms = SINK_CONNECT_MS,
 	};
@@ -58,41 +75,58 @@ static int sink_describe(struct agent_sink *s, const struct agent_sink_config *c
 			       (long long)max);
 	s->can_zero = nbd_can_zero(h) > 0;
 	s->can_flush = nbd_can_flush(h) > 0;
+	s->can_resume = nbd_can_meta_context(h, META_RECEIVED) > 0;
 	return 0;
+}
+
+static int sink_connect_all(struct agent_sink *s, struct err *err)
+{
+	const struct agent_sink_config *config = &s->config;
+	unsigned want = MIN(config->connections, AGENT_SINK_CONNECTIONS_MAX);
+	int rc = sink_connect(s, config, err);
+
+	if (!rc)
+		rc = sink_describe(s, config, err);
+	if (!rc && nbd_can_multi_conn(s->conn[0]) > 0)
+		while (s->conn_count < want && sink_connect(s, config, NULL) == 0)
+			continue; /* a server that takes fewer is written over fewer */
+	return rc;
 }
 
 int agent_sink_open(struct agent_sink **out, const struct agent_sink_config *config,
 		    struct err *err)
 {
 	_cleanup_(agent_sink_closep) struct agent_sink *s = calloc(1, sizeof(*s));
-	unsigned want = MIN(config->connections, AGENT_SINK_CONNECTIONS_MAX);
 	int rc;
 
 	if (!s)
 		return err_sys(err, -ENOMEM, "export %s", config->export);
+	s->config = *config;
 	snprintf(s->export, sizeof(s->export), "%s", config->export);
-	rc = sink_connect(s, config, err);
-	if (!rc)
-		rc = sink_describe(s, config, err);
+	rc = sink_connect_all(s, err);
 	if (rc)
 		return rc;
-	if (nbd_can_multi_conn(s->conn[0]) > 0)
-		while (s->conn_count < want && sink_connect(s, config, NULL) == 0)
-			continue; /* a server that takes fewer is written over fewer */
 	*out = steal(&s);
 	return 0;
 }
 
 /* An orderly DISC where nothing is under way; else the socket just closes. */
-void agent_sink_close(struct agent_sink *s)
+static void sink_disconnect(struct agent_sink *s)
 {
-	if (!s)
-		return;
 	for (unsigned i = 0; i < s->conn_count; i++) {
 		if (nbd_aio_is_ready(s->conn[i]) > 0 && nbd_aio_in_flight(s->conn[i]) == 0)
 			nbd_aio_disconnect(s->conn[i], 0);
 		nbd_close(s->conn[i]);
+		s->queued[i] = 0;
 	}
+	s->conn_count = 0;
+}
+
+void agent_sink_close(struct agent_sink *s)
+{
+	if (!s)
+		return;
+	sink_disconnect(s);
 	free(s);
 }
 
@@ -187,4 +221,135 @@ int agent_sink_dispatch(struct agent_sink *s, const struct pollfd *pfd, struct e
 				       nbd_get_error() ? nbd_get_error() : "closed by the hub");
 	}
 	return 0;
+}
+
+/* --- going on after a lost connection ------------------------------------------------------- */
+
+bool agent_sink_can_resume(const struct agent_sink *s)
+{
+	return s->can_resume;
+}
+
+bool agent_sink_is_lost(const struct agent_sink *s)
+{
+	for (unsigned i = 0; i < s->conn_count; i++)
+		if (nbd_aio_is_dead(s->conn[i]) > 0 || nbd_aio_is_closed(s->conn[i]) > 0)
+			return true;
+	return false;
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* False when the job was stopped meanwhile. */
+static bool sink_pause(struct agent_sink *s, int ms)
+{
+	struct pollfd pfd = {.fd = s->config.stop->fd, .events = POLLIN};
+
+	poll(&pfd, 1, ms);
+	return !agent_stop_asked(s->config.stop);
+}
+
+/* "No such export" may as well come from a server that is on its way back. */
+int agent_sink_reconnect(struct agent_sink *s, unsigned wait_ms, struct err *err)
+{
+	int64_t deadline = now_ms() + wait_ms;
+	int rc;
+
+	for (;;) {
+		sink_disconnect(s);
+		if (!sink_pause(s, SINK_RETRY_MS))
+			return err_set(err, -ECANCELED, "the job was stopped");
+		rc = sink_connect_all(s, err);
+		if (!rc && !agent_sink_can_resume(s))
+			rc = err_set(err, -EPROTO, "export %s cannot say any more what it received",
+				     s->export);
+		if (!rc || rc == -ECANCELED || rc == -EPROTO || now_ms() >= deadline)
+			return rc;
+	}
+}
+
+/* Blocks that are received in part are not held: only those that lie in one extent are set. */
+static int query_extents(void *user_data, const char *meta, uint64_t off, uint32_t *entries,
+			 size_t nr_entries, int *error)
+{
+	struct sink_query *q = user_data;
+
+	(void)error;
+	if (strcmp(meta, META_RECEIVED) != 0)
+		return 0;
+	for (size_t i = 0; i + 1 < nr_entries && off < q->end; i += 2) {
+		uint64_t end = MIN(off + entries[i], q->end);
+		uint64_t first = div_up(off - q->off, AGENT_BLOCK);
+		uint64_t last = end == q->end ? div_up(end - q->off, AGENT_BLOCK)
+					      : (end - q->off) / AGENT_BLOCK;
+
+		if (entries[i + 1] & META_RECEIVED_IS && last > first)
+			memset(q->held + first, true, last - first);
+		off = end;
+	}
+	q->at = off;
+	return 0;
+}
+
+static int query_done(void *user_data, int *error)
+{
+	struct sink_query *q = user_data;
+
+	q->busy = false;
+	q->error = -*error;
+	return 1;
+}
+
+/* One BLOCK_STATUS, waited for. */
+static int query_step(struct agent_sink *s)
+{
+	nbd_extent_callback extents = {.callback = query_extents, .user_data = &s->query};
+	nbd_completion_callback done = {.callback = query_done, .user_data = &s->query};
+	struct sink_query *q = &s->query;
+	int64_t deadline = now_ms() + SINK_CONNECT_MS;
+	uint64_t from = q->at;
+
+	q->busy = true;
+	if (nbd_aio_block_status(s->conn[0], q->end - q->at, q->at, extents, done, 0) < 0)
+		return agent_nbd_errno();
+	while (q->busy) {
+		struct pollfd pfd[2] = {{.fd = s->config.stop->fd, .events = POLLIN}};
+		int rc;
+
+		agent_nbd_prepare(s->conn[0], &pfd[1]);
+		if (poll(pfd, 2, 1000) < 0 && errno != EINTR)
+			return -errno;
+		if (agent_stop_asked(s->config.stop))
+			return -ECANCELED;
+		rc = agent_nbd_dispatch(s->conn[0], &pfd[1]);
+		if (rc)
+			return rc;
+		if (now_ms() > deadline)
+			return -ETIMEDOUT;
+	}
+	/* An answer that does not get us on would be for ever. */
+	return q->error || q->at > from ? q->error : -EPROTO;
+}
+
+int agent_sink_received(struct agent_sink *s, uint64_t off, uint32_t blocks, bool *held,
+			struct err *err)
+{
+	uint64_t end =
+		MIN(off + (uint64_t)blocks * AGENT_BLOCK, (uint64_t)nbd_get_size(s->conn[0]));
+	char why[128];
+	int rc = 0;
+
+	memset(held, false, blocks * sizeof(*held));
+	s->query = (struct sink_query){.held = held, .off = off, .end = end, .at = off};
+	while (!rc && s->query.at < end)
+		rc = query_step(s);
+	return rc ? err_set(err, rc, "export %s does not say what it received: %s", s->export,
+			    agent_errno_text(rc, why, sizeof(why)))
+		  : 0;
 }

@@ -36,6 +36,7 @@ struct agent_cmd {
 	unsigned conn;
 };
 
+/* Strings and stop must outlive the sink. */
 struct agent_sink_config {
 	const char *uri;
 	const char *export;   /* for messages */
@@ -57,6 +58,22 @@ bool agent_sink_can_flush(const struct agent_sink *sink);
 
 /* @cmd has done, kind, off and len. 0: done() will run; -errno: it will not. */
 int agent_sink_submit(struct agent_sink *sink, struct agent_cmd *cmd, const void *buf);
+
+/*
+ * Lost connections. A server that can tell what it received (sendense:received) can be gone on
+ * with: agent_sink_reconnect() drops every connection and makes new ones, trying for @wait_ms.
+ * Commands under way do not come back. 0, -ECANCELED: stopped, or the last attempt's -errno.
+ */
+bool agent_sink_can_resume(const struct agent_sink *sink);
+bool agent_sink_is_lost(const struct agent_sink *sink);
+int agent_sink_reconnect(struct agent_sink *sink, unsigned wait_ms, struct err *err);
+
+/* held[i] says whether all of the i-th block of 64 KiB from @off on (a multiple of that) has been
+ * received; @blocks of them, at most AGENT_SINK_ASK_BLOCKS. Waits for the answer; no command may be
+ * under way. */
+#define AGENT_SINK_ASK_BLOCKS 65535u
+int agent_sink_received(struct agent_sink *sink, uint64_t off, uint32_t blocks, bool *held,
+			struct err *err);
 
 /* For the poll loop: at most AGENT_SINK_CONNECTIONS_MAX entries. A lost connection is an error of
  * agent_sink_dispatch(), after its commands came back with theirs. */

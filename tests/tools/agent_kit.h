@@ -197,6 +197,25 @@ KIT pid_t kit_server(const char *sock, char *const argv[])
 	return pid;
 }
 
+/* As kit_server(), for one that says "... ready ..." on its standard output when it serves. */
+KIT pid_t kit_server_ready(char *const argv[])
+{
+	char line[512];
+	int out[2];
+	pid_t pid;
+	FILE *f;
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	pid = kit_spawn(argv, out[1]);
+	close(out[1]);
+	f = fdopen(out[0], "r");
+	assert_non_null(f);
+	if (!fgets(line, sizeof(line), f) || !strstr(line, "ready"))
+		fail_msg("%s does not get ready", argv[0]);
+	fclose(f);
+	return pid;
+}
+
 /* "nbd+unix:///EXPORT?socket=ABSOLUTE" */
 KIT const char *kit_uri(const char *sock, const char *export, char *buf, size_t size)
 {

@@ -42,7 +42,7 @@ struct run {
 	struct agent_index *next, *base;
 	bool dirty, skip_zeroes;
 	uint32_t request_size;
-	unsigned connections;
+	unsigned connections, resume_ms;
 };
 
 static int run_copy(const struct run *r, struct err *err)
@@ -59,9 +59,13 @@ static int run_copy(const struct run *r, struct err *err)
 		.stop = &stop,
 	};
 	struct agent_copy *copy = NULL;
+	struct log_scope log;
 	char uri[600];
 	int rc;
 
+	log_scope_init(&log, "copy");
+	cc.log = &log;
+	cc.resume_ms = r->resume_ms;
 	memset(&counters, 0, sizeof(counters));
 	kc.uri = kit_uri(r->sock, "disk0", uri, sizeof(uri));
 	kc.connections = r->connections ? r->connections : 2;
@@ -495,6 +499,261 @@ static void a_stop_ends_the_copy_at_once(void **state)
 	assert_int_equal(agent_stop_init(&stop), 0);
 }
 
+/* --- lost connections ------------------------------------------------------------------------- */
+
+#define RELAY_PAIRS 8
+
+/*
+ * Stands between a copy and its server, and hangs up on both each time `cut_after` bytes more have
+ * gone to the server: in the middle of whatever is under way. A failure in its thread ends the
+ * program.
+ */
+struct relay {
+	const char *sock, *to;
+	uint64_t cut_after;
+	unsigned cuts;			/* left */
+	void (*on_cut)(struct relay *); /* after that; may be NULL */
+	uint64_t passed;		/* to the server, ever */
+	uint64_t budget;
+	int listener, end[2];
+	struct pollfd pfd[2 + 2 * RELAY_PAIRS]; /* end, listener, then client and server in turn */
+	pthread_t thread;
+	char *const *server;
+	pid_t pid;
+};
+
+static int sock_open(const char *path, bool to_listen)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strncpy(sa.sun_path, path, sizeof(sa.sun_path) - 1);
+	if (to_listen)
+		unlink(path);
+	if (to_listen ? bind(fd, (void *)&sa, sizeof(sa)) || listen(fd, 16)
+		      : connect(fd, (void *)&sa, sizeof(sa))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void relay_accept(struct relay *r)
+{
+	int from = accept(r->listener, NULL, NULL), to = sock_open(r->to, false);
+
+	for (unsigned i = 2; to >= 0 && i < ARRAY_SIZE(r->pfd); i += 2)
+		if (r->pfd[i].fd < 0) {
+			r->pfd[i] = (struct pollfd){.fd = from, .events = POLLIN};
+			r->pfd[i + 1] = (struct pollfd){.fd = to, .events = POLLIN};
+			return;
+		}
+	close(from);
+	close(to);
+}
+
+static void relay_hang_up(struct relay *r, unsigned i)
+{
+	for (unsigned j = i & ~1U; j <= (i | 1); j++) {
+		close(r->pfd[j].fd);
+		r->pfd[j].fd = -1;
+	}
+}
+
+static void relay_cut(struct relay *r)
+{
+	for (unsigned i = 2; i < ARRAY_SIZE(r->pfd); i += 2)
+		if (r->pfd[i].fd >= 0)
+			relay_hang_up(r, i);
+	r->cuts--;
+	r->budget = r->cut_after;
+	if (r->on_cut)
+		r->on_cut(r);
+}
+
+static void relay_pass(struct relay *r, unsigned i)
+{
+	static char buf[65536];
+	bool up = !(i & 1);
+	size_t max = up && r->cuts ? MIN(sizeof(buf), r->budget) : sizeof(buf);
+	ssize_t n = recv(r->pfd[i].fd, buf, max, 0);
+
+	if (n <= 0 || send(r->pfd[i ^ 1].fd, buf, (size_t)n, MSG_NOSIGNAL) != n) {
+		relay_hang_up(r, i);
+		return;
+	}
+	if (!up)
+		return;
+	r->passed += (uint64_t)n;
+	if (r->cuts && !(r->budget -= (uint64_t)n))
+		relay_cut(r);
+}
+
+static void *relay_main(void *arg)
+{
+	struct relay *r = arg;
+
+	for (;;) {
+		poll(r->pfd, ARRAY_SIZE(r->pfd), -1);
+		if (r->pfd[0].revents)
+			return NULL;
+		for (unsigned i = 2; i < ARRAY_SIZE(r->pfd); i++)
+			if (r->pfd[i].fd >= 0 && r->pfd[i].revents)
+				relay_pass(r, i);
+		if (r->pfd[1].revents)
+			relay_accept(r);
+		for (unsigned i = 2; i < ARRAY_SIZE(r->pfd); i++)
+			r->pfd[i].revents = 0;
+	}
+}
+
+static void relay_start(struct relay *r)
+{
+	r->listener = sock_open(r->sock, true);
+	assert_true(r->listener >= 0);
+	assert_int_equal(pipe2(r->end, O_CLOEXEC), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(r->pfd); i++)
+		r->pfd[i] = (struct pollfd){.fd = -1};
+	r->pfd[0] = (struct pollfd){.fd = r->end[0], .events = POLLIN};
+	r->pfd[1] = (struct pollfd){.fd = r->listener, .events = POLLIN};
+	r->budget = r->cut_after;
+	assert_int_equal(pthread_create(&r->thread, NULL, relay_main, r), 0);
+}
+
+static void relay_stop(struct relay *r)
+{
+	close(r->end[1]);
+	pthread_join(r->thread, NULL);
+	for (unsigned i = 2; i < ARRAY_SIZE(r->pfd); i += 2)
+		if (r->pfd[i].fd >= 0)
+			relay_hang_up(r, i);
+	close(r->end[0]);
+	close(r->listener);
+}
+
+static const char *sendense_nbd(char buf[500])
+{
+	const char *build = getenv("BUILD");
+
+	assert_non_null(build);
+	snprintf(buf, 500, "%s/bin/sendense-nbd", build);
+	return buf;
+}
+
+/* sendense-nbd on a new image "dst.qcow2", and the relay in front of it. */
+static void start_cut(struct relay *r, char program[500])
+{
+	static char size[32];
+	char *create[] = {(char *)sendense_nbd(program),
+			  "--socket",
+			  "hub",
+			  "--export",
+			  "disk0",
+			  "--image",
+			  "dst.qcow2",
+			  "--create",
+			  "--size",
+			  size,
+			  NULL};
+
+	snprintf(size, sizeof(size), "%llu", (unsigned long long)SIZE);
+	unlink("dst.qcow2");
+	make_source("src");
+	r->sock = "cut";
+	r->to = "hub";
+	r->pid = kit_server_ready(create);
+	relay_start(r);
+}
+
+static void assert_image_is_source(struct relay *r)
+{
+	/* In this order: a server that was restarted dies with the thread that did it. */
+	assert_int_equal(kit_kill(r->pid, SIGTERM), 0);
+	relay_stop(r);
+	assert_int_equal(scratch_run("qemu-img compare -q -f raw -F qcow2 src dst.qcow2"), 0);
+}
+
+/* Bytes of data the source has, rounded to blocks: what must be sent at least. */
+#define DATA (11 * MIB + 4 * AGENT_BLOCK)
+
+static void a_copy_goes_on_after_cuts_and_sends_little_again(void **state)
+{
+	struct relay r = {.cut_after = 2 * MIB + 12345, .cuts = 4};
+	char path[500], program[500];
+	struct agent_disk disk = raw_disk("src", path);
+	struct run run = {.disk = &disk,
+			  .sock = "cut",
+			  .request_size = AGENT_REQUEST_MIN,
+			  .resume_ms = 30000};
+
+	(void)state;
+	start_cut(&r, program);
+	assert_copies(&run);
+	assert_int_equal(r.cuts, 0);
+	assert_image_is_source(&r);
+	/* Acknowledged once each; what was on its way at a cut, 16 requests at most, went twice. */
+	assert_in_range(atomic_load(&counters.sent), 11 * MIB, DATA);
+	assert_in_range(r.passed, 11 * MIB, DATA + 4 * 16 * (AGENT_BLOCK + 64) + 64 * KIB);
+}
+
+static void kill_and_restart(struct relay *r)
+{
+	kit_kill(r->pid, SIGKILL);
+	r->pid = kit_server_ready(r->server);
+}
+
+/* What the server had not flushed is gone with it. */
+static void a_copy_goes_on_after_the_server_was_killed(void **state)
+{
+	struct agent_index one = AGENT_INDEX_INIT, two = AGENT_INDEX_INIT;
+	struct agent_index_id id1 = index_id(1), id2 = index_id(2);
+	_cleanup_(closep) int dir = open(".", O_RDONLY | O_DIRECTORY);
+	char path[500], program[500];
+	char *again[] = {program, "--socket", "hub",	   "--export",
+			 "disk0", "--image",  "dst.qcow2", NULL};
+	struct relay r = {
+		.cut_after = 5 * MIB, .cuts = 3, .on_cut = kill_and_restart, .server = again};
+	struct agent_disk disk = raw_disk("src", path);
+	struct run run = {.disk = &disk, .sock = "cut", .next = &one, .resume_ms = 30000};
+
+	(void)state;
+	assert_int_equal(agent_index_create(&one, dir, &id1, NULL), 0);
+	start_cut(&r, program);
+	assert_copies(&run);
+	assert_int_equal(r.cuts, 0);
+	assert_true(atomic_load(&counters.sent) >= 11 * MIB);
+	/* The index is right as well: nothing has changed since. */
+	assert_int_equal(agent_index_create(&two, dir, &id2, NULL), 0);
+	run.next = &two;
+	run.base = &one;
+	assert_copies(&run);
+	assert_int_equal(atomic_load(&counters.sent), 0);
+	agent_index_close(&one);
+	agent_index_close(&two);
+	assert_image_is_source(&r);
+}
+
+static void kill_for_good(struct relay *r)
+{
+	kit_kill(r->pid, SIGKILL);
+}
+
+static void a_server_that_stays_away_fails_the_copy(void **state)
+{
+	struct relay r = {.cut_after = 5 * MIB, .cuts = 1, .on_cut = kill_for_good};
+	char path[500], program[500];
+	struct agent_disk disk = raw_disk("src", path);
+	struct run run = {.disk = &disk, .sock = "cut", .resume_ms = 1500};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	start_cut(&r, program);
+	assert_true(run_copy(&run, &err) < 0);
+	assert_true(err.text[0]);
+	assert_int_equal(r.cuts, 0);
+	relay_stop(&r);
+}
+
 static void an_image_of_a_running_vm_is_refused(void **state)
 {
 	char path[500], sock[32], full[500];
@@ -581,6 +840,9 @@ int main(void)
 		cmocka_unit_test(a_server_that_dies_fails_the_copy),
 		cmocka_unit_test(a_source_written_to_meanwhile_fails_the_copy),
 		cmocka_unit_test(a_stop_ends_the_copy_at_once),
+		cmocka_unit_test(a_copy_goes_on_after_cuts_and_sends_little_again),
+		cmocka_unit_test(a_copy_goes_on_after_the_server_was_killed),
+		cmocka_unit_test(a_server_that_stays_away_fails_the_copy),
 		cmocka_unit_test(an_image_of_a_running_vm_is_refused),
 		cmocka_unit_test(a_source_is_kept_from_vms_while_it_is_open),
 		cmocka_unit_test(sources_that_are_none_are_named),
