@@ -57,19 +57,33 @@ static int job_ended(const struct catalog_backup *job, struct err *err)
 		       job->error_message);
 }
 
-/* A disk may change only while it and its job are open. */
-static int find_open_disk(struct db *db, const char *job_id, int disk_index,
+/* The job runs, and it is this handle's hub that runs it. Asked in the transaction that writes: a
+ * hub that was stopped for a while and lost its job cannot know otherwise. */
+static int check_held(struct catalog *tx, const struct catalog_backup *job, struct err *err)
+{
+	const int64_t holder = job->hub_token == CATALOG_NONE ? 0 : job->hub_token;
+
+	if (!job_active(job))
+		return job_ended(job, err);
+	if (holder == catalog_hub_token(tx))
+		return 0;
+	return catalog_hub_fenced(tx, job->id, holder, err);
+}
+
+/* A disk may change only while it and its job are open, and by the job's hub. */
+static int find_open_disk(struct catalog *tx, const char *job_id, int disk_index,
 			  struct catalog_backup *job, struct catalog_backup_disk *disk,
 			  struct err *err)
 {
+	struct db *db = catalog_db(tx);
 	int r = find_disk(db, job_id, disk_index, disk, err);
 
 	if (!r)
 		r = find_job(db, job_id, job, err);
+	if (!r)
+		r = check_held(tx, job, err);
 	if (r)
 		return r;
-	if (!job_active(job))
-		return job_ended(job, err);
 	if (!disk_open(disk))
 		return err_set(err, CATALOG_E_STATE, "disk %d of backup job %s is %s", disk_index,
 			       job_id, catalog_disk_status_name(disk->status));
@@ -274,10 +288,14 @@ static int complete_tx(struct catalog *tx, void *arg, struct err *err)
 		r = find_job(db, c->job_id, &job, err);
 	if (r)
 		return r;
+	if (job_active(&job))
+		r = check_held(tx, &job, err);
+	if (r)
+		return r;
 	if (d.status == CATALOG_DISK_COMPLETED &&
 	    (job_active(&job) || job.status == CATALOG_JOB_COMPLETED))
 		return complete_again(c, &job, &d, err);
-	r = find_open_disk(db, c->job_id, c->disk_index, &job, &d, err);
+	r = find_open_disk(tx, c->job_id, c->disk_index, &job, &d, err);
 	if (!r)
 		r = store_point(db, c, &d, now, err);
 	if (!r)
@@ -345,7 +363,7 @@ static int disk_fail_tx(struct catalog *tx, void *arg, struct err *err)
 	if (d.status == CATALOG_DISK_FAILED)
 		return err_set(err, CATALOG_E_ALREADY, "disk %d of backup job %s failed before: %s",
 			       f->disk_index, f->job_id, d.error_message);
-	r = find_open_disk(db, f->job_id, f->disk_index, &job, &d, err);
+	r = find_open_disk(tx, f->job_id, f->disk_index, &job, &d, err);
 	if (!r)
 		r = db_run(db,
 			   "UPDATE backup_disks SET status = 'failed', error_message = ?,"
@@ -394,8 +412,9 @@ static int job_fail_tx(struct catalog *tx, void *arg, struct err *err)
 	if (job.status == CATALOG_JOB_FAILED || job.status == CATALOG_JOB_CANCELLED)
 		return err_set(err, CATALOG_E_ALREADY, "backup job %s ended before as %s: %s",
 			       job.id, catalog_job_status_name(job.status), job.error_message);
-	if (!job_active(&job))
-		return job_ended(&job, err);
+	r = check_held(tx, &job, err);
+	if (r)
+		return r;
 	r = db_run(db,
 		   "UPDATE backup_disks SET status = 'failed', error_message = ?, completed_at = ?"
 		   " WHERE backup_job_id = ? AND " DISK_OPEN,
@@ -426,12 +445,12 @@ static int job_running_tx(struct catalog *tx, void *arg, struct err *err)
 	int64_t now = catalog_now_us();
 	int r = find_job(db, job_id, &job, err);
 
+	if (!r)
+		r = check_held(tx, &job, err);
 	if (r)
 		return r;
 	if (job.status == CATALOG_JOB_RUNNING)
 		return err_set(err, CATALOG_E_ALREADY, "backup job %s is running already", job_id);
-	if (!job_active(&job))
-		return job_ended(&job, err);
 	r = go_on(db, job_id, now, err);
 	return r ? r
 		 : catalog_job_log_put(db, &at, now, err, "the capture agent accepted the backup");
@@ -454,10 +473,10 @@ static int telemetry_tx(struct catalog *tx, void *arg, struct err *err)
 	struct catalog_backup job;
 	int r = find_job(db, t->job_id, &job, err);
 
+	if (!r)
+		r = check_held(tx, &job, err);
 	if (r)
 		return r;
-	if (!job_active(&job))
-		return job_ended(&job, err);
 	return db_run(db,
 		      "UPDATE backup_jobs SET last_telemetry_at = ?,"
 		      " current_phase = COALESCE(?, current_phase) WHERE id = ?",
@@ -488,7 +507,7 @@ static int progress_tx(struct catalog *tx, void *arg, struct err *err)
 	const struct catalog_job_at at = {p->job_id, p->disk_index, CATALOG_LOG_INFO, "copy"};
 	struct catalog_backup job;
 	int64_t now = catalog_now_us();
-	int r = find_open_disk(db, p->job_id, p->disk_index, &job, &d, err);
+	int r = find_open_disk(tx, p->job_id, p->disk_index, &job, &d, err);
 
 	if (r)
 		return r;

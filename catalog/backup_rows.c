@@ -143,6 +143,7 @@ static const struct row_field job_fields[] = {
 	TIME_COL(J, created_at_us, "created_at"),
 	TIME_COL(J, started_at_us, "started_at", ROW_OPT),
 	TIME_COL(J, completed_at_us, "completed_at", ROW_OPT),
+	I64_COL(J, hub_token, "hub_token", ROW_OPT),
 };
 
 const struct row_map catalog_backup_map = ROW_MAP(J, "backup_jobs", "j", "", job_fields);

@@ -187,8 +187,9 @@ static int insert_job(struct db *db, const struct catalog_backup *job, struct er
 		       "INSERT INTO backup_jobs (id, vm_context_id, vm_backup_context_id, vm_name,"
 		       " repository_id, repository_type, repository_path, backup_type, status,"
 		       " running_vm_name, running_vm_context_id, parent_backup_id, policy_id, tags,"
-		       " disk_count, total_bytes, compression_enabled, current_phase, created_at)"
-		       " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		       " disk_count, total_bytes, compression_enabled, current_phase, created_at,"
+		       " hub_token) VALUES"
+		       " (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		       DB_ARGS(DB_TEXT(job->id), DB_TEXT(job->vm_context_id),
 			       DB_TEXT(job->vm_backup_context_id), DB_TEXT(job->vm_name),
 			       DB_TEXT(job->repository_id), DB_TEXT(job->repository_type),
@@ -198,7 +199,8 @@ static int insert_job(struct db *db, const struct catalog_backup *job, struct er
 			       DB_OPT(job->parent_backup_id), DB_OPT(job->policy_id),
 			       DB_OPT(job->tags), DB_I64(job->disk_count), DB_I64(job->total_bytes),
 			       DB_I64(job->compression_enabled), DB_TEXT(job->current_phase),
-			       DB_I64(job->created_at_us)),
+			       DB_I64(job->created_at_us),
+			       job->hub_token ? DB_I64(job->hub_token) : DB_NULL),
 		       NULL, err);
 
 	if (r == DB_E_UNIQUE)
@@ -286,8 +288,10 @@ static int start_tx(struct catalog *tx, void *arg, struct err *err)
 	struct catalog_backup job = *s->job;
 	struct catalog_backup_context ctx;
 	struct db *db = catalog_db(tx);
-	int r = catalog_backup_context_get(tx, job.vm_backup_context_id, &ctx, err);
+	int r = catalog_hub_check(tx, err);
 
+	if (!r)
+		r = catalog_backup_context_get(tx, job.vm_backup_context_id, &ctx, err);
 	if (!r)
 		r = check_context(&ctx, err);
 	if (!r)
@@ -297,6 +301,7 @@ static int start_tx(struct catalog *tx, void *arg, struct err *err)
 	if (r)
 		return r;
 	fill_job(&job, s, &ctx);
+	job.hub_token = catalog_hub_token(tx);
 	r = insert_job(db, &job, err);
 	if (!r)
 		r = insert_disks(db, s, &job, err);

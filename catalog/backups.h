@@ -23,6 +23,8 @@
  *    the next incremental leans on the last completed job, whose change id is older, so it copies
  *    a superset. All disks of a VM therefore always go on from the same job.
  *  - Nothing is found by time (M22): a disk may complete hours or days after its job began.
+ *  - A running job is written by the hub that holds it and by nobody else (hubs.h): every function
+ *    below that changes one gives CATALOG_E_FENCED when the handle's hub is another.
  */
 #ifndef CATALOG_BACKUPS_H
 #define CATALOG_BACKUPS_H
@@ -125,6 +127,8 @@ struct catalog_backup {
 	int64_t created_at_us;
 	int64_t started_at_us;
 	int64_t completed_at_us; /* the end, however it ended */
+	int64_t hub_token; /* of the hub that runs it or ran it last; CATALOG_NONE: of none (hubs.h)
+			    */
 };
 
 /* What a disk moved and kept. Counted by the NBD server; the agent's own figure is always 0. */

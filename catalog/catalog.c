@@ -38,6 +38,7 @@ struct catalog {
 	/* The pool; under @lock. */
 	char *url;
 	unsigned int busy_timeout_ms;
+	_Atomic int64_t hub_token; /* not under @lock */
 	pthread_mutex_t lock;
 	pthread_cond_t returned; /* a connection came back, or could not be opened */
 	pthread_cond_t served;	 /* the ticket lock moved on */
@@ -178,6 +179,16 @@ struct db *catalog_db(struct catalog *tx)
 {
 	assert(tx->tx);
 	return tx->tx;
+}
+
+int64_t catalog_hub_token(struct catalog *cat)
+{
+	return cat->pool->hub_token;
+}
+
+void catalog_set_hub_token(struct catalog *cat, int64_t token)
+{
+	cat->pool->hub_token = token;
 }
 
 /* --- results ---------------------------------------------------------------------------------- */

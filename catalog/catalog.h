@@ -52,6 +52,7 @@ enum catalog_cond {
 	CATALOG_E_INVALID,   /* a value of the caller's is refused: empty, too long, unknown */
 	CATALOG_E_SCHEMA,    /* the database was written by a newer program */
 	CATALOG_E_URL,	     /* the database URL names no backend of this program */
+	CATALOG_E_FENCED,    /* the job is another hub's, or this hub is none any more (hubs.h) */
 };
 
 /* Sizes of text members, terminator included; the schema's VARCHAR lengths plus one. */

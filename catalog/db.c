@@ -434,6 +434,14 @@ int db_query_i64(struct db *db, const char *sql, const struct db_arg *args, size
 	return 0;
 }
 
+int db_now_us(struct db *db, int64_t *out, struct err *err)
+{
+	char sql[128];
+
+	snprintf(sql, sizeof(sql), "SELECT %s", db->ops->now);
+	return db_query_i64(db, sql, DB_NO_ARGS, 0, out, err);
+}
+
 bool db_is_null(struct db_stmt *st, int col)
 {
 	return st->db->ops->is_null(st, col);

@@ -130,6 +130,9 @@ int db_run(struct db *db, const char *sql, const struct db_arg *args, size_t n, 
 int db_query_i64(struct db *db, const char *sql, const struct db_arg *args, size_t n, int64_t none,
 		 int64_t *out, struct err *err);
 
+/* The database's own clock, microseconds since 1970 UTC: the same for all who use the database. */
+int db_now_us(struct db *db, int64_t *out, struct err *err);
+
 bool db_is_null(struct db_stmt *st, int col);
 int64_t db_col_i64(struct db_stmt *st, int col);
 /* Borrowed until the next step or release. NULL for SQL NULL; @len may be NULL. */

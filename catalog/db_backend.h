@@ -38,6 +38,7 @@ struct db_word {
 struct db_ops {
 	const char *scheme;	     /* URL part before ":" */
 	const struct db_word *words; /* the last has no word */
+	const char *now;	     /* SQL expression: microseconds since 1970 UTC */
 	bool ddl_commits;
 	bool (*url_valid)(const char *rest, struct err *err);
 	int (*open)(const char *rest, unsigned int busy_timeout_ms, struct db **out,

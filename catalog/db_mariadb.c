@@ -944,6 +944,7 @@ static const struct db_word words[] = {
 const struct db_ops db_mariadb_ops = {
 	.scheme = "mariadb",
 	.words = words,
+	.now = "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
 	.ddl_commits = true,
 	.url_valid = maria_url_valid,
 	.open = maria_open,

@@ -389,6 +389,7 @@ static const struct db_word words[] = {
 const struct db_ops db_sqlite_ops = {
 	.scheme = "sqlite",
 	.words = words,
+	.now = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
 	.url_valid = sqlite_url_valid,
 	.open = sqlite_open,
 	.close = sqlite_close,

@@ -30,6 +30,7 @@ EMBED_MIGRATION(003, backups);
 EMBED_MIGRATION(004, policies);
 EMBED_MIGRATION(005, operations);
 EMBED_MIGRATION(006, access);
+EMBED_MIGRATION(008, hubs);
 
 /* Version v is migrations[v - 1]. */
 static const struct {
@@ -37,6 +38,7 @@ static const struct {
 } migrations[] = {
 	MIGRATION(001, inventory), MIGRATION(002, repositories), MIGRATION(003, backups),
 	MIGRATION(004, policies),  MIGRATION(005, operations),	 MIGRATION(006, access),
+	MIGRATION(008, hubs),
 };
 
 int64_t catalog_schema_latest(void)

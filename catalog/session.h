@@ -30,6 +30,14 @@ void catalog_lease_end(struct catalog_lease *l);
 /* The connection of a transaction's handle. */
 struct db *catalog_db(struct catalog *tx);
 
+/* The token of the hub the handle speaks for; 0: of none (catalog/hubs.h). */
+int64_t catalog_hub_token(struct catalog *cat);
+void catalog_set_hub_token(struct catalog *cat, int64_t token);
+/* CATALOG_E_FENCED: the handle's hub has lost its place. In a transaction. */
+int catalog_hub_check(struct catalog *tx, struct err *err);
+/* CATALOG_E_FENCED with a sentence that names who holds the job. */
+int catalog_hub_fenced(struct catalog *tx, const char *job_id, int64_t holder, struct err *err);
+
 /* Turns a db_cond into what callers of the catalog may see; other results pass. In a transaction a
  * busy database is noted, so that the whole runs again even if its function ignores the result. */
 int catalog_result(struct catalog *cat, int r);

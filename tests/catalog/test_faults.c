@@ -8,9 +8,18 @@
 
 #include <errno.h>
 
-static const char *const tables[] = {"vm_replication_contexts", "replication_jobs",   "vm_disks",
-				     "backup_repositories",	"vm_backup_contexts", "backup_jobs",
-				     "backup_chains",		"backup_disks"};
+#include "catalog/hubs.h"
+
+static const char *const tables[] = {"vm_replication_contexts",
+				     "replication_jobs",
+				     "vm_disks",
+				     "backup_repositories",
+				     "vm_backup_contexts",
+				     "backup_jobs",
+				     "backup_chains",
+				     "backup_disks",
+				     "hubs",
+				     "hub_tokens"};
 
 /* What an operation broken in this way gives. */
 static struct {
@@ -134,6 +143,77 @@ static int op_delete_repository(struct fx *fx, void *arg, struct err *err)
 	return catalog_repository_delete(fx->cat, ((struct fx_ready *)arg)->repo.id, err);
 }
 
+/* --- hubs ------------------------------------------------------------------------------------- */
+
+static int op_join(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_hub_join(fx->cat, arg, 60000, err);
+}
+
+static int op_renew(struct fx *fx, void *arg, struct err *err)
+{
+	(void)arg;
+	return catalog_hub_renew(fx->cat, 60000, err);
+}
+
+static int op_take_over(struct fx *fx, void *arg, struct err *err)
+{
+	struct catalog_backup *jobs = NULL;
+	size_t *n = arg;
+	int r = catalog_hub_take_over(fx->cat, &jobs, n, err);
+
+	free(jobs);
+	return r;
+}
+
+static int op_leave(struct fx *fx, void *arg, struct err *err)
+{
+	(void)arg;
+	return catalog_hub_leave(fx->cat, err);
+}
+
+static void live_among_hubs(struct fx *fx, bool whole_transaction)
+{
+	struct catalog_hub old = {.name = "old", .instance = "data-1"}, hub = old;
+	struct catalog_hub other = {.name = "other", .instance = "data-2"};
+	struct fx_ready r[3];
+	struct fx_job j;
+	size_t n = 0;
+
+	OK(catalog_hub_join(fx->cat, &other, 60000, &err));
+	for (size_t i = 0; i < ARRAY_SIZE(r); i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "vm%zu", i);
+		fx_ready(fx, &r[i], name, 1);
+		fx_start(fx, &r[i], CATALOG_BACKUP_FULL, &j);
+	}
+	OK(catalog_hub_join(fx->cat, &old, 60000, &err));
+	install(fx, whole_transaction);
+	assert_int_equal(torture(fx, op_join, &hub), 3);
+	assert_true(hub.token > old.token);
+	assert_int_equal(torture(fx, op_renew, NULL), 1);
+	tmpdb_sql(&fx->t, "UPDATE hubs SET lease_until = 1 WHERE name = 'other'");
+	assert_int_equal(torture(fx, op_take_over, &n), 4);
+	assert_int_equal(n, 3);
+	OK(op_take_over(fx, &n, NULL));
+	assert_int_equal(n, 0);
+	tmpdb_sql(&fx->t, "DELETE FROM vm_backup_contexts");
+	assert_int_equal(torture(fx, op_leave, NULL), 1);
+}
+
+static void hubs_come_and_go_whole_or_not_at_all(void **state)
+{
+	live_among_hubs(*state, false);
+}
+
+static void hubs_survive_transactions_that_break(void **state)
+{
+	live_among_hubs(*state, true);
+}
+
+/* --- backups ---------------------------------------------------------------------------------- */
+
 /* A whole life, every step broken everywhere. The counts say that the steps were really cut up. */
 static void live(struct fx *fx, bool whole_transaction)
 {
@@ -189,6 +269,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		FX_TEST(a_statement_that_fails_anywhere_undoes_its_operation),
 		FX_TEST(a_transaction_that_breaks_anywhere_undoes_its_operation),
+		FX_TEST(hubs_come_and_go_whole_or_not_at_all),
+		FX_TEST(hubs_survive_transactions_that_break),
 	};
 
 	return tmpdb_run_tests("catalog/faults", tests, NULL, NULL);

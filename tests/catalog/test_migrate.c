@@ -29,6 +29,16 @@ static void migrate_to(const struct fx *fx, int64_t version)
 	OK(catalog_schema_migrate(db, version, fx->t.dir, &err));
 }
 
+/* To the version before this migration, wherever it stands among them. */
+static void migrate_below(const struct fx *fx, const char *name)
+{
+	int64_t version =
+		tmpdb_i64(&fx->t, "SELECT version FROM schema_version WHERE name = '%s'", name);
+
+	assert_true(version > 0);
+	migrate_to(fx, version - 1);
+}
+
 static size_t copies(const struct fx *fx, const char *what)
 {
 	char pattern[512];
@@ -68,7 +78,10 @@ static void add_other_rows(const struct fx *fx)
 		"INSERT INTO credentials (name, kind, username, secret, key_id, created_at,"
 		" updated_at) VALUES ('vc', 'vcenter', 'u', 'sealed', 'k1', 1, 1);"
 		"INSERT INTO audit_log (created_at, user_name, action, outcome, detail,"
-		" previous_hash, entry_hash) VALUES (1, 'ann', 'login', 'allowed', '', '', 'h1')");
+		" previous_hash, entry_hash) VALUES (1, 'ann', 'login', 'allowed', '', '', 'h1');"
+		"INSERT INTO hubs (token, id, name, instance, started_at, heartbeat_at,"
+		" lease_until) VALUES (7, 'hub-7', 'h', 'data-7', 1, 1, 1);"
+		"UPDATE backup_jobs SET hub_token = 7");
 }
 
 static void open_with_data(struct fx *fx)
@@ -127,6 +140,11 @@ static void every_step_down_and_up_works_with_data_in(void **state)
 	open_with_data(fx);
 	close_catalog(fx);
 	lines = tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log");
+	migrate_below(fx, "008_hubs");
+	assert_false(tmpdb_has_table(&fx->t, "hubs"));
+	assert_int_not_equal(tmpdb_try(&fx->t, "SELECT hub_token FROM backup_jobs"), 0);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_jobs"), 3);
+	tmpdb_assert_sound(&fx->t);
 	migrate_to(fx, 5);
 	assert_false(tmpdb_has_table(&fx->t, "users"));
 	assert_true(lines >= 3 && tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log") == lines);
@@ -181,7 +199,8 @@ static void a_database_is_copied_aside_before_its_schema_changes(void **state)
 	tmpdb_sql(&fx->t, "UPDATE backup_jobs SET error_message = ' it''s \\n \"x\" \n \xc3\xa4 '");
 	before = tmpdb_dump(&fx->t, NULL);
 	migrate_to(fx, 1);
-	assert_int_equal(copies(fx, "6-*Z.*"), 1);
+	snprintf(path, sizeof(path), "%" PRId64 "-*Z.*", catalog_schema_latest());
+	assert_int_equal(copies(fx, path), 1);
 	OK(catalog_open(fx->t.url, &opt, &fx->cat, &err));
 	assert_int_equal(copies(fx, "1-*Z.*"), 1);
 	assert_int_equal(copies(fx, "*"), 2);
@@ -190,7 +209,8 @@ static void a_database_is_copied_aside_before_its_schema_changes(void **state)
 	/* The copy is private, whole, and is the way back: here with texts a careless one would
 	 * break.
 	 */
-	snprintf(path, sizeof(path), "%s.schema-6-*", fx->t.path);
+	snprintf(path, sizeof(path), "%s.schema-%" PRId64 "-*", fx->t.path,
+		 catalog_schema_latest());
 	assert_int_equal(glob(path, 0, NULL, &g), 0);
 	assert_int_equal(stat(g.gl_pathv[0], &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
@@ -398,6 +418,7 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 {
 	_cleanup_(freep) char *clean = NULL;
 	struct fx *fx = *state;
+	int hubs;
 
 	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
 	close_catalog(fx);
@@ -405,6 +426,10 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 	recover_from_crashes(fx, "003_backups.up", 3, true, 7, clean);
 	recover_from_crashes(fx, "006_access.up", 6, true, 1, clean);
 	recover_from_crashes(fx, "006_access.down", 6, false, 1, clean);
+	hubs = (int)tmpdb_i64(&fx->t, "SELECT version FROM schema_version WHERE name ="
+				      " '008_hubs'");
+	recover_from_crashes(fx, "008_hubs.up", hubs, true, 1, clean);
+	recover_from_crashes(fx, "008_hubs.down", hubs, false, 1, clean);
 }
 
 /* What a statement finds in its way is taken for its own work only where it was begun before. */

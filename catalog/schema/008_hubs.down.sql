@@ -1,0 +1,3 @@
+ALTER TABLE backup_jobs DROP COLUMN hub_token;
+DROP TABLE hubs;
+DROP TABLE hub_tokens;
