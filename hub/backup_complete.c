@@ -94,6 +94,10 @@ static int complete_from_catalog(struct hub *hub, const char *job_id, int disk_i
 			return err_set(err, HUB_E_STATE,
 				       "disk %d of %s was completed with another change id",
 				       disk_index, job_id);
+		if (job.status == CATALOG_JOB_PENDING || job.status == CATALOG_JOB_RUNNING)
+			return err_set(err, HUB_E_STATE,
+				       "backup %s is run by another hub: complete it there",
+				       job_id);
 		return err_set(err, HUB_E_STATE,
 			       "backup %s is %s, what was written of disk %d is deleted or in the "
 			       "quarantine and cannot be completed any more: %s",

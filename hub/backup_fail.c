@@ -114,7 +114,8 @@ static void fail_tell_catalog(struct hub *hub, struct hub_job *job)
 	int rc = catalog_backup_fail(hub->catalog, job->row.id, job->fail_status, job->fail_reason,
 				     &err);
 
-	if (!rc || rc == CATALOG_E_ALREADY || rc == CATALOG_E_STATE || rc == CATALOG_E_NOT_FOUND) {
+	if (!rc || rc == CATALOG_E_ALREADY || rc == CATALOG_E_STATE || rc == CATALOG_E_NOT_FOUND ||
+	    rc == CATALOG_E_FENCED) {
 		fail_settle_unsure(hub, job);
 		hub_job_end(hub, job);
 		return;

@@ -30,7 +30,10 @@ static int hub_take_config(struct hub *hub, const struct hub_config *config, str
 	if (!CATALOG_TEXT(hub->vcenter_user, config->vcenter_user) ||
 	    !CATALOG_TEXT(hub->vcenter_password, config->vcenter_password))
 		return err_set(err, HUB_E_INVALID, "vcenter_user or vcenter_password is too long");
+	if (!CATALOG_TEXT(hub->self.name, config->name))
+		return err_set(err, HUB_E_INVALID, "the hub's name is too long");
 	hub->config = *config;
+	hub->config.name = hub->self.name;
 	/* Absolute, so that what is stored means the same from everywhere. */
 	if (dir[0] != '/') {
 		if (!getcwd(hub->data_dir, sizeof(hub->data_dir) - 64) ||
@@ -170,7 +173,9 @@ static void hub_free(struct hub *hub)
 	hub_agent_free(hub->agent);
 	hub_audit_stop(hub);
 	secrets_free(hub->secrets);
+	hub_lease_leave(hub);
 	catalog_close(hub->catalog);
+	free(hub->taken);
 	if (hub->lock_fd >= 0)
 		close(hub->lock_fd);
 	pthread_mutex_destroy(&hub->lock);
@@ -197,11 +202,15 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 	if (!rc)
 		rc = hub_make_agent(hub, config->agent_url, err);
 	if (!rc)
+		rc = hub_lease_join(hub, err);
+	if (!rc)
 		rc = hub_recover(hub, err);
 	if (!rc)
 		hub_credentials_settle(hub);
 	if (!rc)
 		rc = hub_start_nbd(hub, config, err);
+	if (!rc)
+		rc = hub_lease_start(hub, err);
 	if (!rc)
 		rc = hub_watchdog_start(hub, err);
 	if (!rc)

@@ -38,9 +38,10 @@ enum hub_cond {
 };
 
 struct hub_config {
-	const char *data_dir;  /* made when absent; holds the lock and the default database */
-	const char *db_url;    /* as for catalog_open(); NULL: catalog.db in data_dir */
-	const char *agent_url; /* "http://127.0.0.1:9081" */
+	const char *data_dir; /* made when absent; holds the lock and the default database */
+	const char *db_url;   /* as for catalog_open(); NULL: catalog.db in data_dir */
+	const char *name; /* among several hubs on one database; NULL or "": the machine's name */
+	const char *agent_url;			   /* "http://127.0.0.1:9081" */
 	const char *const *nbd_listen;		   /* as for nbd_server_listen(); at least one */
 	const enum nbd_tls_policy *nbd_listen_tls; /* of each of them; NULL: all off */
 	size_t nbd_listen_count;
@@ -61,6 +62,7 @@ struct hub_config {
 	unsigned progress_poll_ms;     /* how often the agent is asked for its own view */
 	unsigned agent_timeout_ms;     /* one call, discovery excepted */
 	unsigned discovery_timeout_ms; /* one discovery */
+	unsigned lease_ms; /* after so long without a sign of life others take its jobs over */
 };
 
 #define HUB_CONFIG_INIT                                                                            \
@@ -74,6 +76,7 @@ struct hub_config {
 		.progress_poll_ms = 3000,                                                          \
 		.agent_timeout_ms = 60 * 1000,                                                     \
 		.discovery_timeout_ms = 5 * 60 * 1000,                                             \
+		.lease_ms = 30 * 1000,                                                             \
 	})
 
 /* The texts of @config are copied. HUB_E_INVALID, HUB_E_EXISTS: another hub holds the data folder.

@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "catalog/backups.h"
 #include "catalog/contexts.h"
+#include "catalog/hubs.h"
 #include "catalog/job_log.h"
 #include "hub/agent.h"
 #include "hub/backup.h"
@@ -48,6 +49,10 @@ struct hub {
 	struct catalog *catalog;
 	struct hub_audit *audit;		     /* audit.c */
 	char new_token_path[CATALOG_PATH_SIZE + 32]; /* the first run's; "": this was none */
+	struct catalog_hub self; /* lease.c; constant for others but for its token and id */
+	int64_t previous_token;	 /* of the last run on this data folder; CATALOG_NONE: unknown */
+	struct catalog_backup *taken; /* recover.c: taken over and not ended yet */
+	size_t taken_count;
 	struct nbd_server *nbd;
 	struct hub_agent *agent;
 	struct secrets *secrets;
@@ -66,8 +71,8 @@ struct hub {
 	pthread_mutex_t tick_lock; /* the housekeeping threads sleep on it */
 	pthread_cond_t tick_cond;
 	bool tick_stop;
-	bool watchdog_runs, poller_runs;
-	pthread_t watchdog, poller;
+	bool watchdog_runs, poller_runs, lease_runs, takeover_runs;
+	pthread_t watchdog, poller, lease, takeover;
 };
 
 /* Bytes per second, smoothed over a few seconds; fed by the watch-dog. */
@@ -234,8 +239,19 @@ char *hub_sidecar_text(struct hub *hub, struct hub_job *job, const struct hub_di
 
 /* --- recover.c ------------------------------------------------------------------------------ */
 
-/* Ends what a crash left running and quarantines what it left behind. Before anything starts. */
+/* Ends what a crash of this or another hub left running and quarantines what it left behind. Before
+ * anything starts. */
 int hub_recover(struct hub *hub, struct err *err);
+/* Takes over the jobs of hubs that are gone, and ends them. */
+int hub_take_over(struct hub *hub, struct err *err);
+
+/* --- lease.c -------------------------------------------------------------------------------- */
+
+/* Makes the catalog's handle that of this hub. */
+int hub_lease_join(struct hub *hub, struct err *err);
+int hub_lease_start(struct hub *hub, struct err *err);
+/* Last of all: what still runs in its name is for others to end. */
+void hub_lease_leave(struct hub *hub);
 
 /* --- watchdog.c, agent_poll.c --------------------------------------------------------------- */
 

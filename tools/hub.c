@@ -28,12 +28,12 @@ static const char usage[] =
 	"\n"
 	"  --data-dir DIR       lock and catalog (default /var/lib/sendense)\n"
 	"  --config FILE        JSON with the options' names as keys (data_dir, http, nbd,\n"
-	"                       agent_url, db, workers, tls, tls_certificates, tls_psk,\n"
+	"                       agent_url, db, name, workers, tls, tls_certificates, tls_psk,\n"
 	"                       tls_verify_peer, tls_allow) and start_timeout_s, "
 	"disconnect_grace_s,\n"
 	"                       silence_timeout_s, stall_warning_s, tick_ms, progress_poll_ms, "
 	"agent_timeout_s,\n"
-	"                       discovery_timeout_s, vcenter_user, vcenter_password,\n"
+	"                       discovery_timeout_s, lease_s, vcenter_user, vcenter_password,\n"
 	"                       cancel_keeps_partial,\n"
 	"                       credentials_key (default DATA-DIR/credentials.key), and the NBD\n"
 	"                       limits: nbd_max_connections, nbd_max_connections_per_peer,\n"
@@ -51,6 +51,7 @@ static const char usage[] =
 	"                       socket=PATH, password-file=PATH (or SENDENSE_DB_PASSWORD in the\n"
 	"                       environment), tls=off|on|verify, tls-ca=, tls-cert=, tls-key=,\n"
 	"                       timeout=SECONDS\n"
+	"  --name NAME          among several hubs on one database (default: the machine's name)\n"
 	"  --workers N          NBD worker threads (default: one a core)\n"
 	"  --tls off|allow|require\n"
 	"                       STARTTLS on NBD listeners (default: off); --nbd "
@@ -82,6 +83,7 @@ static const struct option options[] = {
 	{"nbd", required_argument, NULL, HUB_OPT_NBD},
 	{"agent-url", required_argument, NULL, HUB_OPT_AGENT_URL},
 	{"db", required_argument, NULL, HUB_OPT_DB},
+	{"name", required_argument, NULL, HUB_OPT_NAME},
 	{"workers", required_argument, NULL, HUB_OPT_WORKERS},
 	{"tls", required_argument, NULL, HUB_OPT_TLS},
 	{"tls-certificates", required_argument, NULL, HUB_OPT_TLS_CERTIFICATES},

@@ -25,6 +25,8 @@ static const struct setting {
 	{"http", HUB_OPT_HTTP, TEXT, offsetof(struct hub_settings, http)},
 	{"agent_url", HUB_OPT_AGENT_URL, TEXT, offsetof(struct hub_settings, agent_url)},
 	{"db", HUB_OPT_DB, TEXT, offsetof(struct hub_settings, db)},
+	{"name", HUB_OPT_NAME, TEXT, offsetof(struct hub_settings, name)},
+	{"lease_s", 0, NUMBER, offsetof(struct hub_settings, lease_s), 1, 3600},
 	{"config", HUB_OPT_CONFIG, TEXT, offsetof(struct hub_settings, config)},
 	{"vcenter_user", 0, TEXT, offsetof(struct hub_settings, vcenter_user)},
 	{"vcenter_password", 0, TEXT, offsetof(struct hub_settings, vcenter_password)},
@@ -401,6 +403,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	*config = HUB_CONFIG_INIT;
 	config->data_dir = settings->data_dir;
 	config->db_url = settings->db;
+	config->name = settings->name;
 	config->agent_url = settings->agent_url;
 	config->nbd_listen = settings->nbd_list;
 	config->nbd_listen_count = settings->nbd_count;
@@ -421,6 +424,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	apply(&config->disconnect_grace_ms, settings->disconnect_grace_s, 1000);
 	apply(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);
 	apply(&config->stall_warning_ms, settings->stall_warning_s, 1000);
+	apply(&config->lease_ms, settings->lease_s, 1000);
 	apply(&config->tick_ms, settings->tick_ms, 1);
 	apply(&config->progress_poll_ms, settings->progress_poll_ms, 1);
 	apply(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);

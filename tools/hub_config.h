@@ -23,6 +23,7 @@ enum {
 	HUB_OPT_NBD,
 	HUB_OPT_AGENT_URL,
 	HUB_OPT_DB,
+	HUB_OPT_NAME,
 	HUB_OPT_WORKERS,
 	HUB_OPT_TLS,
 	HUB_OPT_TLS_CERTIFICATES,
@@ -37,6 +38,7 @@ struct hub_settings {
 	char http[HUB_SETTINGS_TEXT];
 	char agent_url[HUB_SETTINGS_TEXT];
 	char db[HUB_SETTINGS_TEXT];
+	char name[HUB_SETTINGS_TEXT];
 	char vcenter_user[HUB_SETTINGS_TEXT];
 	char vcenter_password[HUB_SETTINGS_TEXT];
 	char credentials_key[HUB_SETTINGS_TEXT];
@@ -58,6 +60,7 @@ struct hub_settings {
 	long nbd_max_connections, nbd_max_connections_per_peer, nbd_max_connections_per_export;
 	long nbd_handshake_timeout_s, nbd_idle_timeout_s, nbd_stall_timeout_s;
 	long nbd_max_option_bytes, nbd_max_inflight_bytes, nbd_send_queue_bytes;
+	long lease_s;
 	long tick_ms, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
 };
 
