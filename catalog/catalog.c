@@ -26,7 +26,8 @@
 
 #define DEFAULT_CONNECTIONS	8
 #define DEFAULT_BUSY_TIMEOUT_MS 10000
-#define TX_ATTEMPTS		5
+#define TX_ATTEMPTS		8
+#define TX_PAUSE_MS		50 /* at most, before the next attempt */
 
 struct catalog {
 	struct catalog *pool; /* itself, or whose transaction this is */
@@ -301,14 +302,37 @@ static int tx_nested(struct catalog *tx, catalog_tx_fn *fn, void *arg, struct er
 	return r;
 }
 
+static void random_bytes(uint8_t *p, size_t n)
+{
+	ssize_t got = getrandom(p, n, 0);
+
+	/* Up to 256 bytes come whole once the kernel's generator is up, which getrandom() awaits.
+	 */
+	assert(got == (ssize_t)n);
+}
+
+/* Those who met on different nodes of a cluster should not meet again. */
+static void tx_pause(int attempt)
+{
+	struct timespec ts = {0};
+	uint32_t v = 0;
+
+	random_bytes((uint8_t *)&v, sizeof(v));
+	ts.tv_nsec = v % MIN(10 << attempt, TX_PAUSE_MS) * 1000000L;
+	nanosleep(&ts, NULL);
+}
+
 int catalog_tx(struct catalog *cat, catalog_tx_fn *fn, void *arg, struct err *err)
 {
 	int r = DB_E_BUSY;
 
 	if (cat->tx)
 		return catalog_result(cat, tx_nested(cat, fn, arg, err));
-	for (int i = 0; i < TX_ATTEMPTS && r == DB_E_BUSY; i++)
+	for (int i = 0; i < TX_ATTEMPTS && r == DB_E_BUSY; i++) {
+		if (i)
+			tx_pause(i - 1);
 		r = tx_once(cat, fn, arg, err);
+	}
 	if (!r && err)
 		*err = ERR_INIT;
 	return catalog_result(cat, r);
@@ -322,15 +346,6 @@ int64_t catalog_now_us(void)
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
-}
-
-static void random_bytes(uint8_t *p, size_t n)
-{
-	ssize_t got = getrandom(p, n, 0);
-
-	/* Up to 256 bytes come whole once the kernel's generator is up, which getrandom() awaits.
-	 */
-	assert(got == (ssize_t)n);
 }
 
 void catalog_new_id(char id[CATALOG_ID_SIZE], const char *prefix)

@@ -16,6 +16,9 @@
  * so the transaction is doomed with DB_E_BUSY and its owner runs it again. While committing, nobody
  * can know: a new connection waits for the write lock, which the old one holds until it is decided,
  * and looks whether the ticket is there.
+ *
+ * Several hosts are nodes of a Galera cluster. A connection is to one of them until that one fails
+ * or is cut off from the others, then to the next.
  */
 #include "catalog/db_mariadb.h"
 
@@ -36,6 +39,7 @@
 #define IDLE_TX_S     60     /* a program stopped in mid-transaction loses it, and the lock */
 #define TICKETS	      64     /* remembered in catalog_writer */
 #define TICKET_LEN    17
+#define LOOKS	      5 /* for a ticket, should other nodes of a cluster come in between */
 
 struct maria_col {
 	bool integer;
@@ -337,6 +341,39 @@ static int check_server(struct maria_db *m, struct err *err)
 		       m->url.shown, mysql_get_server_info(m->h));
 }
 
+/* The second column of a SHOW is ON. */
+static int shows_on(struct maria_db *m, const char *sql, bool *on, struct err *err)
+{
+	MYSQL_ROW row;
+	MYSQL_RES *res = first_row(m, sql, &row, err);
+
+	if (!res)
+		return m->h ? -EIO : -ENOTCONN;
+	*on = row && row[1] && !strcmp(row[1], "ON");
+	mysql_free_result(res);
+	return 0;
+}
+
+/*
+ * A node of a Galera cluster takes nothing while it is cut off from the others, or catches up with
+ * them. What was committed through another node it may apply a moment later: reading waits for
+ * that, because the connection may have been to another node before.
+ */
+static int check_cluster(struct maria_db *m, struct err *err)
+{
+	bool cluster = false, ready = true;
+	int r = shows_on(m, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'", &cluster, err);
+
+	if (!r && cluster)
+		r = shows_on(m, "SHOW STATUS LIKE 'wsrep_ready'", &ready, err);
+	if (!r && !ready)
+		r = err_set(err, -ENOTCONN,
+			    "cannot connect to the catalog database %s: node %s:%u is not part of "
+			    "its cluster at present",
+			    m->url.shown, m->url.hosts[m->host].name, m->url.hosts[m->host].port);
+	return r || !cluster ? r : maria_exec(m, "SET SESSION wsrep_sync_wait = 1", err);
+}
+
 static int set_session(struct maria_db *m, struct err *err)
 {
 	char sql[640];
@@ -355,6 +392,7 @@ static int set_session(struct maria_db *m, struct err *err)
 
 static int connect_once(struct maria_db *m, unsigned int *e, struct err *err)
 {
+	const struct maria_host *host = &m->url.hosts[m->host];
 	char password[MARIA_PASSWORD_SIZE];
 	int r = maria_password(&m->url, password, err);
 
@@ -364,7 +402,7 @@ static int connect_once(struct maria_db *m, unsigned int *e, struct err *err)
 	m->h = new_handle(m);
 	if (!m->h)
 		return err_sys(err, -ENOMEM, "cannot connect to the catalog database");
-	if (!mysql_real_connect(m->h, m->url.host, m->url.user, password, m->url.name, m->url.port,
+	if (!mysql_real_connect(m->h, host->name, m->url.user, password, m->url.name, host->port,
 				*m->url.socket ? m->url.socket : NULL, CLIENT_FOUND_ROWS)) {
 		*e = mysql_errno(m->h);
 		r = map_code(*e);
@@ -374,6 +412,8 @@ static int connect_once(struct maria_db *m, unsigned int *e, struct err *err)
 	explicit_bzero(password, sizeof(password));
 	if (!r)
 		r = check_server(m, err);
+	if (!r)
+		r = check_cluster(m, err);
 	if (!r)
 		r = set_session(m, err);
 	if (r)
@@ -399,7 +439,8 @@ static uint64_t now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-/* Connects; waits for a server that is not there as long as for a lock. */
+/* Connects, to the next host when one does not answer; waits for a server that is not there as long
+ * as for a lock. */
 static int connect_patiently(struct maria_db *m, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000L};
@@ -409,10 +450,14 @@ static int connect_patiently(struct maria_db *m, struct err *err)
 	int r;
 
 	m->base.in_tx = false; /* what fails here ends no transaction */
-	while ((r = connect_once(m, &e, err)) && (is_passing(e) || r == -ENOTCONN)) {
+	for (unsigned int tried = 1;
+	     (r = connect_once(m, &e, err)) && (is_passing(e) || r == -ENOTCONN); tried++) {
 		r = -ENOTCONN;
 		if (err)
 			err->code = r;
+		m->host = (m->host + 1) % m->url.host_count;
+		if (tried % m->url.host_count)
+			continue;
 		if (now_ms() >= deadline)
 			break;
 		nanosleep(&pause, NULL);
@@ -578,15 +623,19 @@ static int maria_begin(struct db *db, struct err *err)
 	return r;
 }
 
-/* With the write lock held, on a new connection: did the transaction of m->ticket happen? */
-static int look_for_ticket(struct maria_db *m, bool *known, bool *happened, struct err *err)
+/* Takes a turn of its own and looks, in there, for the ticket of the transaction in doubt. */
+static int look_for_ticket(struct maria_db *m, bool *known, bool *happened)
 {
 	MYSQL_RES *res;
 	MYSQL_ROW row;
 	int64_t turns_since;
+	int r = maria_exec(m, "START TRANSACTION", NULL);
 
-	res = first_row(m, "SELECT turn, recent FROM catalog_writer WHERE id = 1 FOR UPDATE", &row,
-			err);
+	if (!r)
+		r = maria_exec(m, "UPDATE catalog_writer SET turn = turn + 1 WHERE id = 1", NULL);
+	if (r)
+		return r;
+	res = first_row(m, "SELECT turn, recent FROM catalog_writer WHERE id = 1", &row, NULL);
 	if (!res)
 		return -EIO;
 	turns_since = row && row[0] ? strtoll(row[0], NULL, 10) - m->turn : TICKETS;
@@ -596,21 +645,35 @@ static int look_for_ticket(struct maria_db *m, bool *known, bool *happened, stru
 	return 0;
 }
 
+/*
+ * Committed, because an answer counts only then: on one server the write lock was waited for, which
+ * the transaction in doubt held until it was decided; among the nodes of a cluster the two
+ * conflict, so that either its outcome was seen here, or it has none any more.
+ */
+static int look_and_commit(struct maria_db *m, bool *known, bool *happened)
+{
+	int r = look_for_ticket(m, known, happened);
+
+	if (!r && mysql_commit(m->h))
+		r = maria_fail(m, NULL);
+	if (r && m->h && mysql_rollback(m->h))
+		disconnect(m);
+	return r;
+}
+
 /* COMMIT was sent and not answered as it should. */
 static int find_out(struct maria_db *m, const char *why, struct err *err)
 {
 	bool known = false, happened = false;
-	int r;
+	int r = -EIO;
 
-	disconnect(m);
-	m->base.in_tx = false; /* the one below is another */
-	r = connect_patiently(m, NULL);
-	if (!r)
-		r = maria_exec(m, "START TRANSACTION", NULL);
-	if (!r)
-		r = look_for_ticket(m, &known, &happened, NULL);
-	if (m->h && mysql_rollback(m->h))
+	m->base.in_tx = false; /* those below are others */
+	for (int i = 0; r && i < LOOKS; i++) {
 		disconnect(m);
+		if (connect_patiently(m, NULL))
+			break;
+		r = look_and_commit(m, &known, &happened);
+	}
 	m->base.in_tx = true;
 	if (r || !known)
 		return err_set(err, -ECONNABORTED,

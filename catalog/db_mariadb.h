@@ -19,11 +19,18 @@ enum maria_tls {
 	MARIA_TLS_VERIFY, /* encrypted; the server's certificate must be good and name the host */
 };
 
+#define MARIA_HOSTS 8
+
+struct maria_host {
+	char name[256];
+	unsigned int port;
+};
+
 /* A URL taken apart. An empty text is one that was not given. */
 struct maria_url {
 	char user[129];
-	char host[256]; /* "localhost" when a socket is given */
-	unsigned int port;
+	struct maria_host hosts[MARIA_HOSTS]; /* one: "localhost" when a socket is given */
+	unsigned int host_count;
 	char name[65]; /* of the database */
 	char socket[108];
 	char password_file[512];
@@ -48,6 +55,7 @@ struct maria_db {
 	struct maria_url url;
 	unsigned int busy_timeout_ms;
 	MYSQL *h;	     /* NULL: not connected */
+	unsigned int host;   /* of url.hosts: in use, or to be tried next */
 	uint64_t connection; /* counts connections: a statement of another one is prepared anew */
 	uint64_t locked_on;  /* the one that holds the schema lock, or 0 */
 	char ticket[18];     /* what this transaction left in catalog_writer: 16 digits, a space */

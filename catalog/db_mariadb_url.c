@@ -1,5 +1,7 @@
 /*
- * mariadb://USER@HOST[:PORT]/NAME[?KEY=VALUE[&KEY=VALUE...]]
+ * mariadb://USER@HOST[:PORT][,HOST[:PORT]...]/NAME[?KEY=VALUE[&KEY=VALUE...]]
+ *
+ * Several hosts are nodes of one cluster: the next one is taken when one does not answer.
  *
  *   socket=PATH          a unix socket instead of HOST and PORT
  *   password-file=PATH   first line is the password; else SENDENSE_DB_PASSWORD in the environment
@@ -79,7 +81,7 @@ static bool parse_number(const char *text, unsigned int min, unsigned int max, u
 }
 
 /* HOST, HOST:PORT, [V6], [V6]:PORT, or nothing. */
-static int parse_host(const char *p, const char *end, struct maria_url *u, struct err *err)
+static int parse_host(const char *p, const char *end, struct maria_host *h, struct err *err)
 {
 	const bool bracket = p < end && *p == '[';
 	const char *close = bracket ? memchr(p, ']', (size_t)(end - p)) : NULL;
@@ -95,12 +97,33 @@ static int parse_host(const char *p, const char *end, struct maria_url *u, struc
 		      bracket ? close
 		      : colon ? colon
 			      : end,
-		      u->host, sizeof(u->host)))
+		      h->name, sizeof(h->name)))
 		return refuse(err, "the host is not understood");
 	if (colon && (!unescape(colon + 1, end, port, sizeof(port)) ||
-		      !parse_number(port, 1, 65535, &u->port)))
+		      !parse_number(port, 1, 65535, &h->port)))
 		return refuse(err, "the port is no number from 1 to 65535");
 	return 0;
+}
+
+static int parse_hosts(const char *p, const char *end, struct maria_url *u, struct err *err)
+{
+	int r = 0;
+
+	for (;;) {
+		const char *comma = memchr(p, ',', (size_t)(end - p));
+		struct maria_host *h = &u->hosts[u->host_count];
+
+		if (u->host_count == MARIA_HOSTS)
+			return refuse(err, "it names too many hosts");
+		h->port = DEFAULT_PORT;
+		r = parse_host(p, comma ? comma : end, h, err);
+		if (!r && !*h->name && (comma || u->host_count))
+			r = refuse(err, "the host is not understood");
+		u->host_count++;
+		if (r || !comma)
+			return r;
+		p = comma + 1;
+	}
 }
 
 static int parse_authority(const char *p, const char *end, struct maria_url *u, struct err *err)
@@ -114,7 +137,7 @@ static int parse_authority(const char *p, const char *end, struct maria_url *u, 
 				   "password-file=, or into " MARIA_PASSWORD_ENV);
 	if (!unescape(p, at, u->user, sizeof(u->user)))
 		return refuse(err, "the user is not understood");
-	return parse_host(at + 1, end, u, err);
+	return parse_hosts(at + 1, end, u, err);
 }
 
 /* --- options ---------------------------------------------------------------------------------- */
@@ -188,34 +211,52 @@ static int parse_options(const char *p, struct maria_url *u, bool *tls_given, st
 
 static bool is_this_machine(const struct maria_url *u)
 {
-	return *u->socket || !strcmp(u->host, "localhost") || !strncmp(u->host, "127.", 4) ||
-	       !strcmp(u->host, "::1");
+	for (unsigned int i = 0; !*u->socket && i < u->host_count; i++) {
+		const char *name = u->hosts[i].name;
+
+		if (strcmp(name, "localhost") && strncmp(name, "127.", 4) && strcmp(name, "::1"))
+			return false;
+	}
+	return true;
+}
+
+static void show(struct maria_url *u)
+{
+	char hosts[320] = "";
+	size_t used = 0;
+
+	for (unsigned int i = 0; i < u->host_count && used < sizeof(hosts); i++)
+		used += (size_t)snprintf(hosts + used, sizeof(hosts) - used, "%s%s:%u",
+					 i ? "," : "", u->hosts[i].name, u->hosts[i].port);
+	if (*u->socket)
+		snprintf(u->shown, sizeof(u->shown), "mariadb://%.64s@localhost/%s (socket %s)",
+			 u->user, u->name, u->socket);
+	else
+		snprintf(u->shown, sizeof(u->shown), "mariadb://%.64s@%s/%s", u->user, hosts,
+			 u->name);
 }
 
 static int finish(struct maria_url *u, bool tls_given, struct err *err)
 {
 	if (!*u->name)
 		return refuse(err, "it names no database");
-	if (!*u->host && !*u->socket)
+	if (!*u->hosts[0].name && !*u->socket)
 		return refuse(err, "it names no host");
-	if (!*u->host || *u->socket)
-		strcpy(u->host, "localhost");
+	if (*u->socket) {
+		strcpy(u->hosts[0].name, "localhost");
+		u->host_count = 1;
+	}
 	if (!tls_given)
 		u->tls = is_this_machine(u) ? MARIA_TLS_OFF : MARIA_TLS_VERIFY;
 	if (u->tls == MARIA_TLS_OFF && (*u->tls_ca || *u->tls_cert || *u->tls_key))
 		return refuse(err, "it has certificates and no tls=on or tls=verify");
-	if (*u->socket)
-		snprintf(u->shown, sizeof(u->shown), "mariadb://%.64s@localhost/%s (socket %s)",
-			 u->user, u->name, u->socket);
-	else
-		snprintf(u->shown, sizeof(u->shown), "mariadb://%.64s@%s:%u/%s", u->user, u->host,
-			 u->port, u->name);
+	show(u);
 	return 0;
 }
 
 int maria_url_parse(const char *rest, struct maria_url *out, struct err *err)
 {
-	struct maria_url u = {.port = DEFAULT_PORT, .timeout_s = DEFAULT_TIMEOUT_S};
+	struct maria_url u = {.timeout_s = DEFAULT_TIMEOUT_S};
 	const char *slash, *question;
 	bool tls_given = false;
 	int r;

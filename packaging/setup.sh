@@ -8,8 +8,8 @@ set -eu
 build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libjansson-dev
        libmicrohttpd-dev libcurl4-openssl-dev libsqlite3-dev libmariadb-dev libssl-dev
        libnbd-dev libcmocka-dev systemtap-sdt-dev"
-# MariaDB without its service: the tests and the demo run servers of their own.
-databases="mariadb-server-core mariadb-client-core"
+# MariaDB without its service: the tests and the demo run servers of their own, and clusters of them.
+databases="mariadb-server-core mariadb-client-core galera-4"
 judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl jq bc
         openssl gnutls-bin e2fsprogs fdisk util-linux procps python3-jsonschema"
 

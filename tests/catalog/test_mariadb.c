@@ -28,18 +28,27 @@ static void urls_say_where_and_as_whom(void **state)
 
 	(void)state;
 	assert_string_equal(u.user, "hub");
-	assert_string_equal(u.host, "db.example");
-	assert_int_equal(u.port, 3307);
+	assert_string_equal(u.hosts[0].name, "db.example");
+	assert_int_equal(u.hosts[0].port, 3307);
 	assert_string_equal(u.name, "sendense");
 	assert_int_equal(u.timeout_s, 5);
 	assert_string_equal(u.socket, "");
 	u = parsed("//h%40b@[fd00::1]/n%2Fm");
 	assert_string_equal(u.user, "h@b");
-	assert_string_equal(u.host, "fd00::1");
-	assert_int_equal(u.port, 3306);
+	assert_string_equal(u.hosts[0].name, "fd00::1");
+	assert_int_equal(u.hosts[0].port, 3306);
 	assert_string_equal(u.name, "n/m");
 	u = parsed("//hub@[::1]:1/n");
-	assert_int_equal(u.port, 1);
+	assert_int_equal(u.hosts[0].port, 1);
+	u = parsed("//hub@db1,db2:3307,[fd00::1]:3308/n");
+	assert_int_equal(u.host_count, 3);
+	assert_string_equal(u.hosts[0].name, "db1");
+	assert_int_equal(u.hosts[0].port, 3306);
+	assert_string_equal(u.hosts[1].name, "db2");
+	assert_int_equal(u.hosts[1].port, 3307);
+	assert_string_equal(u.hosts[2].name, "fd00::1");
+	assert_int_equal(u.hosts[2].port, 3308);
+	assert_string_equal(u.shown, "mariadb://hub@db1:3306,db2:3307,fd00::1:3308/n");
 	u = parsed("//hub@/n?socket=/run/%6dysqld.sock&password-file=/etc/p%26w");
 	assert_string_equal(u.socket, "/run/mysqld.sock");
 	assert_string_equal(u.password_file, "/etc/p&w");
@@ -53,6 +62,8 @@ static void another_machine_is_spoken_to_in_private(void **state)
 	assert_int_equal(parsed("//hub@localhost/n").tls, MARIA_TLS_OFF);
 	assert_int_equal(parsed("//hub@127.0.0.1:3306/n").tls, MARIA_TLS_OFF);
 	assert_int_equal(parsed("//hub@[::1]/n").tls, MARIA_TLS_OFF);
+	assert_int_equal(parsed("//hub@127.0.0.1:1,localhost:2/n").tls, MARIA_TLS_OFF);
+	assert_int_equal(parsed("//hub@localhost,db.example/n").tls, MARIA_TLS_VERIFY);
 	assert_int_equal(parsed("//hub@/n?socket=/x").tls, MARIA_TLS_OFF);
 	assert_int_equal(parsed("//hub@db.example/n?tls=off").tls, MARIA_TLS_OFF);
 	assert_int_equal(parsed("//hub@db.example/n?tls=on").tls, MARIA_TLS_ON);
@@ -76,6 +87,11 @@ static void urls_not_understood_are_refused(void **state)
 		"mariadb://hub@h:/n",
 		"mariadb://hub@[::1/n",
 		"mariadb://hub@[::1]x/n",
+		"mariadb://hub@h,/n",
+		"mariadb://hub@,h/n",
+		"mariadb://hub@h,,h/n",
+		"mariadb://hub@h,h:0/n",
+		"mariadb://hub@a,b,c,d,e,f,g,h,i/n",
 		"mariadb://hub@h/n?x=1",
 		"mariadb://hub@h/n?socket",
 		"mariadb://hub@h/n?socket=",
