@@ -815,10 +815,13 @@ static int prepare_once(struct maria_db *m, struct maria_stmt *st, const char *s
 	st->h = mysql_stmt_init(m->h);
 	if (!st->h)
 		return err_sys(err, -ENOMEM, "cannot prepare a database statement");
-	st->connection = m->connection;
+	st->connection = 0; /* until it is */
 	if (mysql_stmt_prepare(st->h, sql, strlen(sql)))
 		return fail_stmt(st, err);
-	return describe(st) ? 0 : err_sys(err, -ENOMEM, "cannot prepare a database statement");
+	if (!describe(st))
+		return err_sys(err, -ENOMEM, "cannot prepare a database statement");
+	st->connection = m->connection;
+	return 0;
 }
 
 /* A connection found broken outside a transaction is replaced, once. */

@@ -255,6 +255,22 @@ static void kill_connections(const struct fx *fx)
 	mysql_close(h);
 }
 
+static void a_statement_that_could_not_be_prepared_anew_is_prepared_later(void **state)
+{
+	struct fx *fx = *state;
+	struct catalog_repository repo;
+
+	fx_add_repository(fx, &repo, "main");
+	OK(catalog_repository_get(fx->cat, repo.id, &repo, &err));
+	kill_connections(fx);
+	tmpdb_sql(&fx->t, "RENAME TABLE backup_repositories TO away");
+	EXPECT_TEXT(-EIO, "backup_repositories",
+		    catalog_repository_get(fx->cat, repo.id, &repo, &err));
+	tmpdb_sql(&fx->t, "RENAME TABLE away TO backup_repositories");
+	OK(catalog_repository_get(fx->cat, repo.id, &repo, &err));
+	assert_string_equal(repo.name, "main");
+}
+
 static void a_connection_the_server_closed_is_made_anew(void **state)
 {
 	struct catalog_repository repo;
@@ -827,6 +843,7 @@ int main(void)
 		FX_TEST(sentences_name_the_database_and_no_secret),
 		FX_TEST(a_server_without_tls_is_refused_where_tls_is_asked_for),
 		FX_TEST(a_connection_the_server_closed_is_made_anew),
+		FX_TEST(a_statement_that_could_not_be_prepared_anew_is_prepared_later),
 		FX_TEST(a_server_killed_and_started_again_has_lost_nothing),
 		FX_TEST(without_a_server_calls_fail_after_the_wait),
 		FX_TEST(a_server_that_comes_back_in_time_is_waited_for),
