@@ -5,6 +5,8 @@
 #ifndef API_API_H
 #define API_API_H
 
+#include <stdbool.h>
+
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "hub/hub.h"
@@ -15,6 +17,7 @@ struct api_config {
 	/* "ADDR:PORT", "[v6]:PORT"; port 0: chosen by the kernel. "fd:N": a TCP socket that listens
 	 * already, taken over when api_start() succeeds. */
 	const char *listen;
+	bool for_agents; /* the capture agents' routes alone, without tokens: on loopback only */
 	unsigned max_connections; /* 0: 256 */
 	unsigned io_timeout_ms;	  /* for a request to arrive, an answer to be taken; 0: 60 s */
 };
@@ -22,7 +25,7 @@ struct api_config {
 /* Serves @hub, which must outlive it. HUB_E_INVALID: the address; -EADDRINUSE and its like. */
 int api_start(struct api **out, struct hub *hub, const struct api_config *config, struct err *err);
 
-/* "127.0.0.1:8082", as it came out. */
+/* "127.0.0.1:8080", as it came out. */
 const char *api_address(const struct api *api);
 
 /* Refuses new requests and returns when the running ones are answered: call hub_interrupt() before,

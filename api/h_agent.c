@@ -18,10 +18,13 @@ static int get_change_id(struct api_request *req, struct err *err)
 	struct hub_change_id answer;
 	int64_t disk = 0;
 	char number[24];
+	bool first;
 	int rc = api_query_int(req, "disk_id", 0, INT32_MAX, &disk, err);
 
 	if (!rc && !vm_name[0])
 		rc = err_set(err, HUB_E_INVALID, "vm_name is missing");
+	if (!rc)
+		rc = api_admit_agent(req, API_AGENT_VM, vm_name, &first, err);
 	if (!rc)
 		rc = hub_backup_change_id(req->hub, vm_name, (int)disk, &answer, err);
 	if (rc)
@@ -49,9 +52,12 @@ static int post_complete(struct api_request *req, struct err *err)
 {
 	struct complete_body body = {.disk_id = CATALOG_NONE};
 	struct catalog_completed done;
-	int rc = api_json_decode(req->body, complete_members, ARRAY_SIZE(complete_members), &body,
-				 err);
+	bool first;
+	int rc = api_admit_agent(req, API_AGENT_BACKUP, req->args[0], &first, err);
 
+	if (!rc)
+		rc = api_json_decode(req->body, complete_members, ARRAY_SIZE(complete_members),
+				     &body, err);
 	if (!rc && body.disk_id < 0 && json_is_integer(json_object_get(req->body, "disk_id")))
 		rc = err_set(err, HUB_E_INVALID, "disk_id must not be negative");
 	if (!rc)
@@ -75,11 +81,15 @@ static int post_telemetry(struct api_request *req, struct err *err)
 	const char *phase = json_string_value(json_object_get(req->body, "current_phase"));
 	const json_t *total = json_object_get(req->body, "total_bytes");
 	struct hub_telemetry t = {.total_bytes = json_integer_value(total)};
-	int rc;
+	bool first;
+	int rc = api_admit_agent(req, API_AGENT_BACKUP, req->args[0], &first, err);
 
 	if (phase)
 		snprintf(t.current_phase, sizeof(t.current_phase), "%s", phase);
-	rc = hub_backup_telemetry(req->hub, req->args[0], &t, err);
+	if (!rc)
+		rc = hub_backup_telemetry(req->hub, req->args[0], &t, err);
+	/* One every few seconds: that an agent is there is worth an entry, not that it still is. */
+	req->minor = !first;
 	if (!rc)
 		req->answer = json_pack("{s:s}", "status", "ok");
 	return rc;

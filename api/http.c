@@ -48,6 +48,7 @@ struct api {
 	struct MHD_Daemon *daemon;
 	struct log_scope log;
 	char address[96];
+	bool for_agents;
 	unsigned io_timeout_ms;
 
 	pthread_mutex_t lock;
@@ -361,6 +362,7 @@ static enum MHD_Result http_finish(struct api *api, struct MHD_Connection *mhd, 
 		return http_refuse_large(api, mhd, req);
 	}
 	http_note_peer(mhd, x.peer, sizeof(x.peer));
+	x.for_agents = api->for_agents;
 	api_dispatch(api->hub, &x);
 	http_set_deadline(api, mhd, api->io_timeout_ms);
 	res = http_send(api, mhd, &x);
@@ -440,6 +442,24 @@ static void http_format_address(int fd, char *out, size_t size)
 	}
 }
 
+static bool http_is_loopback(const struct sockaddr_storage *addr)
+{
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)addr;
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)addr;
+
+	if (addr->ss_family == AF_INET6)
+		return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
+	return ntohl(v4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
+static int http_not_loopback(const char *address, struct err *err)
+{
+	return err_set(err, -EINVAL,
+		       "the agents' listener asks nobody who they are, so its address must be a "
+		       "loopback one, not \"%s\": agents come through their tunnel",
+		       address);
+}
+
 /* One that was made elsewhere. */
 static int http_listen_passed(struct api *api, const char *address, struct err *err)
 {
@@ -455,6 +475,8 @@ static int http_listen_passed(struct api *api, const char *address, struct err *
 	    (addr.ss_family != AF_INET && addr.ss_family != AF_INET6))
 		return err_set(err, -EINVAL, "HTTP address \"%s\" is no listening TCP socket",
 			       address);
+	if (api->for_agents && !http_is_loopback(&addr))
+		return http_not_loopback(address, err);
 	http_format_address(fd, api->address, sizeof(api->address));
 	return fd;
 }
@@ -472,6 +494,8 @@ static int http_listen(struct api *api, const char *address, struct err *err)
 	rc = http_parse_address(address, &addr, &len, err);
 	if (rc)
 		return -EINVAL;
+	if (api->for_agents && !http_is_loopback(&addr))
+		return http_not_loopback(address, err);
 	fd = socket(addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_sys(err, -errno, "socket for HTTP");
@@ -509,6 +533,7 @@ static struct api *api_new(struct hub *hub, const struct api_config *config)
 	if (!api)
 		return NULL;
 	api->hub = hub;
+	api->for_agents = config->for_agents;
 	api->io_timeout_ms = config->io_timeout_ms ? config->io_timeout_ms : HTTP_IO_TIMEOUT_MS;
 	log_scope_init(&api->log, "api");
 	list_init(&api->conns);

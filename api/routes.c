@@ -23,6 +23,8 @@ const struct api_noun *const api_nouns[] = {
 	&api_chains_noun,
 	&api_docs_noun,
 	&api_agent_noun,
+	&api_access_noun,
+	&api_audit_noun,
 	NULL,
 };
 
@@ -72,7 +74,8 @@ static void route_consider(struct route_search *search, const struct api_request
 	unsigned fit = route_fit(r->path, &req->uri, args);
 	size_t used = strlen(search->allow);
 
-	if (!fit)
+	/* By the agents' listener there is nothing else. */
+	if (!fit || (req->out->for_agents && r->role != API_AGENT))
 		return;
 	if (!strstr(search->allow, r->method))
 		snprintf(search->allow + used, sizeof(search->allow) - used, "%s%s",
@@ -314,6 +317,7 @@ static void dispatch(struct api_request *req, struct api_exchange *x)
 		req->route = found.best;
 		req->status = found.best->status ? found.best->status : 200;
 		rc = run_handler(found.best, req, x, &err);
+		api_audit(req, rc ? api_status_of(rc) : req->status, err.text);
 		finish(x, req, rc, &err);
 	} else if (found.allow[0]) {
 		add_header(x, "Allow", strdup(found.allow));
@@ -321,6 +325,8 @@ static void dispatch(struct api_request *req, struct api_exchange *x)
 	} else {
 		api_refuse(x, API_STATUS(404), "there is no such path", "");
 	}
+	if (!found.best && x->for_agents)
+		api_audit_stranger(req, x->status);
 }
 
 void api_dispatch(struct hub *hub, struct api_exchange *x)

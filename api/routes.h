@@ -20,6 +20,7 @@
 #include "api/json.h"
 #include "api/uri.h"
 #include "base/err.h"
+#include "hub/access.h"
 #include "hub/hub.h"
 
 #define API_ARGS_MAX	4
@@ -36,6 +37,10 @@ struct api_request {
 	const char *args[API_ARGS_MAX]; /* what stands for each {name} of the path, decoded */
 	const json_t *body;		/* an object; NULL on routes that take none */
 	char caller[80];		/* who asks, as api_authorise() found; "" : nobody known */
+	struct hub_caller user;		/* of a caller with a token; else empty */
+	bool denied;			/* refused for who asks, not for what: auth.c */
+	bool unlisted;			/* the audit log has enough of these for now */
+	bool minor;			/* changes nothing worth an entry in the audit log */
 
 	/* the handler's answer */
 	json_t *answer;	   /* with result 0; given away */
@@ -65,7 +70,8 @@ struct api_stream {
 struct api_exchange {
 	const char *method, *target, *body;
 	size_t body_len;
-	char peer[64]; /* the client's IP address */
+	char peer[64];	 /* the client's IP address */
+	bool for_agents; /* it came in by the agents' listener */
 	const char *(*header)(const struct api_exchange *x, const char *name); /* may be NULL */
 	void *header_arg;
 
@@ -173,7 +179,7 @@ extern const struct api_noun *const api_nouns[];
 
 extern const struct api_noun api_health_noun, api_discovery_noun, api_vm_contexts_noun,
 	api_repositories_noun, api_backups_noun, api_jobs_noun, api_chains_noun, api_docs_noun,
-	api_agent_noun, api_credentials_noun;
+	api_agent_noun, api_credentials_noun, api_access_noun, api_audit_noun;
 
 /* Looks through the table: roles, summaries, answers, no two rows for one call, no two shapes of
  * one name. -EINVAL, naming the row. */
@@ -184,6 +190,19 @@ int api_routes_check(struct err *err);
 /* May this caller do that? Asked before the body is read; leaves req->caller. 0 or
  * API_STATUS(401), API_STATUS(403). */
 int api_authorise(struct api_request *req, const struct api_route *route, struct err *err);
+
+/* For handlers of the agents' routes, first of all: by the agents' listener, which asks for no
+ * token, only what concerns a running backup is admitted, and that not too often. @name: of what
+ * kind says. *@first: this address has not asked this about it for a while. HUB_E_STATE,
+ * HUB_E_NOT_FOUND, API_STATUS(429). With a token everything is admitted. */
+enum api_agent_object { API_AGENT_BACKUP, API_AGENT_VM };
+int api_admit_agent(struct api_request *req, enum api_agent_object kind, const char *name,
+		    bool *first, struct err *err);
+
+/* Writes to the audit log what came of a request; @error is "" when it was done. */
+void api_audit(struct api_request *req, int status, const char *error);
+/* The same for a call that the agents' listener has no route for. */
+void api_audit_stranger(struct api_request *req, int status);
 
 /* --- reading parameters --------------------------------------------------------------------- */
 

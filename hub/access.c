@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "hub/audit.h"
 #include "hub/job.h"
+#include "hub/limiter.h"
 
 #define TOKEN_PREFIX  "sdn_"
 #define TOKEN_BYTES   32
@@ -104,7 +105,7 @@ static int scopes_check(const char *scopes, struct err *err)
 	return rc;
 }
 
-static bool role_covers(enum catalog_role has, enum catalog_role needed)
+bool hub_role_covers(enum catalog_role has, enum catalog_role needed)
 {
 	if (has == CATALOG_ROLE_AGENT || needed == CATALOG_ROLE_AGENT)
 		return has == needed;
@@ -124,7 +125,7 @@ static bool scopes_cover(const char *scopes, enum catalog_role needed, const cha
 		const char *noun;
 
 		if (json_is_string(one) && scope_parse(json_string_value(one), &role, &noun) &&
-		    role_covers(role, needed) && (!noun || !strcmp(noun, asked)))
+		    hub_role_covers(role, needed) && (!noun || !strcmp(noun, asked)))
 			yes = true;
 	}
 	json_decref(list);
@@ -133,7 +134,7 @@ static bool scopes_cover(const char *scopes, enum catalog_role needed, const cha
 
 bool hub_caller_may(const struct hub_caller *caller, enum catalog_role needed, const char *noun)
 {
-	return role_covers(caller->role, needed) && scopes_cover(caller->scopes, needed, noun);
+	return hub_role_covers(caller->role, needed) && scopes_cover(caller->scopes, needed, noun);
 }
 
 /* --- authenticating -----------------------------------------------------------------------------
@@ -327,7 +328,7 @@ static int make_first_user(struct hub *hub, const char *path, struct err *err)
 	return rc;
 }
 
-int hub_access_first_run(struct hub *hub, struct err *err)
+static int first_run(struct hub *hub, struct err *err)
 {
 	char path[sizeof(hub->new_token_path)];
 	int64_t n;
@@ -337,6 +338,67 @@ int hub_access_first_run(struct hub *hub, struct err *err)
 		return rc;
 	snprintf(path, sizeof(path), "%s/admin-token", hub->data_dir);
 	return make_first_user(hub, path, err);
+}
+
+/* --- how often ----------------------------------------------------------------------------------
+ * All agents come from one address when they come through tunnels, and each may be at a hundred
+ * disks: these numbers are far from what they do, and far below what would hurt.
+ */
+
+struct hub_limits {
+	struct hub_limiter *refusals, *addresses, *calls;
+	atomic_uint unlisted;
+};
+
+int hub_access_start(struct hub *hub, struct err *err)
+{
+	struct hub_limits *l = calloc(1, sizeof(*l));
+
+	hub->limits = l;
+	if (l) {
+		l->refusals = hub_limiter_new(20, 200, 1024);
+		l->addresses = hub_limiter_new(500, 5000, 256);
+		l->calls = hub_limiter_new(20, 400, 4096);
+	}
+	if (!l || !l->refusals || !l->addresses || !l->calls)
+		return err_sys(err, -ENOMEM, "limits");
+	return first_run(hub, err);
+}
+
+void hub_access_stop(struct hub *hub)
+{
+	struct hub_limits *l = hub->limits;
+
+	if (!l)
+		return;
+	hub_limiter_free(l->refusals);
+	hub_limiter_free(l->addresses);
+	hub_limiter_free(l->calls);
+	free(l);
+	hub->limits = NULL;
+}
+
+bool hub_access_refusal(struct hub *hub, const char *who)
+{
+	if (hub_limiter_take(hub->limits->refusals, who, NULL))
+		return true;
+	atomic_fetch_add(&hub->limits->unlisted, 1);
+	return false;
+}
+
+unsigned hub_access_unlisted(struct hub *hub)
+{
+	return atomic_exchange(&hub->limits->unlisted, 0);
+}
+
+bool hub_access_agent_address(struct hub *hub, const char *address)
+{
+	return hub_limiter_take(hub->limits->addresses, address, NULL);
+}
+
+bool hub_access_agent_call(struct hub *hub, const char *about, bool *first)
+{
+	return hub_limiter_take(hub->limits->calls, about, first);
 }
 
 const char *hub_access_new_token_path(const struct hub *hub)
@@ -362,6 +424,8 @@ int hub_access_agent_backup(struct hub *hub, const char *backup_id, struct err *
 	/* Its last telemetry comes after its last `complete`. */
 	if (row.completed_at_us && catalog_now_us() - row.completed_at_us < AGENT_LAST_US)
 		return 0;
+	if (row.status == CATALOG_JOB_RUNNING || row.status == CATALOG_JOB_PENDING)
+		return err_set(err, HUB_E_STATE, "backup %s does not run in this hub", backup_id);
 	return err_set(err, HUB_E_STATE, "backup %s does not run: it is %s", backup_id,
 		       catalog_job_status_name(row.status));
 }

@@ -36,6 +36,9 @@ struct hub_caller {
 int hub_access_authenticate(struct hub *hub, const char *token, struct hub_caller *out,
 			    struct err *err);
 
+/* True when a user with the role @has may do what @needed may. */
+bool hub_role_covers(enum catalog_role has, enum catalog_role needed);
+
 /* True when @caller may do what @needed may, to @noun. An agent may do what agents may and nothing
  * else; nobody else may do that. */
 bool hub_caller_may(const struct hub_caller *caller, enum catalog_role needed, const char *noun);
@@ -58,11 +61,25 @@ int hub_token_revoke(struct hub *hub, const char *id, struct err *err);
 
 /* --- the first run ---------------------------------------------------------------------------- */
 
-/* Makes "admin" when there is no user at all. */
-int hub_access_first_run(struct hub *hub, struct err *err);
+/* Makes "admin" when there is no user at all. After hub_audit_start(). */
+int hub_access_start(struct hub *hub, struct err *err);
+void hub_access_stop(struct hub *hub); /* after hub_access_start() failed, too */
 
 /* Where this start has left the first administrator's token; NULL: it made none. */
 const char *hub_access_new_token_path(const struct hub *hub);
+
+/* --- how often -------------------------------------------------------------------------------- */
+
+/* One more refused request of @who. False: there were so many of late that this one need not be
+ * told about; it is counted. */
+bool hub_access_refusal(struct hub *hub, const char *who);
+/* How many were counted since it was asked last. */
+unsigned hub_access_unlisted(struct hub *hub);
+
+/* False: too many calls without a token, from an address or about one thing. *@first: none about
+ * this for a while. */
+bool hub_access_agent_address(struct hub *hub, const char *address);
+bool hub_access_agent_call(struct hub *hub, const char *about, bool *first);
 
 /* --- the capture agent, which brings no token --------------------------------------------------
  */

@@ -171,6 +171,7 @@ static void hub_free(struct hub *hub)
 	hub_threads_stop(hub);
 	nbd_server_stop(hub->nbd);
 	hub_agent_free(hub->agent);
+	hub_access_stop(hub);
 	hub_audit_stop(hub);
 	secrets_free(hub->secrets);
 	hub_lease_leave(hub);
@@ -196,7 +197,7 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 	if (!rc)
 		rc = hub_audit_start(hub, err);
 	if (!rc)
-		rc = hub_access_first_run(hub, err);
+		rc = hub_access_start(hub, err);
 	if (!rc)
 		rc = hub_open_secrets(hub, config->credentials_key, err);
 	if (!rc)

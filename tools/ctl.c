@@ -14,9 +14,11 @@
 #include "tools/ctl_args.h"
 #include "tools/ctl_human.h"
 #include "tools/ctl_rest.h"
+#include "tools/ctl_token.h"
 
 static const struct ctl_verb *const tables[] = {
-	ctl_vm_verbs, ctl_repo_verbs, ctl_backup_verbs, ctl_health_verbs, ctl_image_verbs, NULL,
+	ctl_vm_verbs,	ctl_repo_verbs,	 ctl_backup_verbs, ctl_health_verbs, ctl_image_verbs,
+	ctl_user_verbs, ctl_token_verbs, ctl_audit_verbs,  ctl_whoami_verbs, NULL,
 };
 
 /* Results that are no exit status (-errno) count as a failure. */
@@ -61,8 +63,12 @@ static int run_verb(const struct ctl_globals *globals, const struct ctl_args *ar
 {
 	_cleanup_(ctl_rest_closep) struct ctl_rest *rest = NULL;
 	struct ctl ctl = {.json = globals->json};
-	int res = ctl_rest_open(&rest, hub_address(globals), err);
+	char token[CTL_TOKEN_MAX];
+	int res = ctl_token_find(globals->token_file, token, err);
 
+	if (!res)
+		res = ctl_rest_open(&rest, hub_address(globals), token, err);
+	explicit_bzero(token, sizeof(token));
 	if (res)
 		return res;
 	ctl.rest = rest;

@@ -13,7 +13,7 @@
 
 #include "base/err.h"
 
-#define CTL_DEFAULT_HUB "http://127.0.0.1:8082"
+#define CTL_DEFAULT_HUB "http://127.0.0.1:8080"
 
 /* Exit statuses; documented by --help, relied upon by scripts. */
 enum {
@@ -27,6 +27,7 @@ enum {
 	CTL_REPAIRABLE = 7,    /* an image needs repair, nothing is lost */
 	CTL_UNUSABLE = 8,      /* no image, or one with a feature that is refused */
 	CTL_BROKEN_CHAIN = 9,  /* a backing file is missing, outside the repository, or a cycle */
+	CTL_DENIED = 10,       /* no valid token, or one that may not do this */
 	CTL_INTERRUPTED = 130, /* Ctrl-C while waiting; the backup goes on in the hub */
 };
 

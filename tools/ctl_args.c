@@ -8,14 +8,16 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "tools/ctl_token.h"
 
 /* What getopt_long() returns for an option: a global one, or OPT_VERB + its index in the verb. */
-enum { OPT_HELP = 'h', OPT_VERSION = 'V', OPT_HUB = 256, OPT_JSON, OPT_VERB };
+enum { OPT_HELP = 'h', OPT_VERSION = 'V', OPT_HUB = 256, OPT_TOKEN_FILE, OPT_JSON, OPT_VERB };
 
-#define GLOBAL_OPTIONS 4
+#define GLOBAL_OPTIONS 5
 
 static const struct option global_options[GLOBAL_OPTIONS] = {
 	{"hub", required_argument, NULL, OPT_HUB},
+	{"token-file", required_argument, NULL, OPT_TOKEN_FILE},
 	{"json", no_argument, NULL, OPT_JSON},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
@@ -27,6 +29,9 @@ static bool take_global(struct ctl_globals *globals, int opt)
 	switch (opt) {
 	case OPT_HUB:
 		globals->hub = optarg;
+		return true;
+	case OPT_TOKEN_FILE:
+		globals->token_file = optarg;
 		return true;
 	case OPT_JSON:
 		globals->json = true;
@@ -202,6 +207,8 @@ int ctl_option_number(const struct ctl_args *args, const char *name, unsigned lo
 static const char global_help[] =
 	"Options of every command:\n"
 	"  --hub URL    the hub's address (default: $SENDENSE_HUB, else " CTL_DEFAULT_HUB ")\n"
+	"  --token-file FILE\n"
+	"               the token to show (default: $SENDENSE_TOKEN, else " CTL_TOKEN_FILE ")\n"
 	"  --json       print the hub's answer as JSON; errors as JSON on stderr\n"
 	"  -h, --help   help, also for one command: sendense-ctl backup start --help\n"
 	"  -V, --version\n";
@@ -219,6 +226,7 @@ static const char exit_help[] =
 	"  7    an image needs repair, nothing is lost (image check)\n"
 	"  8    the file is no image, or uses a feature that is refused\n"
 	"  9    the chain behind an image is broken, leaves the repository, or is a cycle\n"
+	"  10   no valid token, or one that may not do this\n"
 	"  130  interrupted while waiting; the backup goes on in the hub\n";
 
 static void print_usage(const struct ctl_verb *verb, FILE *out)

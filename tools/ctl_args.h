@@ -48,9 +48,13 @@ extern const struct ctl_verb ctl_repo_verbs[];
 extern const struct ctl_verb ctl_backup_verbs[];
 extern const struct ctl_verb ctl_health_verbs[];
 extern const struct ctl_verb ctl_image_verbs[];
+extern const struct ctl_verb ctl_user_verbs[];
+extern const struct ctl_verb ctl_token_verbs[];
+extern const struct ctl_verb ctl_audit_verbs[];
+extern const struct ctl_verb ctl_whoami_verbs[];
 
 struct ctl_globals {
-	const char *hub;
+	const char *hub, *token_file;
 	bool json, help, version;
 };
 

@@ -17,12 +17,13 @@
 struct ctl_rest {
 	CURL *curl;
 	char *hub;
+	char *authorization; /* the header; NULL: no token */
 	char error[CURL_ERROR_SIZE];
 	FILE *reply; /* memory stream of the answer being received */
 	size_t received;
 };
 
-int ctl_rest_open(struct ctl_rest **out, const char *hub_url, struct err *err)
+int ctl_rest_open(struct ctl_rest **out, const char *hub_url, const char *token, struct err *err)
 {
 	_cleanup_(ctl_rest_closep) struct ctl_rest *rest = calloc(1, sizeof(*rest));
 	size_t len = strlen(hub_url);
@@ -33,7 +34,8 @@ int ctl_rest_open(struct ctl_rest **out, const char *hub_url, struct err *err)
 			       hub_url);
 	while (len > 0 && hub_url[len - 1] == '/')
 		len--;
-	if (!rest || !(rest->hub = strndup(hub_url, len)) || !(rest->curl = curl_easy_init()))
+	if (!rest || !(rest->hub = strndup(hub_url, len)) || !(rest->curl = curl_easy_init()) ||
+	    (*token && asprintf(&rest->authorization, "Authorization: Bearer %s", token) < 0))
 		return err_set(err, -ENOMEM, "out of memory while preparing to ask the hub");
 	*out = steal(&rest);
 	return CTL_OK;
@@ -45,6 +47,9 @@ void ctl_rest_close(struct ctl_rest *rest)
 		return;
 	if (rest->curl)
 		curl_easy_cleanup(rest->curl);
+	if (rest->authorization)
+		explicit_bzero(rest->authorization, strlen(rest->authorization));
+	free(rest->authorization);
 	free(rest->hub);
 	free(rest);
 }
@@ -99,7 +104,12 @@ static size_t on_data(char *data, size_t size, size_t count, void *arg)
 	return fwrite(data, 1, size * count, rest->reply);
 }
 
-static void set_options(struct ctl_rest *rest, const char *url, const char *body,
+/* What a request is, besides where it goes; @method NULL: POST with a body, else GET. */
+struct outgoing {
+	const char *method, *body;
+};
+
+static void set_options(struct ctl_rest *rest, const char *url, const struct outgoing *out,
 			struct curl_slist *headers)
 {
 	CURL *curl = rest->curl;
@@ -117,24 +127,29 @@ static void set_options(struct ctl_rest *rest, const char *url, const char *body
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
 	curl_easy_setopt(curl, CURLOPT_WRITEDATA, rest);
 	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-	if (body)
-		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
+	if (out->body)
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, out->body);
+	if (out->method)
+		curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, out->method);
 }
 
 /* Receives the answer's body into a string the caller frees. */
-static CURLcode exchange(struct ctl_rest *rest, const char *url, const char *body, char **text)
+static CURLcode exchange(struct ctl_rest *rest, const char *url, const struct outgoing *out,
+			 char **text)
 {
 	struct curl_slist *headers = curl_slist_append(NULL, "Accept: application/json");
 	CURLcode code = CURLE_OUT_OF_MEMORY;
 	size_t size = 0;
 
-	if (body)
+	if (rest->authorization)
+		headers = curl_slist_append(headers, rest->authorization);
+	if (out->body)
 		headers = curl_slist_append(headers, "Content-Type: application/json");
 	rest->received = 0;
 	rest->error[0] = '\0';
 	rest->reply = open_memstream(text, &size);
 	if (rest->reply) {
-		set_options(rest, url, body, headers);
+		set_options(rest, url, out, headers);
 		code = curl_easy_perform(rest->curl);
 		fclose(rest->reply);
 	}
@@ -160,6 +175,9 @@ static int no_answer(struct ctl_rest *rest, CURLcode code, struct err *err)
 static int code_of_status(long status)
 {
 	switch (status) {
+	case 401:
+	case 403:
+		return CTL_DENIED;
 	case 404:
 		return CTL_NOT_FOUND;
 	case 409:
@@ -200,15 +218,15 @@ static int take_answer(struct ctl_rest *rest, const char *text, json_t **reply, 
 	return CTL_OK;
 }
 
-static int request(struct ctl_rest *rest, const char *url, const char *body, json_t **reply,
-		   struct err *err)
+static int request(struct ctl_rest *rest, const char *url, const struct outgoing *out,
+		   json_t **reply, struct err *err)
 {
 	_cleanup_(freep) char *text = NULL;
 	CURLcode code;
 
 	if (!url)
 		return err_set(err, -ENOMEM, "out of memory while asking the hub");
-	code = exchange(rest, url, body, &text);
+	code = exchange(rest, url, out, &text);
 	if (code != CURLE_OK)
 		return no_answer(rest, code, err);
 	return take_answer(rest, text, reply, err);
@@ -219,7 +237,7 @@ int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, cons
 {
 	_cleanup_(freep) char *url = make_url(rest, path, name, tail, query);
 
-	return request(rest, url, NULL, reply, err);
+	return request(rest, url, &(struct outgoing){NULL}, reply, err);
 }
 
 int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t **reply,
@@ -231,11 +249,17 @@ int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t 
 int ctl_rest_post_to(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
 		     json_t *body, json_t **reply, struct err *err)
 {
+	return ctl_rest_send(rest, "POST", path, name, tail, body, reply, err);
+}
+
+int ctl_rest_send(struct ctl_rest *rest, const char *method, const char *path, const char *name,
+		  const char *tail, json_t *body, json_t **reply, struct err *err)
+{
 	_cleanup_(freep) char *url = make_url(rest, path, name, tail, NULL);
 	_cleanup_(freep) char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
 
 	json_decref(body);
-	if (!text)
+	if (!text && strcmp(method, "DELETE") != 0)
 		return err_set(err, CTL_USAGE, "a name given is not valid UTF-8");
-	return request(rest, url, text, reply, err);
+	return request(rest, url, &(struct outgoing){method, text}, reply, err);
 }

@@ -2,8 +2,8 @@
  * The hub's REST API as a client sees it: one request, one JSON answer, one sentence when it fails.
  *
  * Calls return CTL_OK, or the CTL_* value the HTTP status stands for with the hub's own words in
- * @err: 404 CTL_NOT_FOUND, 409 CTL_CONFLICT, anything else outside 200-299 CTL_FAILED; no answer
- * at all CTL_UNREACHABLE. Blocking; one thread.
+ * @err: 401 and 403 CTL_DENIED, 404 CTL_NOT_FOUND, 409 CTL_CONFLICT, anything else outside 200-299
+ * CTL_FAILED; no answer at all CTL_UNREACHABLE. Blocking; one thread.
  */
 #ifndef TOOLS_CTL_REST_H
 #define TOOLS_CTL_REST_H
@@ -15,8 +15,9 @@
 
 struct ctl_rest;
 
-/* @hub_url: "http://HOST:PORT", with or without a slash at the end; copied. */
-int ctl_rest_open(struct ctl_rest **out, const char *hub_url, struct err *err);
+/* @hub_url: "http://HOST:PORT", with or without a slash at the end; copied, as is @token, which
+ * goes to that hub alone; "": none. */
+int ctl_rest_open(struct ctl_rest **out, const char *hub_url, const char *token, struct err *err);
 void ctl_rest_close(struct ctl_rest *rest);
 DEFINE_CLEANUP(struct ctl_rest *, ctl_rest_close)
 
@@ -39,5 +40,9 @@ int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t 
 /* POST <path>/<name><tail>, otherwise as ctl_rest_post(). */
 int ctl_rest_post_to(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
 		     json_t *body, json_t **reply, struct err *err);
+
+/* @method <path>/<name><tail>, otherwise as ctl_rest_post(); a DELETE has no @body: NULL. */
+int ctl_rest_send(struct ctl_rest *rest, const char *method, const char *path, const char *name,
+		  const char *tail, json_t *body, json_t **reply, struct err *err);
 
 #endif

@@ -246,7 +246,7 @@ const struct ctl_verb ctl_health_verbs[] = {
 		.noun = "health",
 		.operands = "",
 		.summary = "ask the hub how it is",
-		.example = "sendense-ctl --hub http://hub:8082 health",
+		.example = "sendense-ctl --hub http://hub:8080 health",
 		.run = health,
 	},
 	{0},

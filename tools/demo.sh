@@ -80,7 +80,7 @@ finish() {
 	fi
 	if [ -n "$KEEP" ] && [ "$status" = 0 ]; then
 		say "kept: $WORK; hub and agent are running (process ids ${PIDS[*]})"
-		say "try:  $BIN/sendense-ctl --hub $HUB_URL backup list"
+		say "try:  $BIN/sendense-ctl --hub $HUB_URL --token-file $WORK/hub/admin-token backup list"
 		say "end:  kill ${PIDS[*]}; rm -rf $WORK"
 		exit 0
 	fi
@@ -261,11 +261,11 @@ write_inventory() {
 }
 
 ctl() {
-	run "$BIN/sendense-ctl" --hub "$HUB_URL" "$@"
+	run "$BIN/sendense-ctl" --hub "$HUB_URL" --token-file "$WORK/hub/admin-token" "$@"
 }
 
 quiet_ctl() {
-	"$BIN/sendense-ctl" --hub "$HUB_URL" "$@"
+	"$BIN/sendense-ctl" --hub "$HUB_URL" --token-file "$WORK/hub/admin-token" "$@"
 }
 
 # Backs up with the progress shown, and keeps the job's description.
@@ -336,10 +336,12 @@ sqlite) ;;
 mariadb) launch_mariadb ;;
 *) die "DB is sqlite or mariadb, not $DB" ;;
 esac
-launch sendense-hub "$BIN/sendense-hub" --data-dir "$WORK/hub" --http 127.0.0.1:0 --nbd 127.0.0.1:0 \
+launch sendense-hub "$BIN/sendense-hub" --data-dir "$WORK/hub" --http 127.0.0.1:0 \
+	--agent-listen 127.0.0.1:0 --nbd 127.0.0.1:0 \
 	--agent-url "http://127.0.0.1:$PORT" "${HUB_DB[@]}"
 HUB_URL=http://$(word_of http "$READY")
-launch sendense-agent "$BIN/sendense-agent" --listen "127.0.0.1:$PORT" --hub-url "$HUB_URL" \
+AGENTS_URL=http://$(word_of agent "$READY")
+launch sendense-agent "$BIN/sendense-agent" --listen "127.0.0.1:$PORT" --hub-url "$AGENTS_URL" \
 	--inventory "$WORK/inventory.json" --state-dir "$WORK/agent"
 ctl repo add local --path "$WORK/repository"
 ctl vm add demo-vm

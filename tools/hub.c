@@ -17,6 +17,7 @@
 #include "base/descriptors.h"
 #include "base/log.h"
 #include "base/stop.h"
+#include "hub/access.h"
 #include "hub/hub.h"
 #include "tools/hub_config.h"
 
@@ -27,8 +28,10 @@ static const char usage[] =
 	"Backup hub: takes disk streams from capture agents over NBD and keeps them as qcow2.\n"
 	"\n"
 	"  --data-dir DIR       lock and catalog (default /var/lib/sendense)\n"
-	"  --config FILE        JSON with the options' names as keys (data_dir, http, nbd,\n"
-	"                       agent_url, db, name, workers, tls, tls_certificates, tls_psk,\n"
+	"  --config FILE        JSON with the options' names as keys (data_dir, http, "
+	"agent_listen,\n"
+	"                       nbd, agent_url, db, name, workers, tls, tls_certificates, "
+	"tls_psk,\n"
 	"                       tls_verify_peer, tls_allow) and start_timeout_s, "
 	"disconnect_grace_s,\n"
 	"                       silence_timeout_s, stall_warning_s, tick_ms, progress_poll_ms, "
@@ -41,7 +44,10 @@ static const char usage[] =
 	"                       nbd_idle_timeout_s, nbd_stall_timeout_s, nbd_max_option_bytes,\n"
 	"                       nbd_max_inflight_bytes, nbd_send_queue_bytes (docs/nbd.md);\n"
 	"                       what is given on the command line wins\n"
-	"  --http ADDR:PORT     REST API (default 127.0.0.1:8082)\n"
+	"  --http ADDR:PORT     REST API (default 127.0.0.1:8080)\n"
+	"  --agent-listen ADDR:PORT|off\n"
+	"                       what capture agents call, without a token: a loopback address,\n"
+	"                       where their tunnel ends (default 127.0.0.1:8082)\n"
 	"  --nbd ADDR:PORT|unix:PATH\n"
 	"                       NBD listener; may be repeated\n"
 	"                       (default 127.0.0.1:10809 and 127.0.0.1:10100)\n"
@@ -68,7 +74,7 @@ static const char usage[] =
 	"\n"
 	"Ports may be 0: chosen, and printed when ready. SIGTERM stops in order,\n"
 	"exit 0; a second one at once, exit 3.\n"
-	"Sockets that systemd passes (FileDescriptorName=nbd or =http) come in addition to\n"
+	"Sockets that systemd passes (FileDescriptorName=nbd, =http, =agent) come in addition to\n"
 	"--nbd, and instead of the defaults.\n"
 	"\n"
 	"Example: sendense-hub --data-dir /srv/hub --nbd 127.0.0.1:10100 --nbd "
@@ -80,6 +86,7 @@ static const struct option options[] = {
 	{"data-dir", required_argument, NULL, HUB_OPT_DATA_DIR},
 	{"config", required_argument, NULL, HUB_OPT_CONFIG},
 	{"http", required_argument, NULL, HUB_OPT_HTTP},
+	{"agent-listen", required_argument, NULL, HUB_OPT_AGENT_LISTEN},
 	{"nbd", required_argument, NULL, HUB_OPT_NBD},
 	{"agent-url", required_argument, NULL, HUB_OPT_AGENT_URL},
 	{"db", required_argument, NULL, HUB_OPT_DB},
@@ -147,16 +154,53 @@ static int take_passed(struct hub_settings *settings, struct err *err)
 	return rc ? rc : hub_settings_passed(settings, &passed, err);
 }
 
-static int start(const struct hub_settings *settings, struct hub **hub, struct api **api,
+/* Shown to somebody who sits there; a log keeps what it is told. */
+static void show_first_token(const struct hub *hub)
+{
+	const char *path = hub_access_new_token_path(hub);
+	char token[HUB_TOKEN_SIZE + 1] = "";
+	FILE *f;
+
+	if (!path)
+		return;
+	log_info(&hub_log, "first run: the user \"admin\" was made, with the token in %s", path);
+	f = isatty(STDERR_FILENO) ? fopen(path, "re") : NULL;
+	if (f && fgets(token, sizeof(token), f))
+		fprintf(stderr, "The administrator's token, shown this once: %s\n", token);
+	if (f)
+		fclose(f);
+	explicit_bzero(token, sizeof(token));
+}
+
+/* The listeners; the agents' may be off. */
+struct faces {
+	struct api *control, *agents;
+};
+
+static int start_faces(const struct hub_settings *settings, struct hub *hub, struct faces *faces,
+		       struct err *err)
+{
+	const struct api_config control = {.listen = settings->http};
+	const struct api_config agents = {.listen = settings->agent_listen, .for_agents = true};
+	int rc = api_start(&faces->control, hub, &control, err);
+
+	if (!rc && strcmp(settings->agent_listen, "off"))
+		rc = api_start(&faces->agents, hub, &agents, err);
+	return rc;
+}
+
+static int start(const struct hub_settings *settings, struct hub **hub, struct faces *faces,
 		 struct err *err)
 {
 	struct hub_config config;
-	struct api_config api_config = {.listen = settings->http};
 	int rc;
 
 	hub_settings_apply(settings, &config);
 	rc = hub_start(hub, &config, err);
-	return rc ? rc : api_start(api, *hub, &api_config, err);
+	if (rc)
+		return rc;
+	show_first_token(*hub);
+	return start_faces(settings, *hub, faces, err);
 }
 
 static void wait_for_signal(const sigset_t *set)
@@ -172,7 +216,7 @@ int main(int argc, char **argv)
 {
 	struct hub_settings *settings = hub_settings_new();
 	struct hub *hub = NULL;
-	struct api *api = NULL;
+	struct faces faces = {NULL};
 	struct err err = ERR_INIT;
 	sigset_t signals;
 	int rc = settings ? parse_options(settings, argc, argv, &err) : 3;
@@ -187,10 +231,10 @@ int main(int argc, char **argv)
 	if (!rc)
 		rc = hub_settings_read(settings, &err);
 	if (!rc)
-		rc = start(settings, &hub, &api, &err);
+		rc = start(settings, &hub, &faces, &err);
 	if (!rc) {
-		printf("sendense-hub ready http=%s nbd=%s\n", api_address(api),
-		       hub_nbd_addresses(hub));
+		printf("sendense-hub ready http=%s agent=%s nbd=%s\n", api_address(faces.control),
+		       faces.agents ? api_address(faces.agents) : "off", hub_nbd_addresses(hub));
 		fflush(stdout);
 		wait_for_signal(&signals);
 		stop_at_next_signal();
@@ -198,7 +242,8 @@ int main(int argc, char **argv)
 	} else {
 		log_error(&hub_log, "%s", err.text);
 	}
-	api_stop(api);
+	api_stop(faces.agents);
+	api_stop(faces.control);
 	hub_stop(hub, "hub was stopped while this backup ran");
 	hub_settings_free(settings);
 	return rc ? 1 : 0;

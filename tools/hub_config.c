@@ -23,6 +23,7 @@ static const struct setting {
 } setting_table[] = {
 	{"data_dir", HUB_OPT_DATA_DIR, TEXT, offsetof(struct hub_settings, data_dir)},
 	{"http", HUB_OPT_HTTP, TEXT, offsetof(struct hub_settings, http)},
+	{"agent_listen", HUB_OPT_AGENT_LISTEN, TEXT, offsetof(struct hub_settings, agent_listen)},
 	{"agent_url", HUB_OPT_AGENT_URL, TEXT, offsetof(struct hub_settings, agent_url)},
 	{"db", HUB_OPT_DB, TEXT, offsetof(struct hub_settings, db)},
 	{"name", HUB_OPT_NAME, TEXT, offsetof(struct hub_settings, name)},
@@ -200,21 +201,23 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 static int take_passed(struct hub_settings *settings, const struct activation_fd *passed,
 		       struct err *err)
 {
+	bool http = !strcmp(passed->name, "http");
+	char *listener = http ? settings->http : settings->agent_listen;
 	char address[16];
 
 	snprintf(address, sizeof(address), "fd:%d", passed->fd);
 	if (!strcmp(passed->name, "nbd"))
 		return add_nbd(settings, address, err);
-	if (strcmp(passed->name, "http"))
+	if (!http && strcmp(passed->name, "agent"))
 		return err_set(err, -EINVAL,
 			       "a socket called \"%s\" was passed: its unit must have "
-			       "FileDescriptorName=nbd or =http",
+			       "FileDescriptorName=nbd, =http or =agent",
 			       passed->name);
-	if (settings->http[0])
+	if (listener[0])
 		return err_set(err, -EINVAL,
-			       "a socket called \"http\" was passed, but there is one already: %s",
-			       settings->http);
-	strcpy(settings->http, address);
+			       "a socket called \"%s\" was passed, but there is one already: %s",
+			       passed->name, listener);
+	strcpy(listener, address);
 	return 0;
 }
 
@@ -381,7 +384,8 @@ int hub_settings_read(struct hub_settings *settings, struct err *err)
 	if (rc)
 		return rc;
 	default_text(settings->data_dir, "/var/lib/sendense");
-	default_text(settings->http, "127.0.0.1:8082");
+	default_text(settings->http, "127.0.0.1:8080");
+	default_text(settings->agent_listen, "127.0.0.1:8082");
 	default_text(settings->agent_url, "http://127.0.0.1:9081");
 	if (!settings->nbd_count) {
 		rc = add_nbd(settings, "127.0.0.1:10809", err);

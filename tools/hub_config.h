@@ -1,8 +1,8 @@
 /*
  * What sendense-hub is told: by options, by a JSON file, by defaults, in that order of weight. The
- * file's keys are the options' names with '_' (data_dir, http, nbd: text or list, agent_url, db,
- * workers), the timeouts and the NBD limits. A key it does not know is refused by name: a
- * misspelled timeout must not be a default in disguise.
+ * file's keys are the options' names with '_' (data_dir, http, agent_listen, nbd: text or list,
+ * agent_url, db, workers), the timeouts and the NBD limits. A key it does not know is refused by
+ * name: a misspelled timeout must not be a default in disguise.
  */
 #ifndef TOOLS_HUB_CONFIG_H
 #define TOOLS_HUB_CONFIG_H
@@ -20,6 +20,7 @@ enum {
 	HUB_OPT_DATA_DIR = 1,
 	HUB_OPT_CONFIG,
 	HUB_OPT_HTTP,
+	HUB_OPT_AGENT_LISTEN,
 	HUB_OPT_NBD,
 	HUB_OPT_AGENT_URL,
 	HUB_OPT_DB,
@@ -36,6 +37,7 @@ struct hub_settings {
 	char data_dir[HUB_SETTINGS_TEXT];
 	char config[HUB_SETTINGS_TEXT];
 	char http[HUB_SETTINGS_TEXT];
+	char agent_listen[HUB_SETTINGS_TEXT]; /* or "off" */
 	char agent_url[HUB_SETTINGS_TEXT];
 	char db[HUB_SETTINGS_TEXT];
 	char name[HUB_SETTINGS_TEXT];
@@ -72,7 +74,7 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 			struct err *err);
 
 /* Takes what the service manager has passed as if it had been said on the command line: sockets
- * called "nbd", and one called "http". -EINVAL. */
+ * called "nbd", one called "http", and one called "agent". -EINVAL. */
 int hub_settings_passed(struct hub_settings *settings, const struct activation *passed,
 			struct err *err);
 

@@ -56,14 +56,19 @@ static int teardown(void **state)
 static long call(const char *method, const char *path, const char *body, json_t **reply)
 {
 	struct apiclient_reply got;
-	char base[128];
+	char base[128], token[HUB_TOKEN_SIZE], bearer[100];
+	const char *headers[] = {bearer, NULL};
 	long status;
 
 	snprintf(base, sizeof(base), "http://%s", api_address(api));
-	apiclient_run(
-		&(struct apiclient_call){
-			.base = base, .method = method, .path = path, .body = body},
-		&got);
+	rig_token(&rig, path, token);
+	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
+	apiclient_run(&(struct apiclient_call){.base = base,
+					       .headers = headers,
+					       .method = method,
+					       .path = path,
+					       .body = body},
+		      &got);
 	status = got.status;
 	if (reply) {
 		*reply = json_loadb(got.text, got.len, 0, NULL);

@@ -193,27 +193,29 @@ make_database() {
 	DB_URL="mariadb://hub@localhost/hub?socket=$T/db/sock&password-file=$T/db-password"
 }
 
-# The hub on ports of its own choice, or the one it had before. HUB_PID, HUB_URL, HUB_NBD. Its catalog
-# is SQLite's default one, or with E2E_DB=mariadb in a server of this test's own.
+# The hub on ports of its own choice, or the one it had before. HUB_PID, HUB_URL, HUB_NBD, and HUB_AGENTS
+# where agents call it. $T/authorization is the administrator's header for curl. Its catalog is SQLite's default one, or with E2E_DB=mariadb in a server of this test's own.
 start_hub() { # further options...
 	if [ "${E2E_DB:-}" = mariadb ] && [ -z "${DB_URL:-}" ]; then
 		run_mariadb
 		make_database
 	fi
 	spawn hub "$BIN/sendense-hub" --data-dir "$T/hub" --config "$T/hub.conf" ${DB_URL:+--db "$DB_URL"} \
-		--http "${HUB_HTTP:-127.0.0.1:0}" --nbd "${HUB_NBD:-127.0.0.1:0}" \
+		--http "${HUB_HTTP:-127.0.0.1:0}" --agent-listen "${HUB_AGENTS:-127.0.0.1:0}" --nbd "${HUB_NBD:-127.0.0.1:0}" \
 		--nbd "unix:$T/hub.sock" --agent-url "http://127.0.0.1:$AGENT_PORT" "$@"
 	HUB_PID=$SPAWNED
 	await_ready hub "$HUB_PID"
 	HUB_HTTP=$(word_of http "$READY")
 	HUB_URL=http://$HUB_HTTP
+	HUB_AGENTS=$(word_of agent "$READY")
+	printf 'Authorization: Bearer %s\n' "$(cat "$T/hub/admin-token")" >"$T/authorization"
 	HUB_NBD=$(word_of nbd "$READY")
 	HUB_NBD=${HUB_NBD%%,*}
 }
 
 # True when it came up; AGENT_PID.
 start_agent() {
-	spawn agent "$BIN/sendense-agent" --listen "127.0.0.1:$AGENT_PORT" --hub-url "$HUB_URL" \
+	spawn agent "$BIN/sendense-agent" --listen "127.0.0.1:$AGENT_PORT" --hub-url "http://$HUB_AGENTS" \
 		--inventory "$T/inventory.json" --state-dir "$T/agent"
 	AGENT_PID=$SPAWNED
 	wait_until 30 "the agent was ready" has_line_or_ended agent "$AGENT_PID"
@@ -235,13 +237,19 @@ start_hub_and_agent() { # further options of the hub...
 }
 
 ctl() {
-	"$BIN/sendense-ctl" --hub "$HUB_URL" "$@"
+	"$BIN/sendense-ctl" --hub "$HUB_URL" --token-file "$T/hub/admin-token" "$@"
 }
 
-# One call of the API: HTTP status in STATUS, answer in $T/reply.
+# One call of the API as its administrator: HTTP status in STATUS, answer in $T/reply.
 api() { # method, path, [body]
-	STATUS=$(curl -sS --noproxy '*' -o "$T/reply" -w '%{http_code}' -X "$1" \
+	STATUS=$(curl -sS --noproxy '*' -o "$T/reply" -w '%{http_code}' -X "$1" -H "@$T/authorization" \
 		${3:+-H 'Content-Type: application/json' -d "$3"} "$HUB_URL$2")
+}
+
+# The same as a capture agent.
+agent_api() { # method, path, [body]
+	STATUS=$(curl -sS --noproxy '*' -o "$T/reply" -w '%{http_code}' -X "$1" \
+		${3:+-H 'Content-Type: application/json' -d "$3"} "http://$HUB_AGENTS$2")
 }
 
 # Adds a VM whose disks are raw files (or any NBD URI) to the agent's inventory: keys 2000, 2001...

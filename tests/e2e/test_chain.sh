@@ -55,6 +55,9 @@ for n in 0 1 2 3 4 5; do
 done
 
 step "the hub tells each disk's change id byte for byte"
+ctl user add capture --role agent >/dev/null
+ctl token create --user capture --name test --output "$T/agent-token" 2>/dev/null
+printf 'Authorization: Bearer %s\n' "$(cat "$T/agent-token")" >"$T/authorization"
 for disk in 0 1; do
 	api GET "/api/v1/backups/changeid?vm_name=pgtest1&disk_id=$disk"
 	assert_eq 200 "$STATUS" "status of changeid"

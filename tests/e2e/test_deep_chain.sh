@@ -43,7 +43,7 @@ printf '\x09%.0s' {1..10240} | write_at data $((900 * 1024))
 cmp data flat.raw
 
 step "the hub raises its limit"
-spawn hub "$BIN/sendense-hub" --data-dir "$T/hub" --http 127.0.0.1:0 --nbd "unix:$T/hub.sock" \
+spawn hub "$BIN/sendense-hub" --data-dir "$T/hub" --http 127.0.0.1:0 --agent-listen off --nbd "unix:$T/hub.sock" \
 	--agent-url http://127.0.0.1:9
 await_ready hub "$SPAWNED"
 read -r soft hard < <(awk '/^Max open files/ {print $4, $5}' "/proc/$SPAWNED/limits")

@@ -41,7 +41,7 @@ put_zeroes "$T/a.raw" $((1 << 20)) $((1 << 20))
 qemu-io -f raw -c "write -z 1M 1M" "$TCP" >/dev/null
 
 step "completed by hand, the point is what was written"
-api POST "/api/v1/backups/$ID/complete" '{"change_id":"52 66 8c/1","disk_id":0,"bytes_transferred":0}'
+agent_api POST "/api/v1/backups/$ID/complete" '{"change_id":"52 66 8c/1","disk_id":0,"bytes_transferred":0}'
 assert_eq 200 "$STATUS" "status of complete: $(cat "$T/reply")"
 show_job "$ID"
 assert_eq completed "$(job .status)" "status of the backup"

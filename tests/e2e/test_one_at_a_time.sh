@@ -33,7 +33,7 @@ show_job "$ID"
 assert_eq running "$(job .status)" "status of the first backup"
 
 step "who stops waiting does not stop the backup"
-spawn waiting "$BIN/sendense-ctl" --hub "$HUB_URL" backup wait "$ID"
+spawn waiting "$BIN/sendense-ctl" --hub "$HUB_URL" --token-file "$T/hub/admin-token" backup wait "$ID"
 wait_until 10 "it tells progress" grep -q running "$T/waiting.err"
 end INT "$SPAWNED"
 assert_eq 130 "$ENDED" "exit status of an interrupted wait"

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "hub/access.h"
 #include "hub/backup.h"
 #include "hub/discovery.h"
 #include "hub/repositories.h"
@@ -30,8 +31,9 @@ struct hubrig {
 	struct hub *hub; /* NULL while stopped */
 	struct hub_config config;
 	char repository[CATALOG_ID_SIZE];
-	char nbd[64];		 /* "127.0.0.1:PORT" */
-	const char *compression; /* of the backups to come; NULL: the repository's */
+	char nbd[64];			  /* "127.0.0.1:PORT" */
+	const char *compression;	  /* of the backups to come; NULL: the repository's */
+	char agent_token[HUB_TOKEN_SIZE]; /* rig_token(); "": not made yet */
 };
 
 #define HUBRIG_DISKS 4
@@ -102,6 +104,40 @@ static inline void hubrig_deinit(struct hubrig *rig)
 	agentpeer_stop(rig->peer);
 	tmpdb_deinit(&rig->db);
 	scratch_run("rm -rf '%s'", rig->dir);
+}
+
+/* A token of a new user with this role. */
+static inline void rig_make_token(struct hubrig *rig, const char *name, enum catalog_role role,
+				  const char *scopes, char text[HUB_TOKEN_SIZE])
+{
+	struct catalog_user user = {.role = role, .enabled = true};
+	struct catalog_token token = {.name = "test"};
+	struct err err = ERR_INIT;
+
+	strcpy(user.name, name);
+	rig_must(hub_user_create(rig->hub, &user, &err), &err, "user");
+	strcpy(token.user_id, user.id);
+	strcpy(token.scopes, scopes);
+	rig_must(hub_token_create(rig->hub, &token, text, &err), &err, "token");
+}
+
+/* Who calls @path of the API: a capture agent, or the administrator. */
+static inline void rig_token(struct hubrig *rig, const char *path, char text[HUB_TOKEN_SIZE])
+{
+	char file[300];
+	FILE *f;
+
+	if (strstr(path, "/changeid") || strstr(path, "/complete") || strstr(path, "/telemetry/")) {
+		if (!rig->agent_token[0])
+			rig_make_token(rig, "capture", CATALOG_ROLE_AGENT, "", rig->agent_token);
+		strcpy(text, rig->agent_token);
+		return;
+	}
+	snprintf(file, sizeof(file), "%s/data/admin-token", rig->dir);
+	f = fopen(file, "r");
+	if (!f || !fgets(text, HUB_TOKEN_SIZE, f))
+		abort();
+	fclose(f);
 }
 
 /* A repository at {dir}/repo, its id in rig->repository. */

@@ -60,6 +60,10 @@ static void what_it_does_not_understand_it_refuses_by_name(void **state)
 	assert_true(said("ADDR:PORT"));
 	assert_int_equal(run("--data-dir d --http fd:99 --nbd 127.0.0.1:0"), 1);
 	assert_true(said("no listening TCP socket"));
+	assert_int_equal(
+		run("--data-dir d --http 127.0.0.1:0 --agent-listen 0.0.0.0:0 --nbd 127.0.0.1:0"),
+		1);
+	assert_true(said("must be a loopback one, not \"0.0.0.0:0\""));
 }
 
 static void a_configuration_file_is_read_strictly(void **state)
@@ -105,7 +109,9 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 {
 	static const char story[] =
 		"set -e\n"
-		"echo '{\"http\":\"127.0.0.1:0\",\"nbd\":[\"127.0.0.1:0\",\"unix:hub.sock\"],"
+		"echo "
+		"'{\"http\":\"127.0.0.1:0\",\"agent_listen\":\"127.0.0.1:0\",\"nbd\":[\"127.0.0.1:"
+		"0\",\"unix:hub.sock\"],"
 		"\"data_dir\":\"elsewhere\",\"disconnect_grace_s\":5,"
 		"\"nbd_max_connections\":70,\"nbd_idle_timeout_s\":90,"
 		"\"nbd_max_inflight_bytes\":1000000}' > c.json\n"
@@ -114,10 +120,13 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 		"cat out err\n"
 		"[ $(wc -l < out) = 1 ]\n"
 		"grep -Eq '^sendense-hub ready http=127\\.0\\.0\\.1:[0-9]+ "
+		"agent=127\\.0\\.0\\.1:[0-9]+ "
 		"nbd=127\\.0\\.0\\.1:[0-9]+,unix:.*hub\\.sock$' out\n"
 		"[ -e data/catalog.db ] && ! [ -e elsewhere ]\n"
 		"! $HUB --config c.json --data-dir data >out2 2>err2\n"
 		"grep -q 'another hub' err2 && ! [ -s out2 ]\n"
+		"! grep sdn_ out err\n"
+		"[ $(stat -c %a data/admin-token) = 600 ]\n"
 		"url=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
 		"curl -sf --noproxy '*' http://$url/health | grep -q healthy\n"
 		"kill -TERM $pid; wait $pid\n"
@@ -144,7 +153,8 @@ static void each_nbd_listener_has_a_policy_of_its_own(void **state)
 		"echo "
 		"'{\"nbd\":[\"unix:safe.sock\",\"unix:open.sock,tls=off\"],\"tls\":\"require\","
 		"\"tls_psk\":\"keys.psk\"}' > c.json\n"
-		"$HUB --config c.json --data-dir data --http 127.0.0.1:0 >out 2>err & pid=$!\n"
+		"$HUB --config c.json --data-dir data --http 127.0.0.1:0 --agent-listen off >out "
+		"2>err & pid=$!\n"
 		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
 		"cat out err\n"
 		"nbdinfo --list \"nbds+unix://alice@/?socket=safe.sock&tls-psk-file=keys.psk\" |"
@@ -155,7 +165,7 @@ static void each_nbd_listener_has_a_policy_of_its_own(void **state)
 		"! grep 'capture agents' err\n"
 		"kill -TERM $pid; wait $pid\n"
 		"$HUB --nbd unix:safe.sock --tls require --tls-psk keys.psk --data-dir data"
-		" --http 127.0.0.1:0 >out 2>err & pid=$!\n"
+		" --http 127.0.0.1:0 --agent-listen off >out 2>err & pid=$!\n"
 		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
 		"grep 'capture agents' err\n"
 		"kill -TERM $pid; wait $pid\n";

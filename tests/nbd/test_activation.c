@@ -164,7 +164,8 @@ static void what_contradicts_what_was_passed_is_refused(void **state)
 {
 	const char *both[] = {nbd,  "--image",	"x.qcow2",     "--create", "--size",
 			      "1M", "--listen", "127.0.0.1:0", NULL};
-	const char *hub_names[] = {hub, "--data-dir", "d", "--http", "127.0.0.1:0", NULL};
+	const char *hub_names[] = {hub,		  "--data-dir",	    "d",   "--http",
+				   "127.0.0.1:0", "--agent-listen", "off", NULL};
 	int file = open("/dev/null", O_RDONLY | O_CLOEXEC), fd;
 	char tcp[64];
 	pid_t pid;
@@ -179,7 +180,8 @@ static void what_contradicts_what_was_passed_is_refused(void **state)
 	assert_int_equal(scratch_run("! test -e x.qcow2 && ! test -e disk.qcow2"), 0);
 	pid = activate(hub_names, &fd, 1, "something", line, sizeof(line), "err.txt");
 	assert_int_equal(activate_end(pid), 1);
-	assert_int_equal(scratch_run("grep -q 'FileDescriptorName=nbd or =http' err.txt"), 0);
+	assert_int_equal(scratch_run("grep -q 'FileDescriptorName=nbd, =http or =agent' err.txt"),
+			 0);
 	pid = activate(hub_names, &fd, 1, "http", line, sizeof(line), "err.txt");
 	assert_int_equal(activate_end(pid), 1);
 	assert_int_equal(scratch_run("grep -q 'there is one already' err.txt; rm err.txt"), 0);
@@ -190,14 +192,16 @@ static void what_contradicts_what_was_passed_is_refused(void **state)
 static void the_hub_takes_its_sockets_by_name(void **state)
 {
 	const char *argv[] = {hub, "--data-dir", "hub", NULL};
-	char http[64], address[64], wanted[200];
-	int sockets[2], waiting;
+	char http[64], address[64], agents[64], wanted[300];
+	int sockets[3], waiting;
 	unsigned round;
 
 	(void)state;
 	sockets[0] = activate_tcp(http, sizeof(http));
 	sockets[1] = activate_tcp(address, sizeof(address));
-	snprintf(wanted, sizeof(wanted), "sendense-hub ready http=%s nbd=%s", http, address);
+	sockets[2] = activate_tcp(agents, sizeof(agents));
+	snprintf(wanted, sizeof(wanted), "sendense-hub ready http=%s agent=%s nbd=%s", http, agents,
+		 address);
 	for (round = 0; round < 3; round++) {
 		pid_t pid;
 
@@ -208,7 +212,7 @@ static void the_hub_takes_its_sockets_by_name(void **state)
 					     http),
 				 0);
 		waiting = peer_connect(address);
-		pid = activate(argv, sockets, 2, "http:nbd", line, sizeof(line), "err.txt");
+		pid = activate(argv, sockets, 3, "http:nbd:agent", line, sizeof(line), "err.txt");
 		assert_string_equal(line, wanted);
 		peer_greet(waiting, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
 		peer_option_expect(waiting, NBD_OPT_LIST, NULL, 0, NBD_REP_ACK);
@@ -222,6 +226,7 @@ static void the_hub_takes_its_sockets_by_name(void **state)
 	no_complaints();
 	close(sockets[0]);
 	close(sockets[1]);
+	close(sockets[2]);
 }
 
 int main(void)

@@ -177,8 +177,9 @@ static void a_number_is_whole_and_within_its_bounds(void **state)
 
 static void the_real_tables_are_complete(void **state)
 {
-	const struct ctl_verb *const real[] = {ctl_vm_verbs, ctl_repo_verbs, ctl_backup_verbs,
-					       ctl_health_verbs};
+	const struct ctl_verb *const real[] = {ctl_vm_verbs,	 ctl_repo_verbs,  ctl_backup_verbs,
+					       ctl_health_verbs, ctl_user_verbs,  ctl_token_verbs,
+					       ctl_audit_verbs,	 ctl_whoami_verbs};
 
 	(void)state;
 	for (size_t t = 0; t < ARRAY_SIZE(real); t++) {

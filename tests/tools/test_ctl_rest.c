@@ -69,7 +69,7 @@ static int set_up(void **state)
 	assert_non_null(server);
 	snprintf(url, sizeof(url), "http://127.0.0.1:%u//",
 		 MHD_get_daemon_info(server, MHD_DAEMON_INFO_BIND_PORT)->port);
-	return ctl_rest_open(&rest, url, NULL);
+	return ctl_rest_open(&rest, url, "", NULL);
 }
 
 static int tear_down(void **state)
@@ -103,6 +103,8 @@ static void statuses_become_exit_statuses_with_the_hubs_own_words(void **state)
 	} cases[] = {
 		{200, "{}", CTL_OK, ""},
 		{201, "{\"id\":\"x\"}", CTL_OK, ""},
+		{401, "{\"error\":\"no token\"}", CTL_DENIED, "no token"},
+		{403, "{\"error\":\"needs admin\"}", CTL_DENIED, "needs admin"},
 		{404, "{\"error\":\"no such backup\"}", CTL_NOT_FOUND, "no such backup"},
 		{409, "{\"error\":\"VM is busy\",\"details\":\"backup-1\"}", CTL_CONFLICT,
 		 "VM is busy: backup-1"},
@@ -175,14 +177,14 @@ static void nobody_there_is_told_apart_from_a_refusal(void **state)
 	json_t *reply = NULL;
 
 	(void)state;
-	assert_int_equal(ctl_rest_open(&nobody, "http://127.0.0.1:1", &err), CTL_OK);
+	assert_int_equal(ctl_rest_open(&nobody, "http://127.0.0.1:1", "", &err), CTL_OK);
 	assert_int_equal(ctl_rest_get(nobody, "/health", NULL, NULL, NULL, &reply, &err),
 			 CTL_UNREACHABLE);
 	assert_non_null(strstr(err.text, "--hub"));
 	assert_null(reply);
 	ctl_rest_close(nobody);
-	assert_int_equal(ctl_rest_open(&nobody, "hub:8082", &err), CTL_USAGE);
-	assert_int_equal(ctl_rest_open(&nobody, "file:///etc/passwd", &err), CTL_USAGE);
+	assert_int_equal(ctl_rest_open(&nobody, "hub:8082", "", &err), CTL_USAGE);
+	assert_int_equal(ctl_rest_open(&nobody, "file:///etc/passwd", "", &err), CTL_USAGE);
 }
 
 int main(void)

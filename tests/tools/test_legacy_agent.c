@@ -41,6 +41,7 @@
 #include "tools/ctl.h"
 #include "tools/ctl_lookup.h"
 #include "tools/ctl_rest.h"
+#include "tools/ctl_token.h"
 
 #define VM_NAME	 "pg one"
 #define DISKLESS "appliance" /* a VM whose disks nobody has told the hub about */
@@ -62,8 +63,11 @@ static const struct {
 struct fixture {
 	char dir[PATH_LEN / 2];
 	pid_t hub;
-	char hub_url[128];
+	char hub_url[128];   /* where people ask */
+	char agent_url[128]; /* where it asks, and shows no token */
 	struct ctl_rest *rest;
+	struct ctl_rest *asking; /* as the agent */
+	char authorization[CTL_TOKEN_MAX + 32];
 	char repository_id[64];
 	/* the agent's API */
 	struct MHD_Daemon *api;
@@ -204,27 +208,29 @@ static int spawn(char *const argv[], pid_t *pid)
 	return fds[0];
 }
 
-/* "... http=127.0.0.1:PORT ..." in the line the hub prints when it is ready. */
+/* "... http=127.0.0.1:PORT agent=127.0.0.1:PORT ..." in the line the hub prints when it is ready.
+ */
 static void read_ready_line(int fd)
 {
 	_cleanup_(fclosep) FILE *in = fdopen(fd, "r");
-	char line[1024], *at;
+	char line[1024], http[100], agent[100], *at;
 
 	assert_non_null(in);
 	assert_non_null(fgets(line, sizeof(line), in));
 	at = strstr(line, "http=");
 	assert_non_null(at);
-	at += strlen("http=");
-	at[strcspn(at, " \n")] = '\0';
-	snprintf(fx.hub_url, sizeof(fx.hub_url), "http://%s", at);
+	assert_int_equal(sscanf(at, "http=%99s agent=%99s", http, agent), 2);
+	snprintf(fx.hub_url, sizeof(fx.hub_url), "http://%s", http);
+	snprintf(fx.agent_url, sizeof(fx.agent_url), "http://%s", agent);
 }
 
 static void start_hub(unsigned agent_port)
 {
 	const char *build = getenv("BUILD");
 	char program[PATH_LEN], data[PATH_LEN], agent[64];
-	char *argv[] = {program, "--data-dir",	data,	       "--http", "127.0.0.1:0",
-			"--nbd", "127.0.0.1:0", "--agent-url", agent,	 NULL};
+	char *argv[] = {program,       "--data-dir",	 data,		"--http",
+			"127.0.0.1:0", "--agent-listen", "127.0.0.1:0", "--nbd",
+			"127.0.0.1:0", "--agent-url",	 agent,		NULL};
 
 	snprintf(program, sizeof(program), "%s/bin/sendense-hub", build ? build : "build");
 	snprintf(data, sizeof(data), "%s/hub", fx.dir);
@@ -232,14 +238,19 @@ static void start_hub(unsigned agent_port)
 	read_ready_line(spawn(argv, &fx.hub));
 }
 
-static json_t *post(const char *path, json_t *body)
+static json_t *post_to(struct ctl_rest *rest, const char *path, json_t *body)
 {
 	struct err err = ERR_INIT;
 	json_t *reply = NULL;
 
-	if (ctl_rest_post(fx.rest, path, body, &reply, &err))
+	if (ctl_rest_post(rest, path, body, &reply, &err))
 		fail_msg("POST %s: %s", path, err.text);
 	return reply;
+}
+
+static json_t *post(const char *path, json_t *body)
+{
+	return post_to(fx.rest, path, body);
 }
 
 static json_t *get(const char *path, const char *name)
@@ -354,7 +365,7 @@ static void ask_change_id(int disk, char out[256])
 	const char *key;
 
 	snprintf(number, sizeof(number), "%d", disk);
-	if (ctl_rest_get(fx.rest, "/api/v1/backups/changeid", NULL, NULL, query, &reply, &err))
+	if (ctl_rest_get(fx.asking, "/api/v1/backups/changeid", NULL, NULL, query, &reply, &err))
 		fail_msg("changeid: %s", err.text);
 	json_object_foreach (reply, key, value)
 		assert_true(json_is_string(value));
@@ -458,11 +469,11 @@ static void send_telemetry(const struct run *run)
 		"progress_percent", 100, "disks", "timestamp", "2025-10-05T12:00:00Z");
 
 	snprintf(path, sizeof(path), "/api/v1/telemetry/backup/%s", run->job_id);
-	json_decref(post(path, body));
+	json_decref(post_to(fx.asking, path, body));
 }
 
 /* POST with the status as it came, and the answer's text. */
-static long post_raw(const char *path, const char *body, char text[1024])
+static long post_raw(const char *base, const char *path, const char *body, char text[1024])
 {
 	struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
 	CURL *curl = curl_easy_init();
@@ -472,7 +483,9 @@ static long post_raw(const char *path, const char *body, char text[1024])
 
 	assert_non_null(out);
 	text[0] = '\0';
-	snprintf(url, sizeof(url), "%s%s", fx.hub_url, path);
+	snprintf(url, sizeof(url), "%s%s", base, path);
+	if (base == fx.hub_url)
+		headers = curl_slist_append(headers, fx.authorization);
 	curl_easy_setopt(curl, CURLOPT_URL, url);
 	curl_easy_setopt(curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
@@ -494,7 +507,7 @@ static long post_complete(const char *job_id, int disk, const char *change_id)
 	snprintf(path, sizeof(path), "/api/v1/backups/%s/complete", job_id);
 	snprintf(body, sizeof(body),
 		 "{\"change_id\":\"%s\",\"disk_id\":%d,\"bytes_transferred\":0}", change_id, disk);
-	return post_raw(path, body, text);
+	return post_raw(fx.agent_url, path, body, text);
 }
 
 /* Makes the running backup look two days old, as if the disks had taken that long. */
@@ -643,6 +656,7 @@ static void change_sources(const struct area *const areas[DISKS])
 static int set_up(void **state)
 {
 	const char *tmp = getenv("TMPDIR");
+	char token_file[PATH_LEN], token[CTL_TOKEN_MAX];
 	struct err err = ERR_INIT;
 
 	(void)state;
@@ -650,7 +664,11 @@ static int set_up(void **state)
 	assert_non_null(mkdtemp(fx.dir));
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	start_hub(start_api());
-	assert_int_equal(ctl_rest_open(&fx.rest, fx.hub_url, &err), 0);
+	snprintf(token_file, sizeof(token_file), "%s/hub/admin-token", fx.dir);
+	assert_int_equal(ctl_token_find(token_file, token, &err), 0);
+	snprintf(fx.authorization, sizeof(fx.authorization), "Authorization: Bearer %s", token);
+	assert_int_equal(ctl_rest_open(&fx.rest, fx.hub_url, token, &err), 0);
+	assert_int_equal(ctl_rest_open(&fx.asking, fx.agent_url, "", &err), 0);
 	add_vm_and_repository();
 	make_sources();
 	return 0;
@@ -666,6 +684,7 @@ static int tear_down(void **state)
 		waitpid(fx.hub, &status, 0);
 	}
 	ctl_rest_close(fx.rest);
+	ctl_rest_close(fx.asking);
 	if (fx.api)
 		MHD_stop_daemon(fx.api);
 	json_decref(fx.start);
@@ -744,7 +763,7 @@ static void a_vm_without_disk_rows_is_refused_in_the_contracts_words(void **stat
 	snprintf(body, sizeof(body),
 		 "{\"vm_name\":\"" DISKLESS "\",\"backup_type\":\"full\",\"repository_id\":\"%s\"}",
 		 fx.repository_id);
-	assert_int_equal(post_raw("/api/v1/backups", body, text), 400);
+	assert_int_equal(post_raw(fx.hub_url, "/api/v1/backups", body, text), 400);
 	answer = json_loads(text, 0, NULL);
 	assert_string_equal(ctl_text(answer, "error"),
 			    "VM disk information not available - run discovery first");

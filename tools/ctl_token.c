@@ -1,0 +1,53 @@
+#include "tools/ctl_token.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/ctl.h"
+
+/* What a header can hold: no space, no control character. */
+static bool is_token(const char *text)
+{
+	size_t n = strlen(text);
+
+	for (size_t i = 0; i < n; i++)
+		if (text[i] <= ' ' || text[i] >= 0x7f)
+			return false;
+	return n > 0;
+}
+
+static int read_file(const char *path, char token[CTL_TOKEN_MAX], struct err *err)
+{
+	FILE *f = fopen(path, "re");
+	bool ok = f && fgets(token, CTL_TOKEN_MAX, f);
+
+	if (!f)
+		return err_set(err, CTL_USAGE, "the token file %s cannot be read: %s", path,
+			       strerror(errno));
+	fclose(f);
+	if (ok)
+		token[strcspn(token, "\r\n")] = '\0';
+	if (ok && is_token(token))
+		return CTL_OK;
+	token[0] = '\0';
+	return err_set(err, CTL_USAGE, "the first line of %s is no token", path);
+}
+
+int ctl_token_find(const char *file, char token[CTL_TOKEN_MAX], struct err *err)
+{
+	const char *env = getenv("SENDENSE_TOKEN");
+
+	token[0] = '\0';
+	if (file)
+		return read_file(file, token, err);
+	if (env && *env) {
+		if (strlen(env) >= CTL_TOKEN_MAX || !is_token(env))
+			return err_set(err, CTL_USAGE, "SENDENSE_TOKEN holds no token");
+		strcpy(token, env);
+		return CTL_OK;
+	}
+	read_file(CTL_TOKEN_FILE, token, NULL);
+	return CTL_OK;
+}
