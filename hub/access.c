@@ -255,7 +255,7 @@ static int write_token_file(const char *path, const char *text, struct err *err)
 	int n = snprintf(line, sizeof(line), "%s\n", text), rc = 0;
 
 	if (unlink(path) < 0 && errno != ENOENT)
-		return err_sys(err, -errno, "removing %s, which belongs to no user", path);
+		return err_sys(err, -errno, "removing the old %s", path);
 	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_sys(err, -errno, "creating %s", path);
@@ -277,50 +277,71 @@ static int count_users(struct catalog *cat, int64_t *n, struct err *err)
 	return rc;
 }
 
+/* @user as it must be: enabled, and an administrator. */
+static int ensure_admin(struct catalog *tx, struct catalog_user *user, struct err *err)
+{
+	const enum catalog_role role = CATALOG_ROLE_ADMIN;
+	const bool enabled = true;
+	int rc = catalog_user_get_by_name(tx, FIRST_USER, user, err);
+
+	if (!rc)
+		return catalog_user_update(tx, user->id, &role, &enabled, user, err);
+	if (rc != CATALOG_E_NOT_FOUND)
+		return rc;
+	*user = (struct catalog_user){.name = FIRST_USER, .role = role, .enabled = enabled};
+	return catalog_user_create(tx, user, err);
+}
+
+struct first_user {
+	const char *text;
+	bool always;
+};
+
 static int first_user_tx(struct catalog *tx, void *arg, struct err *err)
 {
-	struct catalog_user user = {.role = CATALOG_ROLE_ADMIN, .enabled = true};
-	struct catalog_token token = {.name = "first run"};
+	const struct first_user *first = arg;
+	struct catalog_token token = {.name = ""};
+	struct catalog_user user;
 	int64_t n;
 	int rc = count_users(tx, &n, err);
 
-	if (rc)
-		return rc;
-	if (n)
+	if (!rc && n && !first->always)
 		return CATALOG_E_ALREADY;
-	strcpy(user.name, FIRST_USER);
-	rc = catalog_user_create(tx, &user, err);
+	if (!rc)
+		rc = ensure_admin(tx, &user, err);
 	if (rc)
 		return rc;
 	strcpy(token.user_id, user.id);
-	return token_store(tx, &token, arg, err);
+	strcpy(token.name, first->always ? "made anew" : "first run");
+	return token_store(tx, &token, first->text, err);
 }
 
-static void audit_first_run(struct hub *hub)
+static void audit_first_user(struct hub *hub, bool always)
 {
 	struct catalog_audit e = {.user_name = "(hub)",
-				  .action = "first run",
 				  .object = "user " FIRST_USER,
 				  .outcome = CATALOG_AUDIT_ALLOWED};
 
+	strcpy(e.action, always ? "new administrator's token" : "first run");
 	hub_audit_add(hub, &e);
 }
 
-static int make_first_user(struct hub *hub, const char *path, struct err *err)
+static int make_first_user(struct hub *hub, const char *path, bool always, struct err *err)
 {
 	char text[HUB_TOKEN_SIZE];
+	struct first_user first = {text, always};
 	int rc = token_make(text, err);
 
 	if (!rc)
 		rc = write_token_file(path, text, err);
 	if (!rc) {
-		rc = catalog_tx(hub->catalog, first_user_tx, text, err);
+		rc = catalog_tx(hub->catalog, first_user_tx, &first, err);
 		/* Another hub on the same database was first. */
 		if (rc) {
 			unlink(path);
 		} else {
 			strcpy(hub->new_token_path, path);
-			audit_first_run(hub);
+			audit_first_user(hub, always);
 		}
 		rc = rc == CATALOG_E_ALREADY ? 0 : hub_from_catalog(rc);
 	}
@@ -328,16 +349,16 @@ static int make_first_user(struct hub *hub, const char *path, struct err *err)
 	return rc;
 }
 
-static int first_run(struct hub *hub, struct err *err)
+static int first_run(struct hub *hub, bool always, struct err *err)
 {
 	char path[sizeof(hub->new_token_path)];
 	int64_t n;
 	int rc = hub_from_catalog(count_users(hub->catalog, &n, err));
 
-	if (rc || n)
+	if (rc || (n && !always))
 		return rc;
 	snprintf(path, sizeof(path), "%s/admin-token", hub->data_dir);
-	return make_first_user(hub, path, err);
+	return make_first_user(hub, path, always, err);
 }
 
 /* --- how often ----------------------------------------------------------------------------------
@@ -350,7 +371,7 @@ struct hub_limits {
 	atomic_uint unlisted;
 };
 
-int hub_access_start(struct hub *hub, struct err *err)
+int hub_access_start(struct hub *hub, bool new_admin_token, struct err *err)
 {
 	struct hub_limits *l = calloc(1, sizeof(*l));
 
@@ -362,7 +383,7 @@ int hub_access_start(struct hub *hub, struct err *err)
 	}
 	if (!l || !l->refusals || !l->addresses || !l->calls)
 		return err_sys(err, -ENOMEM, "limits");
-	return first_run(hub, err);
+	return first_run(hub, new_admin_token, err);
 }
 
 void hub_access_stop(struct hub *hub)

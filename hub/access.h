@@ -61,8 +61,9 @@ int hub_token_revoke(struct hub *hub, const char *id, struct err *err);
 
 /* --- the first run ---------------------------------------------------------------------------- */
 
-/* Makes "admin" when there is no user at all. After hub_audit_start(). */
-int hub_access_start(struct hub *hub, struct err *err);
+/* Makes "admin" when there is no user at all; with @new_admin_token, and a new token, in any case:
+ * who lost the last one but has the machine gets in again. After hub_audit_start(). */
+int hub_access_start(struct hub *hub, bool new_admin_token, struct err *err);
 void hub_access_stop(struct hub *hub); /* after hub_access_start() failed, too */
 
 /* Where this start has left the first administrator's token; NULL: it made none. */

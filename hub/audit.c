@@ -7,13 +7,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "hub/job.h"
 
-#define ANCHOR_LINE 86 /* "<id, 20 digits> <hash, 64>\n" */
-#define ANCHORS_MAX 16
+#define ANCHOR_LINE   86 /* "<id, 20 digits> <hash, 64>\n" */
+#define ANCHORS_MAX   16
+#define BUSY_ATTEMPTS 10
 
 struct hub_audit {
 	pthread_mutex_t lock; /* adds one after the other: numbers only grow */
@@ -91,11 +93,17 @@ void hub_audit_stop(struct hub *hub)
 
 /* --- adding ----------------------------------------------------------------------------------- */
 
+/* Hubs at several nodes of a cluster get into each other's way, and the catalog has tried a few
+ * times before it says so: an entry is worth a few more. */
 static int add(struct hub *hub, struct catalog_audit *entry)
 {
 	struct err err = ERR_INIT;
 	int r = catalog_audit_add(hub->catalog, entry, &err);
 
+	for (long i = 1; r == -EBUSY && i <= BUSY_ATTEMPTS; i++) {
+		nanosleep(&(struct timespec){.tv_nsec = i * 20 * 1000000L}, NULL);
+		r = catalog_audit_add(hub->catalog, entry, &err);
+	}
 	if (r)
 		log_error(&hub->log, "audit: %s of %s by %s was not recorded: %s", entry->action,
 			  entry->object, entry->user_name, err.text);

@@ -197,7 +197,7 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 	if (!rc)
 		rc = hub_audit_start(hub, err);
 	if (!rc)
-		rc = hub_access_start(hub, err);
+		rc = hub_access_start(hub, config->new_admin_token, err);
 	if (!rc)
 		rc = hub_open_secrets(hub, config->credentials_key, err);
 	if (!rc)

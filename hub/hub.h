@@ -41,8 +41,9 @@ struct hub_config {
 	const char *data_dir; /* made when absent; holds the lock and the default database */
 	const char *db_url;   /* as for catalog_open(); NULL: catalog.db in data_dir */
 	const char *name; /* among several hubs on one database; NULL or "": the machine's name */
-	const char *agent_url;			   /* "http://127.0.0.1:9081" */
-	const char *const *nbd_listen;		   /* as for nbd_server_listen(); at least one */
+	const char *agent_url;	       /* "http://127.0.0.1:9081" */
+	bool new_admin_token;	       /* make one although there are users (hub/access.h) */
+	const char *const *nbd_listen; /* as for nbd_server_listen(); at least one */
 	const enum nbd_tls_policy *nbd_listen_tls; /* of each of them; NULL: all off */
 	size_t nbd_listen_count;
 	struct nbd_tls_config nbd_tls; /* credentials for those that are not off */

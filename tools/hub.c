@@ -48,6 +48,9 @@ static const char usage[] =
 	"  --agent-listen ADDR:PORT|off\n"
 	"                       what capture agents call, without a token: a loopback address,\n"
 	"                       where their tunnel ends (default 127.0.0.1:8082)\n"
+	"  --new-admin-token    make another token for the user \"admin\", in "
+	"DATA-DIR/admin-token, and\n"
+	"                       go on: for who has lost the old one\n"
 	"  --nbd ADDR:PORT|unix:PATH\n"
 	"                       NBD listener; may be repeated\n"
 	"                       (default 127.0.0.1:10809 and 127.0.0.1:10100)\n"
@@ -87,6 +90,7 @@ static const struct option options[] = {
 	{"config", required_argument, NULL, HUB_OPT_CONFIG},
 	{"http", required_argument, NULL, HUB_OPT_HTTP},
 	{"agent-listen", required_argument, NULL, HUB_OPT_AGENT_LISTEN},
+	{"new-admin-token", no_argument, NULL, HUB_OPT_NEW_ADMIN_TOKEN},
 	{"nbd", required_argument, NULL, HUB_OPT_NBD},
 	{"agent-url", required_argument, NULL, HUB_OPT_AGENT_URL},
 	{"db", required_argument, NULL, HUB_OPT_DB},
@@ -163,7 +167,7 @@ static void show_first_token(const struct hub *hub)
 
 	if (!path)
 		return;
-	log_info(&hub_log, "first run: the user \"admin\" was made, with the token in %s", path);
+	log_info(&hub_log, "the user \"admin\" has a new token, in %s", path);
 	f = isatty(STDERR_FILENO) ? fopen(path, "re") : NULL;
 	if (f && fgets(token, sizeof(token), f))
 		fprintf(stderr, "The administrator's token, shown this once: %s\n", token);

@@ -179,6 +179,10 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 		return add_nbd(settings, value, err);
 	if (option == HUB_OPT_TLS_ALLOW)
 		return add_allow(settings, value, err);
+	if (option == HUB_OPT_NEW_ADMIN_TOKEN) {
+		settings->new_admin_token = true;
+		return 0;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(setting_table); i++) {
 		const struct setting *s = &setting_table[i];
 
@@ -409,6 +413,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	config->db_url = settings->db;
 	config->name = settings->name;
 	config->agent_url = settings->agent_url;
+	config->new_admin_token = settings->new_admin_token;
 	config->nbd_listen = settings->nbd_list;
 	config->nbd_listen_count = settings->nbd_count;
 	config->nbd_listen_tls = settings->nbd_tls;

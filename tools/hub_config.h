@@ -21,6 +21,7 @@ enum {
 	HUB_OPT_CONFIG,
 	HUB_OPT_HTTP,
 	HUB_OPT_AGENT_LISTEN,
+	HUB_OPT_NEW_ADMIN_TOKEN, /* without a value; of one start, so not in the file */
 	HUB_OPT_NBD,
 	HUB_OPT_AGENT_URL,
 	HUB_OPT_DB,
@@ -56,6 +57,7 @@ struct hub_settings {
 	char tls_allow[HUB_SETTINGS_ALLOW][HUB_SETTINGS_TEXT];
 	const char *tls_allow_list[HUB_SETTINGS_ALLOW];
 	size_t tls_allow_count;
+	bool new_admin_token;
 	long workers; /* -1: not set, as for the others */
 	long cancel_keeps_partial;
 	long start_timeout_s, disconnect_grace_s, silence_timeout_s, stall_warning_s;

@@ -58,7 +58,7 @@ assert_eq "$(catalog_sums 2)" "$(catalog_sums 3)" "the catalog on both nodes"
 step "two hubs at two nodes, writing at once"
 free_port
 spawn hub2 "$BIN/sendense-hub" --data-dir "$T/hub2" --db "$(galera_url 3 2 1)" --name second \
-	--http 127.0.0.1:0 --nbd 127.0.0.1:0 --agent-url "http://127.0.0.1:$AGENT_PORT"
+	--http 127.0.0.1:0 --agent-listen off --nbd 127.0.0.1:0 --agent-url "http://127.0.0.1:$AGENT_PORT"
 HUB2_PID=$SPAWNED
 await_ready hub2 "$HUB2_PID"
 HUB2_URL=http://$(word_of http "$READY")

@@ -14,13 +14,14 @@ start_second() {
 		[ -n "${AGENT2_PORT:-}" ] || { free_port && AGENT2_PORT=$PORT; }
 		spawn hub2 "$BIN/sendense-hub" --data-dir "$T/hub2" --config "$T/hub.conf" --db "$DB_URL" \
 			--name second --http "${HUB2_HTTP:-127.0.0.1:0}" --nbd 127.0.0.1:0 \
-			--agent-url "http://127.0.0.1:$AGENT2_PORT"
+			--agent-listen "${HUB2_AGENTS:-127.0.0.1:0}" --agent-url "http://127.0.0.1:$AGENT2_PORT"
 		HUB2_PID=$SPAWNED
 		await_ready hub2 "$HUB2_PID"
 		HUB2_HTTP=$(word_of http "$READY")
+		HUB2_AGENTS=$(word_of agent "$READY")
 		[ -z "${AGENT2_PID:-}" ] || return 0
 		spawn agent2 "$BIN/sendense-agent" --listen "127.0.0.1:$AGENT2_PORT" \
-			--hub-url "http://$HUB2_HTTP" --inventory "$T/inventory.json" --state-dir "$T/agent2"
+			--hub-url "http://$HUB2_AGENTS" --inventory "$T/inventory.json" --state-dir "$T/agent2"
 		AGENT2_PID=$SPAWNED
 		wait_until 30 "the second agent was ready" has_line_or_ended agent2 "$AGENT2_PID"
 		[ ! -s "$T/agent2.out" ] || return 0
@@ -33,7 +34,7 @@ start_second() {
 
 # A command with the other hub as its target.
 at_second() {
-	HUB_URL=http://$HUB2_HTTP "$@"
+	HUB_URL=http://$HUB2_HTTP HUB_AGENTS=$HUB2_AGENTS "$@"
 }
 
 partials() {
@@ -69,7 +70,7 @@ wait_until 60 "the backup moves" job_moves "$ID"
 at_second api POST /api/v1/backups "$(jq -nc '{vm_name: "vm1", backup_type: "full", repository: "local"}')"
 assert_eq 409 "$STATUS" "a second backup of the VM"
 assert_contains "$(cat "$T/reply")" "$ID" "who is busy"
-at_second api POST "/api/v1/backups/$ID/complete" '{"disk_id": 0, "change_id": "x/1", "bytes_transferred": 1}'
+at_second agent_api POST "/api/v1/backups/$ID/complete" '{"disk_id": 0, "change_id": "x/1", "bytes_transferred": 1}'
 assert_eq 409 "$STATUS" "completing a disk at the wrong hub"
 at_second backup vm2 full
 assert_point "$(point 0)" "$T/b.raw"
@@ -121,7 +122,7 @@ BEFORE=$(sql "SELECT COUNT(*) FROM backup_disks WHERE status = 'completed'")
 ROW=$(sql "SELECT j.*, d.* FROM backup_jobs j JOIN backup_disks d ON d.backup_job_id = j.id WHERE j.id = '$ID'")
 set_rate slow 100G
 kill -CONT "$HUB_PID"
-api POST "/api/v1/backups/$ID/complete" '{"disk_id": 0, "change_id": "late/1", "bytes_transferred": 1}'
+agent_api POST "/api/v1/backups/$ID/complete" '{"disk_id": 0, "change_id": "late/1", "bytes_transferred": 1}'
 assert_ne 200 "$STATUS" "status of the completion that came too late"
 has_lost() {
 	grep -q "others took its backups over" "$T/hub.err"

@@ -146,6 +146,30 @@ static void a_hub_on_a_catalog_with_users_makes_no_administrator(void **state)
 	assert_null(hub_access_new_token_path(rig.hub));
 }
 
+/* For who lost the last token, or disabled the wrong user in the database. */
+static void a_new_token_is_made_when_asked_for(void **state)
+{
+	char old[100], text[100];
+	struct hub_caller caller;
+
+	(void)state;
+	hubrig_start(&rig);
+	read_file("admin-token", old, sizeof(old));
+	hubrig_stop(&rig);
+	tmpdb_sql(&rig.db, "UPDATE users SET enabled = 0, role = 'viewer'");
+	rig.config.new_admin_token = true;
+	hubrig_start(&rig);
+	read_file("admin-token", text, sizeof(text));
+	assert_string_not_equal(text, old);
+	OK(hub_access_authenticate(rig.hub, text, &caller, &err));
+	assert_string_equal(caller.user_name, "admin");
+	assert_int_equal(caller.role, CATALOG_ROLE_ADMIN);
+	OK(hub_access_authenticate(rig.hub, old, &caller, &err));
+	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM audit_log WHERE action ="
+					    " 'new administrator''s token'"),
+			 1);
+}
+
 /* --- tokens ----------------------------------------------------------------------------------- */
 
 static void a_token_lets_its_user_in_until_it_ends(void **state)
@@ -449,6 +473,7 @@ int main(void)
 		T(the_first_run_makes_an_administrator),
 		T(a_first_run_cut_short_begins_again),
 		T(a_hub_on_a_catalog_with_users_makes_no_administrator),
+		T(a_new_token_is_made_when_asked_for),
 		T(a_token_lets_its_user_in_until_it_ends),
 		T(what_is_no_token_is_refused),
 		T(use_is_noted_rarely),
