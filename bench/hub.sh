@@ -10,7 +10,8 @@ export TMPDIR=${BENCH_DIR:-${TMPDIR:-/tmp}}
 . "$here/../tests/e2e/lib.sh"
 
 work=$T img=$T/disk.qcow2 size=1G
-[ "$mode" = full ] && vms=65 || vms=25 # five a round, the others for latencies
+growth="" # of how many VMs at once
+[ "$mode" = full ] && vms=65 growth="1 10 50" || vms=25 # five a round, the others for latencies
 . "$here/lib.sh"
 row_file() { cat "$work/rows" >>"$rows" && : >"$work/rows"; }
 : >"$work/rows"
@@ -22,6 +23,9 @@ wait_until 10 "nbdkit serves the source" test -S "$T/source.sock"
 source_uri="nbd+unix:///?socket=$T/source.sock"
 for i in $(seq "$vms"); do
 	add_to_inventory "vm$i" "$source_uri" "$source_uri"
+done
+for n in $growth; do
+	for i in $(seq "$n"); do add_to_inventory "grow$n-$i" "$source_uri" "$source_uri"; done
 done
 start_hub_and_agent
 ctl repo add local --path "$T/repo" >/dev/null
@@ -43,22 +47,23 @@ complete_vm() { # name
 		[ "$STATUS" = 200 ] || fail "complete of $1: $STATUS $(cat "$T/reply")"
 	done
 }
-five_vms() { # names
-	local vm targets=() t0 t1 cpu gib=10
+# From the first byte to the last complete; $total GiB, $cpu s/GiB.
+send_vms() { # GiB in all, names
+	local vm targets=() t0 gib=$1 before
 
+	shift
 	for vm in "$@"; do
 		start_vm "$vm"
 		targets+=("unix:$T/hub.sock@$(jq -r '.disk_results[0].nbd_export_name' "$T/$vm.started")"
 			"unix:$T/hub.sock@$(jq -r '.disk_results[1].nbd_export_name' "$T/$vm.started")")
 	done
-	cpu=$(cpu_of "$HUB_PID")
+	before=$(cpu_of "$HUB_PID")
 	t0=$(now)
-	drive_all "${targets[@]}"
+	drive_send --size "$((gib * 1024 / ${#targets[@]}))M" --block 1M --depth 4 "${targets[@]}"
 	for vm in "$@"; do complete_vm "$vm"; done
-	t1=$(now)
-	row hub "5 VMs, 2 disks each" "sendense" "$(calc "$gib / ($t1 - $t0)")" GiB/s \
-		"$(calc "($(cpu_of "$HUB_PID") - $cpu) / $gib")" "$(rss_of "$HUB_PID")"
-	row hub "slowest of 10 x mean" "sendense" "$(jq '.slowest / .mean' "$work/send.json")" ratio
+	total=$(calc "$gib / ($(now) - $t0)")
+	cpu=$(calc "($(cpu_of "$HUB_PID") - $before) / $gib")
+	rm -rf "$T"/repo/ctx-*
 }
 for round in 1 2 3; do
 	step "five VMs, round $round"
@@ -70,8 +75,16 @@ for round in 1 2 3; do
 	stop_server
 	row hub "5 VMs, 2 disks each" "limit: wire, our null" "$rate" GiB/s
 	# An agent that hangs is not asked twice: each round has VMs of its own.
-	five_vms $(for i in 1 2 3 4 5; do echo "vm$((round * 5 - 5 + i))"; done)
-	rm -rf "$T"/repo/ctx-* # 10 GiB
+	send_vms 10 $(for i in 1 2 3 4 5; do echo "vm$((round * 5 - 5 + i))"; done)
+	row hub "5 VMs, 2 disks each" "sendense" "$total" GiB/s "$cpu" "$(rss_of "$HUB_PID")"
+	row hub "slowest of 10 x mean" "sendense" "$(jq '.slowest / .mean' "$work/send.json")" ratio
+done
+
+# About as much data, spread over ever more VMs.
+for n in $growth; do
+	step "$n VMs at once"
+	send_vms $((n < 4 ? n * 2 : 8)) $(for i in $(seq "$n"); do echo "grow$n-$i"; done)
+	row growth "$n VMs, 2 disks each" "sendense hub" "$total" GiB/s "$cpu" "$(rss_of "$HUB_PID")"
 done
 
 # --- latencies ---------------------------------------------------------------------------------------

@@ -82,6 +82,21 @@ start_qemu() { # CLUSTER: tuned; default: as it comes
 	fi
 	server=$!
 }
+start_qemu_tcp() { # CLUSTER
+	local port
+	qemu_image "$1"
+	for port in $(shuf -n 20 -i 20000-30000); do # one of them is free
+		qemu-nbd -f qcow2 -t -e 64 --cache=none --aio=io_uring -b 127.0.0.1 -p "$port" "$img" 2>"$work/log" &
+		server=$!
+		until (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+			kill -0 "$server" 2>/dev/null || continue 2
+			sleep 0.02
+		done
+		tcp=127.0.0.1:$port
+		return 0
+	done
+	die "qemu-nbd found no free port"
+}
 start_qsd() { # CLUSTER
 	qemu_image "$1"
 	qemu-storage-daemon \

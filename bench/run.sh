@@ -83,6 +83,7 @@ family_streams() {
 	measure streams "zero-mixed" "sendense" start_sendense -- drive_unix "${options[@]}" --zero-mixed
 	measure streams "unaligned" "sendense" start_sendense -- drive_unix "${options[@]}" --skew 3584
 	measure streams "TCP" "sendense" start_sendense_tcp -- drive_tcp "${options[@]}"
+	measure streams "TCP" "qemu-nbd tuned 2 MiB" start_qemu_tcp 2M -- drive_tcp "${options[@]}"
 	for n in 1 2 5 8; do
 		measure streams "$n connections" "sendense" start_sendense -- drive_unix "${options[@]}" --connections "$n"
 		measure streams "$n connections" "qemu-nbd tuned 2 MiB" start_qemu 2M -- drive_unix "${options[@]}" --connections "$n"
@@ -97,9 +98,21 @@ build_chain() { # depth, MiB
 	mkdir -p "$work/chain$1"
 	chain[$1]=$("$BUILD/bench/chain_read" build "$work/chain$1" "$2" "$1")
 }
+# A small write into an overlay reads a cluster and writes one: what the disk gives to that, in bytes
+# of 4 KiB writes.
+measure_disk_cow() { # load
+	fresh
+	fio --name=d --filename="$img" --ioengine=io_uring --direct=1 --rw=randrw --bs=64k --iodepth=64 \
+		--size=1G --io_size=1G --fallocate=posix --end_fsync=1 --output-format=json \
+		--output="$work/fio.json" >/dev/null 2>&1 || die "fio failed on the disk"
+	row overlay "$1" "limit: disk, 64 KiB for each 4" \
+		"$(jq '.jobs[0].write.bw_bytes / 16 / 1073741824' "$work/fio.json")" GiB/s
+	fresh
+}
 overlay_load() { # depth, load, fio options
 	local load="$2, depth $1" BACKING
 	BACKING=${chain[$1]}
+	[ "$2" != "4 KiB random" ] || measure_disk_cow "$load"
 	shift 2
 	measure overlay "$load" "sendense" start_sendense -- drive_fio "$@"
 	measure overlay "$load" "qemu-nbd tuned 64 KiB" start_qemu 64k -- drive_fio "$@"
@@ -130,11 +143,21 @@ measure_chain_reader() { # depth, who, name, MiB
 	stop_server
 	row chain "nbdcopy, depth $1" "$3" "$(calc "$gib / ($t1 - $t0)")" GiB/s "$cpu" "$rss"
 }
+# The full under the chain, cluster by cluster in any order: from depth 2 on that is what there is to read.
+measure_disk_read() { # depth
+	local rw=randread
+	[ "$1" != 1 ] || rw=read
+	fio --name=r --filename="$work/chain$1/chain-0.qcow2" --readonly --ioengine=io_uring --direct=1 \
+		--rw=$rw --bs=64k --iodepth=64 --output-format=json --output="$work/fio.json" >/dev/null 2>&1 ||
+		die "fio failed on the disk"
+	row chain "nbdcopy, depth $1" "limit: disk" "$(jq '.jobs[0].read.bw_bytes / 1073741824' "$work/fio.json")" GiB/s
+}
 family_chain() {
 	local depth depths="1 100" mib=1024
 	full && depths="1 2 10 100"
 	for depth in $depths; do
 		build_chain "$depth" $mib
+		measure_disk_read "$depth"
 		row chain "engine, depth $depth" "sendense" \
 			"$("$BUILD/bench/chain_read" scan "${chain[$depth]}" | awk '{ print $2 }')" GiB/s
 		measure_chain_reader "$depth" sendense "sendense" $mib
