@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/list.h"
+#include "base/bytes.h"
 
 static void ring_read_clock(struct ring *ring)
 {
@@ -32,6 +32,7 @@ int ring_init(struct ring *ring, unsigned entries, struct err *err)
 	ring->ready_tail = &ring->ready;
 	ring->remote_tail = &ring->remote;
 	ring->poke_fd = -1;
+	list_init(&ring->timers);
 	ring_read_clock(ring);
 	r = io_uring_queue_init_params(entries, &ring->uring, &p);
 	if (r == -EINVAL) {
@@ -120,18 +121,73 @@ static void ring_run_ready(struct ring *ring)
 	}
 }
 
+/* --- timers --------------------------------------------------------------------------------- */
+
+static struct ring_timer *ring_first_timer(const struct ring *ring)
+{
+	return list_empty(&ring->timers) ? NULL
+					 : list_entry(ring->timers.next, struct ring_timer, node);
+}
+
+void ring_set_timer(struct ring *ring, struct ring_timer *timer, int64_t in_ns)
+{
+	struct list *after = ring->timers.prev;
+
+	timer->at_ns = ring->now_ns + in_ns;
+	while (after != &ring->timers &&
+	       list_entry(after, struct ring_timer, node)->at_ns > timer->at_ns)
+		after = after->prev;
+	list_add_head(after, &timer->node);
+}
+
+void ring_cancel_timer(struct ring_timer *timer)
+{
+	list_del(&timer->node);
+}
+
+static void ring_run_timers(struct ring *ring)
+{
+	struct ring_timer *timer;
+
+	while ((timer = ring_first_timer(ring)) && timer->at_ns <= ring->now_ns) {
+		list_del(&timer->node);
+		timer->done(timer);
+	}
+}
+
+/* --- the loop ------------------------------------------------------------------------------- */
+
+/* Until something completes, or the first timer is due. */
+static int ring_wait(struct ring *ring)
+{
+	const struct ring_timer *timer = ring_first_timer(ring);
+	struct __kernel_timespec ts;
+	struct io_uring_cqe *cqe;
+	int64_t in_ns;
+
+	if (!timer)
+		return io_uring_submit_and_wait(&ring->uring, 1);
+	in_ns = MAX(timer->at_ns - ring->now_ns, 0);
+	ts.tv_sec = in_ns / 1000000000;
+	ts.tv_nsec = in_ns % 1000000000;
+	return io_uring_submit_and_wait_timeout(&ring->uring, &cqe, 1, &ts, NULL);
+}
+
+bool ring_expects(const struct ring *ring)
+{
+	return ring->ready || !list_empty(&ring->timers) ||
+	       ring->pending > (unsigned)(ring->poke_fd >= 0);
+}
+
 int ring_round(struct ring *ring)
 {
-	int r;
+	int r = ring->ready ? io_uring_submit_and_get_events(&ring->uring) : ring_wait(ring);
 
-	if (ring->ready)
-		r = io_uring_submit_and_get_events(&ring->uring);
-	else
-		r = io_uring_submit_and_wait(&ring->uring, 1);
-	if (r < 0 && r != -EINTR && r != -EBUSY && r != -EAGAIN)
+	if (r < 0 && r != -EINTR && r != -EBUSY && r != -EAGAIN && r != -ETIME)
 		return r;
 	ring_reap(ring);
 	ring_read_clock(ring);
+	ring_run_timers(ring);
 	ring_run_ready(ring);
 	return 0;
 }

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/list.h"
 
 struct ring_op {
 	void (*done)(struct ring_op *op, int res); /* @res: the CQE's result, or what was posted */
@@ -28,11 +29,19 @@ struct ring_op {
 	uint32_t cqe_flags; /* IORING_CQE_F_*; 0 for posted completions */
 };
 
+/* Runs done(timer) once, in the round in which its time has come. */
+struct ring_timer {
+	void (*done)(struct ring_timer *timer);
+	struct list node; /* ring->timers */
+	int64_t at_ns;
+};
+
 struct ring {
 	struct io_uring uring;
 	struct ring_op *ready, **ready_tail; /* completed, callbacks not yet run */
 	unsigned pending;		     /* armed, completion not yet reaped */
 	int64_t now_ns;			     /* CLOCK_MONOTONIC, read once a round */
+	struct list timers;		     /* by time */
 	int poke_fd;			     /* eventfd: other threads wake the loop */
 	uint64_t poke_value;
 	struct ring_op poke_op;
@@ -55,6 +64,15 @@ void ring_arm(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op);
 
 /* Runs op->done(op, res) in the next round, without the kernel. */
 void ring_post(struct ring *ring, struct ring_op *op, int res);
+
+/* @timer is not set, and not zero memory: list_init() its node. */
+void ring_set_timer(struct ring *ring, struct ring_timer *timer, int64_t in_ns);
+/* Set or not. */
+void ring_cancel_timer(struct ring_timer *timer);
+
+/* Whether anything will ever happen: something is ready, pending or set. Listening to pokes does
+ * not count. */
+bool ring_expects(const struct ring *ring);
 
 /* One round: submit, wait for at least one completion unless something is ready already, reap, run.
  * 0 or -errno (the ring is unusable then). */

@@ -223,14 +223,16 @@ struct qcow2_writer {
 	uint64_t next_seq;
 	struct qcow2_slot **bucket;
 	unsigned buckets;
-	unsigned live;		   /* slots in the hash */
-	struct list room;	   /* writers waiting */
-	struct pool_waiter buffer; /* for a batch buffer, on behalf of @room */
-	struct pool_holder holder; /* registered while buffers rest */
-	unsigned resting;	   /* buffers of batches that are not started */
-	struct ring_op give_back;  /* starts them: others need buffers */
-	bool giving;		   /* @give_back is queued */
-	struct qcow2_fill *fill;   /* QCOW2_FILL_OPS */
+	unsigned live;		     /* slots in the hash */
+	struct list room;	     /* writers waiting */
+	struct pool_waiter buffer;   /* for a batch buffer, on behalf of @room */
+	struct pool_holder holder;   /* registered while buffers rest */
+	unsigned resting;	     /* buffers of batches that are not started */
+	struct ring_timer give_back; /* starts them: others need buffers */
+	bool giving;		     /* @give_back is set */
+	uint64_t giving_seen;	     /* bytes taken when it was set */
+	int64_t giving_until_ns;     /* no patience after that */
+	struct qcow2_fill *fill;     /* QCOW2_FILL_OPS */
 	struct list fills_free, fill_waiters;
 };
 

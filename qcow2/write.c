@@ -14,6 +14,10 @@
 #include "qcow2/image.h"
 
 #define SEALED_MAX 4
+/* A batch whose buffer others wait for is stored when no byte came for the one time, and after the
+ * other whatever comes. */
+#define GIVE_BACK_IDLE_NS  4000000
+#define GIVE_BACK_AFTER_NS 50000000
 
 /* --- slots ---------------------------------------------------------------------------------- */
 
@@ -236,24 +240,37 @@ static struct qcow2_batch *batch_open(struct qcow2_writer *w, bool with_place)
 	return b;
 }
 
-/* In the next round, so that a writer who was just woken for a buffer comes first: a buffer that
- * changes hands always carries something to the disk. */
+static uint64_t taken_so_far(const struct qcow2_image *img)
+{
+	return atomic_load_explicit(&img->counters.received, memory_order_relaxed);
+}
+
+/* Others want a buffer. One that fills comes back by itself, with whole clusters in it, so that
+ * many streams share few buffers at the price of a few; one that does not is started as it is. */
 static void give_back_soon(struct qcow2_image *img)
 {
 	struct qcow2_writer *w = &img->writer;
 
-	if (!w->giving)
-		ring_post(img->io.ring, &w->give_back, 0);
+	if (w->giving)
+		return;
 	w->giving = true;
+	w->giving_seen = taken_so_far(img);
+	w->giving_until_ns = img->io.ring->now_ns + GIVE_BACK_AFTER_NS;
+	ring_set_timer(img->io.ring, &w->give_back, GIVE_BACK_IDLE_NS);
 }
 
-static void give_back_now(struct ring_op *op, int res)
+static void give_back_now(struct ring_timer *timer)
 {
-	struct qcow2_writer *w = container_of(op, struct qcow2_writer, give_back);
+	struct qcow2_writer *w = container_of(timer, struct qcow2_writer, give_back);
+	struct qcow2_image *img = container_of(w, struct qcow2_image, writer);
 
-	(void)res;
+	if (taken_so_far(img) != w->giving_seen && img->io.ring->now_ns < w->giving_until_ns) {
+		w->giving_seen = taken_so_far(img);
+		ring_set_timer(img->io.ring, timer, GIVE_BACK_IDLE_NS);
+		return;
+	}
 	w->giving = false;
-	qcow2_start_all_batches(container_of(w, struct qcow2_image, writer));
+	qcow2_start_all_batches(img);
 }
 
 /* Inside pool_wait() of somebody who starves: give back what is not full yet. */
@@ -428,6 +445,7 @@ int qcow2_writer_attach(struct qcow2_image *img, struct err *err)
 	list_init(&w->fill_waiters);
 	list_init(&w->buffer.node);
 	list_init(&w->holder.node);
+	list_init(&w->give_back.node);
 	w->buffer.wake = buffer_available;
 	w->holder.reclaim = buffers_wanted;
 	w->give_back.done = give_back_now;
@@ -458,7 +476,8 @@ void qcow2_writer_detach(struct qcow2_image *img)
 		pool_put(img->io.batches, steal(&w->open->buf));
 	}
 	if (w->batch) {
-		assert(list_empty(&w->running) && list_empty(&w->sealed) && !w->live && !w->giving);
+		assert(list_empty(&w->running) && list_empty(&w->sealed) && !w->live);
+		ring_cancel_timer(&w->give_back);
 		pool_cancel(&w->buffer);
 		pool_release(&w->holder);
 	}

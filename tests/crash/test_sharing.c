@@ -119,7 +119,7 @@ static void run_until_done(unsigned first, unsigned n)
 			left += !sender[i].done;
 		if (!left)
 			return;
-		if (!ring.ready && !ring.pending)
+		if (!ring_expects(&ring))
 			fail_msg("%u of %u senders wait and nobody will wake them", left, n);
 		assert_int_equal(ring_round(&ring), 0);
 	}

@@ -418,7 +418,7 @@ static inline void let_time_pass(struct workload *w)
 	struct ring *ring = &w->loop->ring;
 
 	/* an armed poke is no reason to wait */
-	while (rounds-- && (ring->ready || ring->pending > (ring->poke_fd >= 0)))
+	while (rounds-- && ring_expects(ring))
 		assert_int_equal(ring_round(ring), 0);
 }
 
