@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "catalog/legacy.h"
 #include "hub/access.h"
 #include "hub/audit.h"
 #include "hub/credentials.h"
@@ -273,6 +274,25 @@ int hub_reconfigure(struct hub *hub, const struct hub_config *config, struct err
 	now->progress_poll_ms = config->progress_poll_ms;
 	pthread_mutex_unlock(&hub->lock);
 	return 0;
+}
+
+int hub_import_legacy(const struct hub_config *config, const char *source,
+		      struct catalog_legacy *out, struct err *err)
+{
+	struct hub *hub = hub_new();
+	int rc;
+
+	if (!hub)
+		return err_sys(err, -ENOMEM, "hub");
+	rc = hub_take_config(hub, config, err);
+	if (!rc)
+		rc = hub_lock_data(hub, err);
+	if (!rc)
+		rc = hub_open_catalog(hub, config->db_url, err);
+	if (!rc)
+		rc = hub_from_catalog(catalog_import_legacy(hub->catalog, source, out, err));
+	hub_free(hub);
+	return rc;
 }
 
 void hub_interrupt(struct hub *hub)

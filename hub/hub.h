@@ -84,6 +84,12 @@ struct hub_config {
  */
 int hub_start(struct hub **out, const struct hub_config *config, struct err *err);
 
+/* Imports an old database into the catalog of a hub that is not running, and ends
+ * (catalog/legacy.h). HUB_E_EXISTS: it runs. */
+struct catalog_legacy;
+int hub_import_legacy(const struct hub_config *config, const char *source,
+		      struct catalog_legacy *out, struct err *err);
+
 /* Calls that wait for the agent return HUB_E_STOPPING from now on, no backup starts and no NBD
  * client comes in: lets the threads of the API come home before hub_stop(). */
 void hub_interrupt(struct hub *hub);

@@ -17,6 +17,7 @@
 #include "base/descriptors.h"
 #include "base/log.h"
 #include "base/stop.h"
+#include "catalog/legacy.h"
 #include "hub/access.h"
 #include "hub/hub.h"
 #include "tools/hub_config.h"
@@ -72,6 +73,8 @@ static const char usage[] =
 	"  --tls-verify-peer    clients must show a certificate of ca-cert.pem's\n"
 	"  --tls-allow NAME     of such a client, by its subject (CN=a,O=b) or host name; may be\n"
 	"                       repeated (default: all of them)\n"
+	"  --import-legacy mariadb://USER@HOST[:PORT]/NAME[?OPTION=VALUE&...]\n"
+	"                       takes the backups of an old database into the catalog, and ends\n"
 	"  --verbose            log more\n"
 	"  --help, --version\n"
 	"\n"
@@ -83,7 +86,7 @@ static const char usage[] =
 	"Example: sendense-hub --data-dir /srv/hub --nbd 127.0.0.1:10100 --nbd "
 	"unix:/run/hub.sock\n";
 
-enum { OPT_HELP = 1000, OPT_VERSION, OPT_VERBOSE };
+enum { OPT_HELP = 1000, OPT_VERSION, OPT_VERBOSE, OPT_IMPORT_LEGACY };
 
 static const struct option options[] = {
 	{"data-dir", required_argument, NULL, HUB_OPT_DATA_DIR},
@@ -101,6 +104,7 @@ static const struct option options[] = {
 	{"tls-psk", required_argument, NULL, HUB_OPT_TLS_PSK},
 	{"tls-verify-peer", no_argument, NULL, HUB_OPT_TLS_VERIFY_PEER},
 	{"tls-allow", required_argument, NULL, HUB_OPT_TLS_ALLOW},
+	{"import-legacy", required_argument, NULL, OPT_IMPORT_LEGACY},
 	{"verbose", no_argument, NULL, OPT_VERBOSE},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
@@ -122,6 +126,9 @@ static int parse_options(struct hub_settings *settings, int argc, char **argv, s
 			return 1;
 		case OPT_VERBOSE:
 			log_set_level(LOG_LEVEL_DEBUG);
+			break;
+		case OPT_IMPORT_LEGACY:
+			settings->import_legacy = optarg;
 			break;
 		case '?':
 			return 3;
@@ -207,6 +214,29 @@ static int start(const struct hub_settings *settings, struct hub **hub, struct f
 	return start_faces(settings, *hub, faces, err);
 }
 
+static int import_legacy(const struct hub_settings *settings, struct err *err)
+{
+	struct catalog_legacy done;
+	struct hub_config config;
+	int rc;
+
+	hub_settings_apply(settings, &config);
+	rc = hub_import_legacy(&config, settings->import_legacy, &done, err);
+	if (rc)
+		return rc;
+	printf("imported repositories=%lld vms=%lld contexts=%lld jobs=%lld disks=%lld points=%lld "
+	       "unusable=%lld present=%lld\n",
+	       (long long)done.repositories, (long long)done.vms, (long long)done.contexts,
+	       (long long)done.jobs, (long long)done.disks, (long long)done.points,
+	       (long long)done.unusable, (long long)done.present);
+	if (done.unusable)
+		log_warn(&hub_log,
+			 "%lld disks have no change id in the old database: their backups are "
+			 "failed in the catalog, their files stay where they are",
+			 (long long)done.unusable);
+	return 0;
+}
+
 static void wait_for_signal(const sigset_t *set)
 {
 	int sig = 0;
@@ -234,6 +264,13 @@ int main(int argc, char **argv)
 	rc = take_passed(settings, &err);
 	if (!rc)
 		rc = hub_settings_read(settings, &err);
+	if (!rc && settings->import_legacy) {
+		rc = import_legacy(settings, &err);
+		if (rc)
+			log_error(&hub_log, "%s", err.text);
+		hub_settings_free(settings);
+		return rc ? 1 : 0;
+	}
 	if (!rc)
 		rc = start(settings, &hub, &faces, &err);
 	if (!rc) {

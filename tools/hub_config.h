@@ -58,7 +58,8 @@ struct hub_settings {
 	const char *tls_allow_list[HUB_SETTINGS_ALLOW];
 	size_t tls_allow_count;
 	bool new_admin_token;
-	long workers; /* -1: not set, as for the others */
+	const char *import_legacy; /* URL of an old database; NULL: none. Command line alone */
+	long workers;		   /* -1: not set, as for the others */
 	long cancel_keeps_partial;
 	long start_timeout_s, disconnect_grace_s, silence_timeout_s, stall_warning_s;
 	long nbd_max_connections, nbd_max_connections_per_peer, nbd_max_connections_per_export;
