@@ -59,15 +59,28 @@ static const char *hub_address(const struct ctl_globals *globals)
 	return hub && *hub ? hub : CTL_DEFAULT_HUB;
 }
 
+static void warn_in_the_clear(const struct ctl_globals *globals, const char *token)
+{
+	const char *hub = hub_address(globals);
+
+	if (*token && !globals->json && strncmp(hub, "http://", 7) == 0 && !ctl_token_is_local(hub))
+		fprintf(stderr,
+			"sendense-ctl: the token goes to %s in the clear, for all on the way to "
+			"read: use https://\n",
+			hub);
+}
+
 static int run_verb(const struct ctl_globals *globals, const struct ctl_args *args, struct err *err)
 {
 	_cleanup_(ctl_rest_closep) struct ctl_rest *rest = NULL;
 	struct ctl ctl = {.json = globals->json};
 	char token[CTL_TOKEN_MAX];
-	int res = ctl_token_find(globals->token_file, token, err);
+	int res = ctl_token_find(globals->token_file, hub_address(globals), token, err);
 
-	if (!res)
+	if (!res) {
+		warn_in_the_clear(globals, token);
 		res = ctl_rest_open(&rest, hub_address(globals), token, err);
+	}
 	explicit_bzero(token, sizeof(token));
 	if (res)
 		return res;

@@ -208,7 +208,8 @@ static const char global_help[] =
 	"Options of every command:\n"
 	"  --hub URL    the hub's address (default: $SENDENSE_HUB, else " CTL_DEFAULT_HUB ")\n"
 	"  --token-file FILE\n"
-	"               the token to show (default: $SENDENSE_TOKEN, else " CTL_TOKEN_FILE ")\n"
+	"               the token to show (default: $SENDENSE_TOKEN; else, to a hub on this\n"
+	"               machine, " CTL_TOKEN_FILE ")\n"
 	"  --json       print the hub's answer as JSON; errors as JSON on stderr\n"
 	"  -h, --help   help, also for one command: sendense-ctl backup start --help\n"
 	"  -V, --version\n";

@@ -197,6 +197,11 @@ static int refused(struct ctl_rest *rest, long status, const json_t *answer, str
 	if (!what)
 		return err_set(err, code, "the hub at %s answered HTTP %ld without saying why",
 			       rest->hub, status);
+	if (status == 401)
+		return err_set(err, code,
+			       "%s; name a file with a valid one by --token-file, or set "
+			       "SENDENSE_TOKEN",
+			       what);
 	if (!details || !*details || strcmp(details, what) == 0)
 		return err_set(err, code, "%s", what);
 	return err_set(err, code, "%s: %s", what, details);

@@ -103,7 +103,8 @@ static void statuses_become_exit_statuses_with_the_hubs_own_words(void **state)
 	} cases[] = {
 		{200, "{}", CTL_OK, ""},
 		{201, "{\"id\":\"x\"}", CTL_OK, ""},
-		{401, "{\"error\":\"no token\"}", CTL_DENIED, "no token"},
+		{401, "{\"error\":\"no token\"}", CTL_DENIED,
+		 "no token; name a file with a valid one by --token-file, or set SENDENSE_TOKEN"},
 		{403, "{\"error\":\"needs admin\"}", CTL_DENIED, "needs admin"},
 		{404, "{\"error\":\"no such backup\"}", CTL_NOT_FOUND, "no such backup"},
 		{409, "{\"error\":\"VM is busy\",\"details\":\"backup-1\"}", CTL_CONFLICT,

@@ -665,7 +665,7 @@ static int set_up(void **state)
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	start_hub(start_api());
 	snprintf(token_file, sizeof(token_file), "%s/hub/admin-token", fx.dir);
-	assert_int_equal(ctl_token_find(token_file, token, &err), 0);
+	assert_int_equal(ctl_token_find(token_file, fx.hub_url, token, &err), 0);
 	snprintf(fx.authorization, sizeof(fx.authorization), "Authorization: Bearer %s", token);
 	assert_int_equal(ctl_rest_open(&fx.rest, fx.hub_url, token, &err), 0);
 	assert_int_equal(ctl_rest_open(&fx.asking, fx.agent_url, "", &err), 0);
