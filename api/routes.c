@@ -20,6 +20,8 @@ const struct api_noun *const api_nouns[] = {
 	&api_repositories_noun,
 	&api_backups_noun,
 	&api_jobs_noun,
+	&api_events_noun,
+	&api_metrics_noun,
 	&api_chains_noun,
 	&api_docs_noun,
 	&api_agent_noun,

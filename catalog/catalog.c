@@ -155,6 +155,22 @@ static void pool_put(struct catalog *pool, struct db *db)
 	pthread_mutex_unlock(&pool->lock);
 }
 
+void catalog_get_pool_stats(struct catalog *cat, struct catalog_pool_stats *out)
+{
+	struct catalog *pool = cat->pool;
+	uint64_t ahead;
+
+	pthread_mutex_lock(&pool->lock);
+	ahead = pool->next_ticket - pool->now_serving;
+	*out = (struct catalog_pool_stats){
+		.open = pool->n_open,
+		.busy = pool->n_open - pool->n_idle,
+		.max = pool->max_open,
+		.queued = (unsigned)(ahead ? ahead - 1 : 0),
+	};
+	pthread_mutex_unlock(&pool->lock);
+}
+
 int catalog_lease(struct catalog *cat, struct catalog_lease *l, struct err *err)
 {
 	int r;

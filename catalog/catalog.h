@@ -95,6 +95,13 @@ int catalog_open(const char *url, const struct catalog_options *opt, struct cata
 void catalog_close(struct catalog *cat);
 DEFINE_CLEANUP(struct catalog *, catalog_close)
 
+/* Connections to the database; never waits for one. */
+struct catalog_pool_stats {
+	unsigned open, busy, max;
+	unsigned queued; /* writers that wait for their turn */
+};
+void catalog_get_pool_stats(struct catalog *cat, struct catalog_pool_stats *out);
+
 /* True when @url has a form catalog_open() accepts; for checking a configuration. */
 bool catalog_url_valid(const char *url, struct err *err);
 

@@ -303,6 +303,7 @@ static int complete_running(struct hub *hub, struct hub_job *job, int disk_index
 		return rc;
 	}
 	if (out->job_status != CATALOG_JOB_RUNNING) {
+		hub_job_set_outcome(job, out->job_status);
 		hub_job_end(hub, job);
 		log_info(&job->log, "backup of VM \"%s\" is %s", job->vm_name,
 			 catalog_job_status_name(out->job_status));

@@ -117,6 +117,7 @@ static void fail_tell_catalog(struct hub *hub, struct hub_job *job)
 	if (!rc || rc == CATALOG_E_ALREADY || rc == CATALOG_E_STATE || rc == CATALOG_E_NOT_FOUND ||
 	    rc == CATALOG_E_FENCED) {
 		fail_settle_unsure(hub, job);
+		hub_job_set_outcome(job, job->fail_status);
 		hub_job_end(hub, job);
 		return;
 	}

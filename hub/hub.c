@@ -341,6 +341,24 @@ struct catalog *hub_catalog(struct hub *hub)
 	return hub->catalog;
 }
 
+bool hub_is_stopping(const struct hub *hub)
+{
+	return atomic_load(&hub->stopping);
+}
+
+bool hub_follower_enter(struct hub *hub)
+{
+	if (atomic_fetch_add(&hub->followers, 1) < HUB_FOLLOWERS_MAX)
+		return true;
+	hub_follower_leave(hub);
+	return false;
+}
+
+void hub_follower_leave(struct hub *hub)
+{
+	atomic_fetch_sub(&hub->followers, 1);
+}
+
 int64_t hub_uptime_s(const struct hub *hub)
 {
 	return (hub_now_ns() - hub->started_ns) / 1000000000LL;

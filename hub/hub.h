@@ -111,6 +111,14 @@ struct catalog *hub_catalog(struct hub *hub);
 /* The hub's condition for a catalog result; -errno and 0 as they are. */
 int hub_from_catalog(int rc);
 
+/* True once hub_interrupt() was called: who waits for something of the hub's may go home. */
+bool hub_is_stopping(const struct hub *hub);
+
+/* One more who follows a backup; false: there are HUB_FOLLOWERS_MAX. */
+#define HUB_FOLLOWERS_MAX 64
+bool hub_follower_enter(struct hub *hub);
+void hub_follower_leave(struct hub *hub);
+
 /* Seconds since hub_start(), and backups running now. */
 int64_t hub_uptime_s(const struct hub *hub);
 unsigned hub_running_backups(struct hub *hub);

@@ -43,6 +43,7 @@ static struct hub_job *hub_job_new(const struct catalog_vm_context *vm)
 		return NULL;
 	job->refs = 2; /* the list's and the caller's */
 	job->state = HUB_JOB_STARTING;
+	job->reserved_ns = hub_now_ns();
 	job->vm = *vm;
 	catalog_new_id(job->row.id, CATALOG_JOB_PREFIX);
 	CATALOG_TEXT(job->vm_name, vm->vm_name);
@@ -131,10 +132,18 @@ void hub_job_end(struct hub *hub, struct hub_job *job)
 	hub_job_set_state(job, HUB_JOB_ENDED);
 	pthread_mutex_lock(&hub->lock);
 	if (!list_empty(&job->node)) {
+		hub_totals_add_job(hub, job);
 		list_del(&job->node);
 		job->refs--; /* the list's; the caller holds another */
 	}
 	pthread_mutex_unlock(&hub->lock);
+}
+
+void hub_job_set_outcome(struct hub_job *job, enum catalog_job_status status)
+{
+	pthread_mutex_lock(&job->face);
+	job->outcome = status;
+	pthread_mutex_unlock(&job->face);
 }
 
 void hub_job_set_state(struct hub_job *job, enum hub_job_state state)

@@ -29,6 +29,7 @@
 #include "hub/agent.h"
 #include "hub/backup.h"
 #include "hub/hub.h"
+#include "hub/metrics.h"
 #include "hub/repo/repo.h"
 #include "hub/secrets.h"
 #include "nbd/server.h"
@@ -60,6 +61,8 @@ struct hub {
 	struct log_scope log;
 	int64_t started_ns; /* CLOCK_MONOTONIC */
 	atomic_bool stopping;
+	atomic_uint followers;
+	struct hub_totals totals; /* lock */
 
 	char nbd_addresses[HUB_NBD_ADDRESSES_MAX];
 	char nbd_advertised[256]; /* "127.0.0.1:10100", or "unix:PATH" */
@@ -136,12 +139,14 @@ struct hub_job {
 	char fail_reason[CATALOG_ERROR_SIZE]; /* FAILING: what the catalog has yet to hear */
 	enum catalog_job_status fail_status;
 
+	enum catalog_job_status outcome; /* PENDING: not known, counts nowhere; face */
 	atomic_bool
 		cancel_asked; /* before `work` can be had: a start that waits for its agent ends */
 	bool cancel_keep;     /* what was half written goes to the quarantine; work */
 	char cancel_reason[CATALOG_REASON_SIZE]; /* face */
 
 	/* watched by the watch-dog; face */
+	int64_t reserved_ns;  /* its beginning */
 	int64_t accepted_ns;  /* the agent said yes */
 	int64_t touched_ns;   /* last step of ours that took its time */
 	int64_t telemetry_ns; /* last telemetry; 0: never */
@@ -172,6 +177,8 @@ struct hub_job **hub_jobs_snapshot(struct hub *hub, size_t *n);
 void hub_job_unref(struct hub *hub, struct hub_job *job); /* accepts NULL */
 /* Takes the job off the list: the VM is free. `work` held. */
 void hub_job_end(struct hub *hub, struct hub_job *job);
+/* How it ended, for the totals: before hub_job_end(). */
+void hub_job_set_outcome(struct hub_job *job, enum catalog_job_status status);
 void hub_job_set_state(struct hub_job *job, enum hub_job_state state);
 
 /* Tells of something worth knowing, in the hub's log and in the job's. @disk_index may be
@@ -189,6 +196,11 @@ void hub_disk_counters(const struct hub_disk *disk, struct catalog_counters *out
 int hub_disk_unexport(struct hub_job *job, struct hub_disk *disk, bool abandon);
 /* Takes the image away from readers; the caller closes it. `work` held. */
 struct qcow2_image *hub_disk_take_image(struct hub_job *job, struct hub_disk *disk);
+
+/* --- metrics.c ------------------------------------------------------------------------------ */
+
+/* The job leaves the list: its numbers stay. hub->lock held. */
+void hub_totals_add_job(struct hub *hub, struct hub_job *job);
 
 /* --- names.c -------------------------------------------------------------------------------- */
 

@@ -1,0 +1,33 @@
+/*
+ * What the hub has done since it started, in numbers that only grow; for /metrics.
+ */
+#ifndef HUB_METRICS_H
+#define HUB_METRICS_H
+
+#include <stdint.h>
+
+#include "catalog/backups.h"
+#include "nbd/server.h"
+
+struct hub;
+
+/* Upper bounds in seconds; one bucket more is open. */
+#define HUB_DURATIONS 12
+extern const unsigned hub_duration_bounds[HUB_DURATIONS];
+
+struct hub_totals {
+	uint64_t ended[CATALOG_JOB_STATUSES];  /* backups; completed, failed, cancelled */
+	uint64_t durations[HUB_DURATIONS + 1]; /* of completed ones, not cumulative */
+	double duration_sum_s;
+	struct catalog_counters bytes; /* of all disks; stored: of committed ones */
+	struct nbd_command_stats nbd[NBD_STATS_COMMANDS]; /* latencies left out */
+	uint64_t nbd_connections;			  /* to exports */
+};
+
+/* Totals with what is under way laid on top, so that they never step back. */
+void hub_get_totals(struct hub *hub, struct hub_totals *out);
+
+void hub_get_nbd_stats(struct hub *hub, struct nbd_server_stats *out);
+unsigned hub_followers(struct hub *hub);
+
+#endif

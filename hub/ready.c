@@ -1,0 +1,136 @@
+#include "hub/ready.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "hub/job.h"
+
+#define READY_GREETING_S 1
+
+static void check_says(struct hub_check *check, bool ok, const char *detail)
+{
+	check->ok = ok;
+	snprintf(check->detail, sizeof(check->detail), "%s", ok ? "" : detail);
+}
+
+/* --- NBD -------------------------------------------------------------------------------------- */
+
+static int ready_dial_unix(const char *path)
+{
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	int fd;
+
+	if (strlen(path) >= sizeof(to.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(to.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0)
+		return fd < 0 ? -errno : fd;
+	close(fd);
+	return -ECONNREFUSED;
+}
+
+/* "ADDR:PORT", "[v6]:PORT" as nbd_server_listen() says it. */
+static int ready_dial_tcp(const char *address)
+{
+	const struct addrinfo hints = {
+		.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
+		.ai_socktype = SOCK_STREAM,
+	};
+	const char *colon = strrchr(address, ':');
+	struct addrinfo *to = NULL;
+	char host[256];
+	size_t n = colon ? (size_t)(colon - address) : 0;
+	bool bracket = n > 2 && address[0] == '[';
+	int fd;
+
+	if (!n || n >= sizeof(host))
+		return -EINVAL;
+	snprintf(host, sizeof(host), "%.*s", (int)(bracket ? n - 2 : n), address + bracket);
+	if (getaddrinfo(host, colon + 1, &hints, &to))
+		return -EINVAL;
+	fd = socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, to->ai_addr, to->ai_addrlen)) {
+		close(fd);
+		fd = -1;
+		errno = ECONNREFUSED;
+	}
+	freeaddrinfo(to);
+	return fd < 0 ? -errno : fd;
+}
+
+/* The server speaks first, whatever its policy for TLS. */
+static void ready_check_nbd(struct hub *hub, struct hub_check *check)
+{
+	static const char greeting[] = "NBDMAGICIHAVEOPT";
+	const struct timeval patience = {.tv_sec = READY_GREETING_S};
+	const char *at = hub->nbd_advertised;
+	_cleanup_(closep) int fd =
+		strncmp(at, "unix:", 5) == 0 ? ready_dial_unix(at + 5) : ready_dial_tcp(at);
+	char got[sizeof(greeting) - 1];
+
+	strcpy(check->kind, "nbd");
+	if (fd < 0) {
+		check_says(check, false, "nobody listens");
+		return;
+	}
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	check_says(check,
+		   recv(fd, got, sizeof(got), MSG_WAITALL) == (ssize_t)sizeof(got) &&
+			   !memcmp(got, greeting, sizeof(got)),
+		   "the server does not greet");
+}
+
+/* --- catalog, repositories ------------------------------------------------------------------- */
+
+static void ready_check_repository(const struct catalog_repository *row, struct hub_check *check)
+{
+	_cleanup_(repo_closep) struct repo *repo = NULL;
+	struct repo_storage storage;
+	struct err err = ERR_INIT;
+	int rc = repo_open(&repo, row, false, &err);
+
+	if (!rc)
+		rc = repo->ops->storage(repo, &storage, &err);
+	strcpy(check->kind, "repository");
+	strcpy(check->name, row->name);
+	check_says(check, !rc, "out of reach");
+}
+
+static struct hub_check *ready_run(struct hub *hub, const struct catalog_repository *rows,
+				   size_t rows_n, bool catalog_ok, size_t *n)
+{
+	struct hub_check *checks = calloc(rows_n + 2, sizeof(*checks));
+
+	if (!checks)
+		return NULL;
+	strcpy(checks[0].kind, "catalog");
+	check_says(&checks[0], catalog_ok, "the database does not answer");
+	ready_check_nbd(hub, &checks[1]);
+	*n = 2;
+	for (size_t i = 0; i < rows_n; i++)
+		if (rows[i].enabled)
+			ready_check_repository(&rows[i], &checks[(*n)++]);
+	return checks;
+}
+
+bool hub_ready(struct hub *hub, struct hub_check **checks, size_t *n)
+{
+	_cleanup_(freep) struct catalog_repository *rows = NULL;
+	size_t rows_n = 0, reached = 0;
+	bool catalog_ok = !catalog_repositories_list(hub->catalog, &rows, &rows_n, NULL);
+
+	*checks = ready_run(hub, rows, rows_n, catalog_ok, n);
+	if (!*checks)
+		return false;
+	for (size_t i = 2; i < *n; i++)
+		reached += (*checks)[i].ok;
+	return (*checks)[0].ok && (*checks)[1].ok && (*n == 2 || reached) && !hub_is_stopping(hub);
+}
