@@ -96,13 +96,16 @@ static void *get_main(void *arg)
 	struct get *g = arg;
 	CURL *curl = curl_easy_init();
 	struct curl_slist *headers = NULL;
-	char url[600], header[100];
+	char url[600], header[100], token[HUB_TOKEN_SIZE], bearer[100];
 	const char *type = NULL;
 
 	snprintf(url, sizeof(url), "http://%s%s", api_address(api), g->path);
+	rig_token(&rig, g->path, token);
+	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
+	headers = curl_slist_append(NULL, bearer);
 	if (g->last_event_id) {
 		snprintf(header, sizeof(header), "Last-Event-ID: %s", g->last_event_id);
-		headers = curl_slist_append(NULL, header);
+		headers = curl_slist_append(headers, header);
 	}
 	curl_easy_setopt(curl, CURLOPT_URL, url);
 	curl_easy_setopt(curl, CURLOPT_PROXY, "");
@@ -322,7 +325,7 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 {
 	struct sockaddr_in to = {.sin_family = AF_INET};
 	struct hub_backup_view view;
-	char request[400];
+	char request[500], token[HUB_TOKEN_SIZE];
 	int fd, small = 4096;
 
 	(void)state;
@@ -341,8 +344,11 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	to.sin_port = htons((uint16_t)atoi(strrchr(api_address(api), ':') + 1));
 	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	rig_token(&rig, "/api/v1/backups", token);
 	snprintf(request, sizeof(request),
-		 "GET /api/v1/backups/%s/events HTTP/1.1\r\nHost: x\r\n\r\n", view.job.id);
+		 "GET /api/v1/backups/%s/events HTTP/1.1\r\nHost: x\r\n"
+		 "Authorization: Bearer %s\r\n\r\n",
+		 view.job.id, token);
 	assert_true(send(fd, request, strlen(request), 0) > 0);
 	for (int i = 0; i < 1000 && !hub_followers(rig.hub); i++)
 		nap();
