@@ -42,7 +42,7 @@ int catalog_backups_running(struct catalog *cat, struct catalog_backup **rows, s
 
 	if (!r)
 		r = row_list(l.db, &catalog_backup_map,
-			     "WHERE j." JOB_ACTIVE " ORDER BY j.created_at, j.id", DB_NO_ARGS,
+			     "WHERE j." JOB_RUNS " ORDER BY +j.created_at, j.id", DB_NO_ARGS,
 			     (void **)rows, n, err);
 	return catalog_result(cat, r);
 }

@@ -17,6 +17,10 @@ extern const struct row_map catalog_chain_map;		/* alias ch, its context c */
 /* SQL conditions. */
 #define JOB_ACTIVE "status IN ('pending', 'running')"
 #define DISK_OPEN  "status IN ('pending', 'running')"
+/* The same as JOB_ACTIVE, for finding such jobs among all: by a unique column that few rows have.
+ * To a planner that has counted, an index on a state which nearly all rows share is none;
+ * nor must one be tempted by an index to sort by. */
+#define JOB_RUNS "running_vm_name > ''"
 
 /* DB_ROW, DB_DONE or an error. */
 int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, const char *disk_id,

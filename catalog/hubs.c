@@ -92,7 +92,7 @@ static int leave_tx(struct catalog *tx, void *arg, struct err *err)
 
 	return db_run(catalog_db(tx),
 		      "DELETE FROM hubs WHERE token = ? AND NOT EXISTS (SELECT 1 FROM backup_jobs j"
-		      " WHERE j.hub_token = hubs.token AND j." JOB_ACTIVE ")",
+		      " WHERE j.hub_token = hubs.token AND j." JOB_RUNS ")",
 		      DB_ARGS(DB_I64(*token)), NULL, err);
 }
 
@@ -166,9 +166,9 @@ int catalog_hub_fenced(struct catalog *tx, const char *job_id, int64_t holder, s
 
 /* --- taking over ------------------------------------------------------------------------------ */
 
-/* Takes this hub's token and the database's time. */
+/* A running job whose hub is gone: takes this hub's token and the database's time. */
 #define HUB_IS_GONE                                                                                \
-	" j." JOB_ACTIVE " AND (j.hub_token IS NULL OR (j.hub_token <> ? AND NOT EXISTS"           \
+	" j." JOB_RUNS " AND (j.hub_token IS NULL OR (j.hub_token <> ? AND NOT EXISTS"             \
 	" (SELECT 1 FROM hubs h WHERE h.token = j.hub_token AND h.lease_until > ?)))"
 
 struct take_over {
@@ -200,7 +200,8 @@ static int take_over_tx(struct catalog *tx, void *arg, struct err *err)
 	if (!r)
 		r = db_now_us(db, &now, err);
 	if (!r)
-		r = row_list(db, &catalog_backup_map, "WHERE" HUB_IS_GONE " ORDER BY j.id",
+		r = row_list(db, &catalog_backup_map,
+			     "WHERE" HUB_IS_GONE " ORDER BY j.running_vm_name",
 			     DB_ARGS(DB_I64(token), DB_I64(now)), (void **)&t->jobs, &t->n, err);
 	if (!r)
 		r = claim_jobs(db, token, t, err);
