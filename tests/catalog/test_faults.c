@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "catalog/hubs.h"
+#include "catalog/job_log.h"
 
 static const char *const tables[] = {"vm_replication_contexts",
 				     "replication_jobs",
@@ -18,6 +19,7 @@ static const char *const tables[] = {"vm_replication_contexts",
 				     "backup_jobs",
 				     "backup_chains",
 				     "backup_disks",
+				     "job_log",
 				     "hubs",
 				     "hub_tokens"};
 
@@ -95,6 +97,36 @@ static int op_start(struct fx *fx, void *arg, struct err *err)
 	struct fx_job *j = arg;
 
 	return catalog_backup_start(fx->cat, &j->job, j->disks, j->n, NULL, err);
+}
+
+static int op_running(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_backup_set_running(fx->cat, ((struct fx_job *)arg)->job.id, err);
+}
+
+static int op_telemetry(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_backup_note_telemetry(fx->cat, ((struct fx_job *)arg)->job.id, "copying",
+					     err);
+}
+
+static int op_disk_running(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_backup_disk_set_running(fx->cat, ((struct fx_job *)arg)->job.id, 1, err);
+}
+
+static int op_cancel(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_backup_fail(fx->cat, ((struct fx_job *)arg)->job.id, CATALOG_JOB_CANCELLED,
+				   "because", err);
+}
+
+static int op_say(struct fx *fx, void *arg, struct err *err)
+{
+	struct catalog_job_line line = {.disk_index = CATALOG_NONE, .message = "something"};
+
+	CATALOG_TEXT(line.backup_job_id, ((struct fx_job *)arg)->job.id);
+	return catalog_job_log_add(fx->cat, &line, err);
 }
 
 static int op_progress(struct fx *fx, void *arg, struct err *err)
@@ -230,23 +262,31 @@ static void live(struct fx *fx, bool whole_transaction)
 	assert_int_equal(torture(fx, op_ensure, &r), 1);
 
 	fx_plan(fx, &r, CATALOG_BACKUP_FULL, &full);
-	assert_int_equal(torture(fx, op_start, &full), 4);
-	assert_int_equal(torture(fx, op_progress, &full), 2);
-	assert_int_equal(torture(fx, op_complete_0, &full), 2);
-	assert_int_equal(torture(fx, op_complete_1, &full), 8);
+	assert_int_equal(torture(fx, op_start, &full), 7);
+	assert_int_equal(torture(fx, op_running, &full), 2);
+	assert_int_equal(torture(fx, op_telemetry, &full), 1);
+	assert_int_equal(torture(fx, op_progress, &full), 3);
+	assert_int_equal(torture(fx, op_disk_running, &full), 3);
+	assert_int_equal(torture(fx, op_say, &full), 1);
+	assert_int_equal(torture(fx, op_complete_0, &full), 3);
+	assert_int_equal(torture(fx, op_complete_1, &full), 10);
 
 	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &incr);
-	assert_int_equal(torture(fx, op_start, &incr), 4);
-	assert_int_equal(torture(fx, op_complete_1, &incr), 2);
-	assert_int_equal(torture(fx, op_complete_0, &incr), 8);
+	assert_int_equal(torture(fx, op_start, &incr), 7);
+	assert_int_equal(torture(fx, op_complete_1, &incr), 3);
+	assert_int_equal(torture(fx, op_complete_0, &incr), 10);
 
 	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
-	assert_int_equal(torture(fx, op_start, &failed), 4);
-	assert_int_equal(torture(fx, op_fail, &failed), 4);
+	assert_int_equal(torture(fx, op_start, &failed), 7);
+	assert_int_equal(torture(fx, op_fail, &failed), 5);
 	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
-	assert_int_equal(torture(fx, op_start, &failed), 4);
-	assert_int_equal(torture(fx, op_complete_0, &failed), 2);
-	assert_int_equal(torture(fx, op_fail_disk, &failed), 4);
+	assert_int_equal(torture(fx, op_start, &failed), 7);
+	assert_int_equal(torture(fx, op_complete_0, &failed), 3);
+	assert_int_equal(torture(fx, op_fail_disk, &failed), 6);
+
+	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
+	assert_int_equal(torture(fx, op_start, &failed), 7);
+	assert_int_equal(torture(fx, op_cancel, &failed), 5);
 
 	/* MariaDB does not tell triggers of what foreign keys take along. */
 	assert_true(torture(fx, op_delete_vm, &r) >= tmpdb_either(3, 1));

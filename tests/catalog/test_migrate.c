@@ -169,6 +169,30 @@ static void every_step_down_and_up_works_with_data_in(void **state)
 	open_with_data(fx);
 }
 
+/* A database that an older program left is brought up to date with everything it had. */
+static void every_older_schema_comes_up_with_data_in(void **state)
+{
+	struct fx *fx = *state;
+
+	for (int64_t v = catalog_schema_latest() - 1; v >= 1; v--) {
+		_cleanup_(freep) char *before = NULL;
+		_cleanup_(freep) char *after = NULL;
+
+		open_with_data(fx);
+		close_catalog(fx);
+		migrate_to(fx, v);
+		before = tmpdb_dump(&fx->t, "schema_version");
+		OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
+		close_catalog(fx);
+		tmpdb_assert_sound(&fx->t);
+		migrate_to(fx, v);
+		after = tmpdb_dump(&fx->t, "schema_version");
+		assert_string_equal(before, after);
+		tmpdb_deinit(&fx->t);
+		tmpdb_init(&fx->t);
+	}
+}
+
 /* As docs/catalog.md tells. */
 static void restore(const struct fx *fx, const char *copy)
 {
@@ -533,6 +557,7 @@ int main(void)
 		MIGRATE_TEST(a_new_database_gets_every_migration_and_no_copy),
 		MIGRATE_TEST(opening_again_changes_nothing),
 		MIGRATE_TEST(every_step_down_and_up_works_with_data_in),
+		MIGRATE_TEST(every_older_schema_comes_up_with_data_in),
 		MIGRATE_TEST(rows_of_the_later_tables_keep_their_rules),
 		MIGRATE_TEST(a_database_is_copied_aside_before_its_schema_changes),
 		MIGRATE_TEST(a_newer_schema_is_refused_and_left_alone),
