@@ -206,13 +206,15 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 	if (!rc)
 		rc = hub_lease_join(hub, err);
 	if (!rc)
+		rc = hub_lease_start(hub, err);
+	if (!rc)
 		rc = hub_recover(hub, err);
 	if (!rc)
 		hub_credentials_settle(hub);
 	if (!rc)
 		rc = hub_start_nbd(hub, config, err);
 	if (!rc)
-		rc = hub_lease_start(hub, err);
+		rc = hub_takeover_start(hub, err);
 	if (!rc)
 		rc = hub_watchdog_start(hub, err);
 	if (!rc)

@@ -262,7 +262,10 @@ int hub_take_over(struct hub *hub, struct err *err);
 
 /* Makes the catalog's handle that of this hub. */
 int hub_lease_join(struct hub *hub, struct err *err);
+/* Renews the lease from here on. Before anything that takes its time. */
 int hub_lease_start(struct hub *hub, struct err *err);
+/* After hub_recover(). */
+int hub_takeover_start(struct hub *hub, struct err *err);
 /* Last of all: what still runs in its name is for others to end. */
 void hub_lease_leave(struct hub *hub);
 

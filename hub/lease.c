@@ -193,9 +193,13 @@ int hub_lease_start(struct hub *hub, struct err *err)
 	int rc = pthread_create(&hub->lease, NULL, lease_main, hub);
 
 	hub->lease_runs = !rc;
-	if (!rc) {
-		rc = pthread_create(&hub->takeover, NULL, takeover_main, hub);
-		hub->takeover_runs = !rc;
-	}
-	return rc ? err_sys(err, -rc, "starting the threads of the lease") : 0;
+	return rc ? err_sys(err, -rc, "starting the thread of the lease") : 0;
+}
+
+int hub_takeover_start(struct hub *hub, struct err *err)
+{
+	int rc = pthread_create(&hub->takeover, NULL, takeover_main, hub);
+
+	hub->takeover_runs = !rc;
+	return rc ? err_sys(err, -rc, "starting the thread that looks for hubs that are gone") : 0;
 }
