@@ -446,22 +446,29 @@ static int connect_patiently(struct maria_db *m, struct err *err)
 	const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000L};
 	const uint64_t deadline = now_ms() + m->busy_timeout_ms;
 	const bool in_tx = m->base.in_tx;
+	struct err why = ERR_INIT, said = ERR_INIT;
 	unsigned int e;
 	int r;
 
 	m->base.in_tx = false; /* what fails here ends no transaction */
 	for (unsigned int tried = 1;
-	     (r = connect_once(m, &e, err)) && (is_passing(e) || r == -ENOTCONN); tried++) {
-		r = -ENOTCONN;
-		if (err)
-			err->code = r;
+	     (r = connect_once(m, &e, &why)) && (is_passing(e) || r == -ENOTCONN); tried++) {
+		/* A node that answers, and why it is of no use, is worth more than one that does
+		 * not. */
+		if (!e || !said.code)
+			said = why;
 		m->host = (m->host + 1) % m->url.host_count;
 		if (tried % m->url.host_count)
 			continue;
+		r = said.code = -ENOTCONN;
+		why = said;
 		if (now_ms() >= deadline)
 			break;
 		nanosleep(&pause, NULL);
+		said = ERR_INIT;
 	}
+	if (r && err)
+		*err = why;
 	m->base.in_tx = in_tx;
 	if (!r)
 		m->connection++;

@@ -43,7 +43,7 @@ assert_eq "0 0" "$(hub_connections 2) $(hub_connections 3)" "connections of the 
 step "the hub's node is killed mid-copy"
 change_disk "$T/a.raw" 50
 set_rate slow 16M
-ctl --json backup start --vm vm1 --type incremental --no-wait >"$T/started"
+ctl --json backup start --vm vm1 --type incremental --repo local --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
 wait_until 60 "the backup moves" job_moves "$ID"
 end KILL "${NODE_PID[1]}"
@@ -98,7 +98,7 @@ e2e_stop "$HUB2_PID" "the second hub"
 step "a node without the others takes nothing, and the backup waits for it"
 change_disk "$T/a.raw" 30
 set_rate slow 16M
-ctl --json backup start --vm vm1 --type incremental --no-wait >"$T/started"
+ctl --json backup start --vm vm1 --type incremental --repo local --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
 wait_until 60 "the backup moves" job_moves "$ID"
 end KILL "${NODE_PID[2]}"
