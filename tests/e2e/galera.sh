@@ -4,14 +4,12 @@
 
 declare -A NODE_PID=() NODE_PORT=() GROUP_PORT=() IST_PORT=()
 
-# Missed heartbeats exclude a node after two seconds instead of five.
 galera_node() { # number, further options of mariadbd...
 	local n=$1 all="${GROUP_PORT[1]},127.0.0.1:${GROUP_PORT[2]},127.0.0.1:${GROUP_PORT[3]}" provider
 
 	shift
 	provider="gmcast.listen_addr=tcp://127.0.0.1:${GROUP_PORT[$n]};ist.recv_addr=127.0.0.1:${IST_PORT[$n]}"
-	provider+=";gcache.size=16M;evs.keepalive_period=PT0.3S;evs.inactive_check_period=PT0.2S"
-	provider+=";evs.suspect_timeout=PT2S;evs.inactive_timeout=PT5S"
+	provider+=";gcache.size=16M"
 	mkdir -p "$T/node$n" "$T/share"
 	PATH=$PWD/tests/support:$PATH GALERA_SHARE=$T/share MARIADB_TEMPLATE=$BUILD/tests/mariadb-data \
 		spawn "node$n" "$PWD/tools/private-mariadb.sh" "$T/node$n" --innodb-flush-method=nosync \

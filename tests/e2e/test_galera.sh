@@ -52,7 +52,7 @@ wait_until 120 "the backup is completed" job_is "$ID" completed
 assert_point "$(point 0)" "$T/a.raw"
 assert_point "$FULL" "$T/a.0"
 assert_ne 0 "$(hub_connections 2)" "connections of the hub to the second node"
-wait_until 30 "the cluster has two nodes" eval '[ "$(node_status 2 wsrep_cluster_size)" = 2 ]'
+wait_until 60 "the cluster has two nodes" eval '[ "$(node_status 2 wsrep_cluster_size)" = 2 ]'
 assert_eq "$(catalog_sums 2)" "$(catalog_sums 3)" "the catalog on both nodes"
 
 step "two hubs at two nodes, writing at once"
@@ -105,7 +105,7 @@ end KILL "${NODE_PID[2]}"
 node_is_alone() {
 	[ "$(node_status 3 wsrep_cluster_status)" != Primary ]
 }
-wait_until 30 "the third node knows that it is alone" node_is_alone
+wait_until 60 "the third node knows that it is alone" node_is_alone
 api GET /api/v1/backups
 assert_eq 503 "$STATUS" "status of a list without a cluster"
 assert_contains "$(jq -r .error "$T/reply")" "not part of its cluster" "error"
