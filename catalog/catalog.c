@@ -26,8 +26,8 @@
 
 #define DEFAULT_CONNECTIONS	8
 #define DEFAULT_BUSY_TIMEOUT_MS 10000
-#define TX_ATTEMPTS		8
-#define TX_PAUSE_MS		50 /* at most, before the next attempt */
+#define DEFAULT_ATTEMPTS	12
+#define TX_PAUSE_MS		200 /* at most, before the next attempt */
 
 struct catalog {
 	struct catalog *pool; /* itself, or whose transaction this is */
@@ -38,7 +38,7 @@ struct catalog {
 
 	/* The pool; under @lock. */
 	char *url;
-	unsigned int busy_timeout_ms;
+	unsigned int busy_timeout_ms, max_attempts;
 	_Atomic int64_t hub_token; /* not under @lock */
 	pthread_mutex_t lock;
 	pthread_cond_t returned; /* a connection came back, or could not be opened */
@@ -71,6 +71,7 @@ static struct catalog *pool_new(const char *url, const struct catalog_options *o
 	cat->max_open = opt && opt->max_connections ? opt->max_connections : DEFAULT_CONNECTIONS;
 	cat->busy_timeout_ms =
 		opt && opt->busy_timeout_ms ? opt->busy_timeout_ms : DEFAULT_BUSY_TIMEOUT_MS;
+	cat->max_attempts = opt && opt->max_attempts ? opt->max_attempts : DEFAULT_ATTEMPTS;
 	cat->url = strdup(url);
 	cat->idle = calloc(cat->max_open, sizeof(cat->idle[0]));
 	pthread_mutex_init(&cat->lock, NULL);
@@ -328,13 +329,13 @@ static void random_bytes(uint8_t *p, size_t n)
 }
 
 /* Those who met on different nodes of a cluster should not meet again. */
-static void tx_pause(int attempt)
+static void tx_pause(unsigned int attempt)
 {
 	struct timespec ts = {0};
 	uint32_t v = 0;
 
 	random_bytes((uint8_t *)&v, sizeof(v));
-	ts.tv_nsec = v % MIN(10 << attempt, TX_PAUSE_MS) * 1000000L;
+	ts.tv_nsec = v % MIN(10U << MIN(attempt, 10U), (unsigned int)TX_PAUSE_MS) * 1000000L;
 	nanosleep(&ts, NULL);
 }
 
@@ -344,7 +345,7 @@ int catalog_tx(struct catalog *cat, catalog_tx_fn *fn, void *arg, struct err *er
 
 	if (cat->tx)
 		return catalog_result(cat, tx_nested(cat, fn, arg, err));
-	for (int i = 0; i < TX_ATTEMPTS && r == DB_E_BUSY; i++) {
+	for (unsigned int i = 0; i < cat->max_attempts && r == DB_E_BUSY; i++) {
 		if (i)
 			tx_pause(i - 1);
 		r = tx_once(cat, fn, arg, err);

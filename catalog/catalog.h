@@ -75,6 +75,7 @@ struct catalog;
 struct catalog_options {
 	unsigned int max_connections; /* 0: 8 */
 	unsigned int busy_timeout_ms; /* wait for others' locks, and for the server; 0: 10 000 */
+	unsigned int max_attempts;    /* at a transaction while the database is busy; 0: 12 */
 	const char *copy_dir;	      /* for the copy of a MariaDB database; NULL: none is made */
 };
 

@@ -191,9 +191,16 @@ static void disconnect(struct maria_db *m)
 	m->h = NULL;
 }
 
+/* A node that is cut off from its cluster, or does not catch up with it: reads and beginnings wait
+ * for that and nothing else. */
+static bool is_behind(const struct maria_db *m, unsigned int e)
+{
+	return m->cluster && !(m->base.in_tx && m->started) && e == ER_LOCK_WAIT_TIMEOUT;
+}
+
 static int fail_with(struct maria_db *m, unsigned int e, const char *why, struct err *err)
 {
-	const bool lost = is_lost(e), over = lost || is_rolled_back(e);
+	const bool lost = is_lost(e) || is_behind(m, e), over = lost || is_rolled_back(e);
 	struct err now = ERR_INIT;
 	int code = lost ? -ENOTCONN : map_code(e);
 
@@ -361,17 +368,17 @@ static int shows_on(struct maria_db *m, const char *sql, bool *on, struct err *e
  */
 static int check_cluster(struct maria_db *m, struct err *err)
 {
-	bool cluster = false, ready = true;
-	int r = shows_on(m, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'", &cluster, err);
+	bool ready = true;
+	int r = shows_on(m, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'", &m->cluster, err);
 
-	if (!r && cluster)
+	if (!r && m->cluster)
 		r = shows_on(m, "SHOW STATUS LIKE 'wsrep_ready'", &ready, err);
 	if (!r && !ready)
 		r = err_set(err, -ENOTCONN,
 			    "cannot connect to the catalog database %s: node %s:%u is not part of "
 			    "its cluster at present",
 			    m->url.shown, m->url.hosts[m->host].name, m->url.hosts[m->host].port);
-	return r || !cluster ? r : maria_exec(m, "SET SESSION wsrep_sync_wait = 1", err);
+	return r || !m->cluster ? r : maria_exec(m, "SET SESSION wsrep_sync_wait = 1", err);
 }
 
 static int set_session(struct maria_db *m, struct err *err)
@@ -588,11 +595,13 @@ static void new_ticket(struct maria_db *m)
 static int take_turn(struct maria_db *m, bool *missing, struct err *err)
 {
 	char sql[256];
-	int r = maria_exec(m, "START TRANSACTION", err);
+	int r;
 
-	*missing = false;
+	*missing = m->started = false;
+	r = maria_exec(m, "START TRANSACTION", err);
 	if (r)
 		return r;
+	m->started = true;
 	new_ticket(m);
 	snprintf(sql, sizeof(sql),
 		 "UPDATE catalog_writer SET turn = LAST_INSERT_ID(turn + 1),"

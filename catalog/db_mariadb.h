@@ -56,6 +56,8 @@ struct maria_db {
 	unsigned int busy_timeout_ms;
 	MYSQL *h;	     /* NULL: not connected */
 	unsigned int host;   /* of url.hosts: in use, or to be tried next */
+	bool cluster;	     /* it is a node of one */
+	bool started;	     /* the open transaction has: what waits now waits for a row */
 	uint64_t connection; /* counts connections: a statement of another one is prepared anew */
 	uint64_t locked_on;  /* the one that holds the schema lock, or 0 */
 	char ticket[18];     /* what this transaction left in catalog_writer: 16 digits, a space */

@@ -38,6 +38,8 @@ static void install(struct fx *fx, bool whole_transaction)
 	if (!whole_transaction || !tmpdb_on_mariadb())
 		return;
 	/* The transaction is run again on a new connection, which is killed as well, and so on. */
+	catalog_close(fx->cat);
+	OK(catalog_open(fx->t.url, &(struct catalog_options){.max_attempts = 3}, &fx->cat, &err));
 	broken.result = -EBUSY;
 	broken.text = "Connection was killed";
 }

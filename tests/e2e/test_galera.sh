@@ -24,6 +24,15 @@ conflicts() { # nodes...
 	echo "$sum"
 }
 
+# Forty changes, one after the other.
+add_many() { # hub's URL, prefix
+	local i
+
+	for i in $(seq 40); do
+		HUB_URL=$1 ctl repo add "$2$i" --path "$T/$2$i" || return 1
+	done
+}
+
 run_galera
 make_disk "$T/a.raw" $((64 << 20))
 make_disk "$T/b.raw" $((1 << 20))
@@ -40,13 +49,20 @@ keep_copy "$T/a.raw" "$T/a.0"
 assert_ne 0 "$(hub_connections 1)" "connections of the hub to the first node"
 assert_eq "0 0" "$(hub_connections 2) $(hub_connections 3)" "connections of the hub to the others"
 
-step "the hub's node is killed mid-copy"
+step "the hub's node is killed mid-copy, and while changes are being committed"
 change_disk "$T/a.raw" 50
 set_rate slow 16M
 ctl --json backup start --vm vm1 --type incremental --repo local --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
 wait_until 60 "the backup moves" job_moves "$ID"
+add_many "$HUB_URL" during >"$T/added0" 2>&1 &
+ADDING=$!
+ten_are_there() {
+	[ "$(node_sql 1 'SELECT COUNT(*) FROM hub.backup_repositories')" -ge 10 ]
+}
+wait_until 30 "changes are under way" ten_are_there
 end KILL "${NODE_PID[1]}"
+wait "$ADDING" || fail "a change was lost, or done twice: $(tail -n 1 "$T/added0")"
 set_rate slow 100G
 wait_until 120 "the backup is completed" job_is "$ID" completed
 assert_point "$(point 0)" "$T/a.raw"
@@ -64,18 +80,11 @@ await_ready hub2 "$HUB2_PID"
 HUB2_URL=http://$(word_of http "$READY")
 assert_ne 0 "$(hub_connections 3)" "connections of the second hub to the third node"
 BEFORE=$(conflicts 2 3)
-add_many() { # hub's URL, prefix
-	local i
-
-	for i in $(seq 40); do
-		HUB_URL=$1 ctl repo add "$2$i" --path "$T/$2$i" || return 1
-	done
-}
 add_many "$HUB2_URL" second >"$T/added2" 2>&1 &
 ADDING=$!
 add_many "$HUB_URL" first >"$T/added" 2>&1 || fail "the first hub: $(tail -n 1 "$T/added")"
 wait "$ADDING" || fail "the second hub: $(tail -n 1 "$T/added2")"
-assert_eq 81 "$(ctl --json repo list | jq '.repositories | length')" "repositories"
+assert_eq 121 "$(ctl --json repo list | jq '.repositories | length')" "repositories"
 AFTER=$(conflicts 2 3)
 echo "$((AFTER - BEFORE)) conflicts"
 assert_ne "$BEFORE" "$AFTER" "conflicts"
@@ -106,9 +115,13 @@ node_is_alone() {
 	[ "$(node_status 3 wsrep_cluster_status)" != Primary ]
 }
 wait_until 60 "the third node knows that it is alone" node_is_alone
-api GET /api/v1/backups
-assert_eq 503 "$STATUS" "status of a list without a cluster"
-assert_contains "$(jq -r .error "$T/reply")" "not part of its cluster" "error"
+hub_says_so() {
+	api GET /api/v1/backups
+	assert_eq 503 "$STATUS" "status of a list without a cluster"
+	jq -e '.error | contains("not part of its cluster")' "$T/reply"
+}
+# Connections that were waiting for the cluster have their own errors first.
+wait_until 60 "the hub says why" hub_says_so
 node_sql 3 "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=true'"
 set_rate slow 100G
 wait_until 120 "the backup is completed" job_is "$ID" completed
