@@ -108,7 +108,13 @@ struct nbd_send {
 	struct msghdr msg;
 	struct iovec iov[NBD_IOV];
 	int64_t moved_ns; /* when it started, or last moved */
-	bool retract;	  /* what is queued is about to be taken back */
+	int64_t began_ns; /* of the send under way */
+	/* how fast the client reads, lately: bytes, and the time they took */
+	uint64_t pace_bytes;
+	int64_t pace_ns;
+	const struct nbd_chunk *piece; /* first of `chunks` when last looked at, since... */
+	int64_t piece_ns;
+	bool retract; /* what is queued is about to be taken back */
 	struct ring_op cancel;
 	bool cancelling;
 };

@@ -336,7 +336,7 @@ static unsigned read_allow_max(const struct nbd_conn *conn)
 
 void nbd_read_grow(struct nbd_conn *conn)
 {
-	if (conn->read_allow < read_allow_max(conn))
+	if (conn->read_allow < read_allow_max(conn) && !nbd_retract_slow(conn))
 		conn->read_allow++;
 }
 

@@ -164,6 +164,16 @@ static unsigned send_build_sealed(struct nbd_conn *conn)
 	return nbd_tls_unsent(conn->tls, send->iov);
 }
 
+static void piece_note(struct nbd_send *send)
+{
+	struct list *first = send->chunks.next;
+
+	if (first == &send->chunks || send->piece == list_entry(first, struct nbd_chunk, node))
+		return;
+	send->piece = list_entry(first, struct nbd_chunk, node);
+	send->piece_ns = send->began_ns;
+}
+
 void nbd_send_kick(struct nbd_conn *conn)
 {
 	struct ring *ring = &conn->worker->ring;
@@ -186,7 +196,8 @@ void nbd_send_kick(struct nbd_conn *conn)
 	}
 	ring_arm(ring, sqe, &send->op);
 	send->busy = true;
-	send->moved_ns = nbd_now_ns(conn->worker);
+	send->moved_ns = send->began_ns = nbd_now_ns(conn->worker);
+	piece_note(send);
 }
 
 static void chunk_free(struct nbd_conn *conn, struct nbd_chunk *chunk)
@@ -194,6 +205,8 @@ static void chunk_free(struct nbd_conn *conn, struct nbd_chunk *chunk)
 	struct nbd_req *req = chunk->last ? chunk->req : NULL;
 
 	list_del(&chunk->node);
+	if (conn->send.piece == chunk)
+		conn->send.piece = NULL;
 	if (chunk->parked)
 		nbd_retract_free(conn, chunk);
 	else
@@ -254,6 +267,7 @@ static void sent(struct ring_op *op, int res)
 	struct nbd_conn *conn = container_of(op, struct nbd_conn, send.op);
 
 	conn->send.busy = false;
+	nbd_retract_pace(conn, MAX(res, 0));
 	if (conn->dead) {
 		nbd_send_drop(conn);
 	} else if (res > 0) {

@@ -27,14 +27,54 @@ void nbd_retract_init(struct nbd_conn *conn)
 	conn->send.cancel.done = cancelled;
 }
 
+/* --- how fast a client reads ------------------------------------------------------------------ */
+
+#define PACE_MIN_NS 20000000LL	/* less says nothing */
+#define PACE_MAX_NS 256000000LL /* what was before counts less and less */
+
+void nbd_retract_pace(struct nbd_conn *conn, uint32_t n)
+{
+	struct nbd_send *send = &conn->send;
+
+	send->pace_bytes += n;
+	send->pace_ns += nbd_now_ns(conn->worker) - send->began_ns;
+	while (send->pace_ns > PACE_MAX_NS) {
+		send->pace_ns /= 2;
+		send->pace_bytes /= 2;
+	}
+}
+
+bool nbd_retract_slow(const struct nbd_conn *conn)
+{
+	const struct nbd_send *send = &conn->send;
+	uint64_t ns = send->pace_ns;
+
+	if (send->busy)
+		ns += nbd_now_ns(conn->worker) - send->began_ns;
+	return ns > PACE_MIN_NS && send->pace_bytes < ns / 1000 * (NBD_SLOW_RATE / 1000) / 1000;
+}
+
+/* --- taking back ------------------------------------------------------------------------------ */
+
+/* It has held others up for long enough. */
+static bool is_due(const struct nbd_conn *conn)
+{
+	const struct nbd_send *send = &conn->send;
+	int64_t now = nbd_now_ns(conn->worker);
+
+	if (nbd_retract_slow(conn) && send->piece &&
+	    now - send->piece_ns >= NBD_SLOW_MS * 1000000LL)
+		return true;
+	return now - send->moved_ns >= NBD_RETRACT_MS * 1000000LL;
+}
+
 void nbd_retract_begin(struct nbd_conn *conn)
 {
 	struct nbd_send *send = &conn->send;
 	struct io_uring_sqe *sqe;
 
 	if (conn->dead || send->retract || send->cancelling || !send->busy || !conn->read_bufs ||
-	    conn->worker->parked >= NBD_PARKED ||
-	    nbd_now_ns(conn->worker) - send->moved_ns < NBD_RETRACT_MS * 1000000LL)
+	    conn->worker->parked >= NBD_PARKED || !is_due(conn))
 		return;
 	send->retract = true;
 	if (conn->tls) { /* the kernel has nothing of ours but ciphertext */
@@ -64,6 +104,7 @@ static bool chunk_park(struct nbd_conn *conn, struct nbd_chunk *chunk)
 	parked->p = memcpy(parked + 1, chunk->p, chunk->len);
 	parked->parked = true;
 	conn->worker->parked++;
+	conn->send.piece = NULL;
 	list_del(&chunk->node);
 	list_add_head(&conn->send.chunks, &parked->node);
 	nbd_read_put(conn, chunk);

@@ -497,7 +497,7 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	worker->pace.done = paced;
 	worker->pace_period.tv_nsec = NBD_PACE_MS * 1000000L;
 	worker->relief.done = relieved;
-	worker->relief_period.tv_nsec = NBD_RETRACT_MS / 2 * 1000000L;
+	worker->relief_period.tv_nsec = NBD_RELIEF_MS * 1000000L;
 	worker->tick_period = tick_period(&worker->server->config);
 	tick_arm(worker);
 	return 0;

@@ -355,6 +355,74 @@ static void late_readers_get_every_byte_through_tls(void **state)
 	assert_true(retracted(rig) > 0);
 }
 
+/* --- slow ------------------------------------------------------------------------------------- */
+
+#define SLOW	  40
+#define SLOW_PART 50000 /* bytes, each every 20 ms */
+
+struct slow {
+	int fd[SLOW];
+	atomic_bool stop;
+	atomic_ullong got;
+	pthread_t thread;
+};
+
+/* All of them, steadily: none is ever without a move for long. */
+static void *slow_main(void *arg)
+{
+	static unsigned char drop[SLOW_PART];
+	struct slow *slow = arg;
+	unsigned i;
+
+	while (!atomic_load(&slow->stop)) {
+		for (i = 0; i < SLOW; i++) {
+			ssize_t n = recv(slow->fd[i], drop, sizeof(drop), MSG_DONTWAIT);
+
+			atomic_fetch_add(&slow->got, n > 0 ? n : 0);
+		}
+		usleep(20000);
+	}
+	return NULL;
+}
+
+/* Compared with what they got, so that it does not depend on the machine: a tenth of what the good
+ * one got, and three times as much as that when buffers waited for slow clients. */
+static void slow_clients_get_what_they_read_and_no_more(void **state)
+{
+	struct rig *rig = *state;
+	struct session good = {.rig = rig};
+	static struct slow slow;
+	uint64_t total = 0, slow_total;
+	unsigned i, j;
+
+	memset(&slow, 0, sizeof(slow));
+	for (i = 0; i < SLOW; i++) {
+		slow.fd[i] = enter(rig->address, SIMPLE);
+		for (j = 0; j < 60; j++)
+			peer_request(slow.fd[i], 0, NBD_CMD_READ, j, j % 40 * MUCH, MUCH);
+	}
+	assert_int_equal(pthread_create(&slow.thread, NULL, slow_main, &slow), 0);
+	/* What the kernel holds for them is used up, and they are waited for. */
+	rig_await(atomic_load(&slow.got) > 3 * MUCH * SLOW);
+	slow_total = atomic_load(&slow.got);
+	good.style = STRUCTURED;
+	good.fd = enter(rig->address, STRUCTURED);
+	for (i = 0; i < 10; i++) {
+		for (j = 0; j < ASKED_MAX; j++, total += 65536)
+			ask(&good, (i * ASKED_MAX + j) * 65536, 65536);
+		read_all(&good);
+	}
+	atomic_store(&slow.stop, true);
+	pthread_join(slow.thread, NULL);
+	slow_total = atomic_load(&slow.got) - slow_total;
+	if (slow_total > total)
+		fail_msg("%llu bytes went to slow clients while one that is not got %llu",
+			 (unsigned long long)slow_total, (unsigned long long)total);
+	for (i = 0; i < SLOW; i++)
+		peer_close(slow.fd[i]);
+	peer_close(good.fd);
+}
+
 /* --- ends ------------------------------------------------------------------------------------- */
 
 /* Set aside, then gone: by hanging up, or because the export goes. */
@@ -403,6 +471,7 @@ int main(void)
 		cmocka_unit_test(beyond_what_can_be_set_aside_the_stall_timeout_decides),
 		T(late_readers_get_every_byte),
 		T(late_readers_get_every_byte_through_tls),
+		T(slow_clients_get_what_they_read_and_no_more),
 		T(who_was_set_aside_may_leave),
 	};
 
