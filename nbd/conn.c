@@ -18,6 +18,7 @@
 #include "nbd/request.h"
 #include "nbd/server_priv.h"
 #include "nbd/tls.h"
+#include "nbd/turns.h"
 
 #define KEEPALIVE_IDLE_S     60
 #define KEEPALIVE_INTERVAL_S 15
@@ -90,6 +91,12 @@ static uint32_t conn_ask(const struct nbd_conn *conn, uint32_t due)
 	return MIN(due + extra, NBD_STAGING_SIZE);
 }
 
+/* Blocked: what it sends has to wait. Who waits to be greeted sends nothing but its end. */
+static bool conn_deaf(const struct nbd_conn *conn)
+{
+	return conn->block && !(conn->block == NBD_BLOCK_TURN && !conn->tls);
+}
+
 /* Payload goes through the worker's cache-hot buffers, everything else through the connection's. */
 static void conn_receive(struct nbd_conn *conn)
 {
@@ -97,7 +104,7 @@ static void conn_receive(struct nbd_conn *conn)
 	struct io_uring_sqe *sqe;
 	uint32_t due = conn->payload.active ? conn->payload.left : 0;
 
-	if (conn->receiving || conn->dead || conn->closing || conn->block || conn->in_len)
+	if (conn->receiving || conn->dead || conn->closing || conn_deaf(conn) || conn->in_len)
 		return;
 	if (conn->crumbs > NBD_CRUMBS && !conn->resumed) {
 		nbd_worker_pace(conn->worker, &conn->paced);
@@ -372,6 +379,7 @@ void nbd_conn_finish(struct nbd_conn *conn)
 	pool_cancel(&conn->waiter);
 	list_del(&conn->starved);
 	list_del(&conn->paced);
+	nbd_turn_forget(conn);
 	conn->block = NBD_BLOCK_NONE;
 	nbd_payload_forget(conn); /* a WRITE without all of its bytes is not acknowledged */
 	conn->move_to = NULL;
@@ -382,6 +390,8 @@ void nbd_conn_end(struct nbd_conn *conn)
 {
 	if (!conn->end_ns)
 		conn->end_ns = nbd_now_ns(conn->worker) + NBD_LINGER_MS * 1000000LL;
+	if (conn->block == NBD_BLOCK_TURN)
+		nbd_conn_close(conn);
 	nbd_conn_settle(conn);
 }
 
@@ -524,6 +534,7 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	list_init(&conn->export_node);
 	list_init(&conn->starved);
 	list_init(&conn->paced);
+	list_init(&conn->turn);
 	list_init(&conn->reqs);
 	list_init(&conn->free_reqs);
 	list_init(&conn->reads);

@@ -65,6 +65,7 @@ enum nbd_block {
 	NBD_BLOCK_REQUESTS, /* this connection has enough requests running */
 	NBD_BLOCK_REPLIES,  /* this client has enough replies to read */
 	NBD_BLOCK_TLS,	    /* what TLS has to say has to be sent first */
+	NBD_BLOCK_TURN,	    /* it begins, and it is not its turn */
 };
 
 /* The request whose payload is arriving: a WRITE, or a BLOCK_STATUS limited to some contexts. */
@@ -153,6 +154,7 @@ struct nbd_conn {
 	int in_slot;	     /* staging buffer `in` points into; -1: inbuf */
 	struct list starved; /* worker->starved */
 	struct list paced;   /* worker->paced */
+	struct list turn;    /* worker->turns.waiting */
 	unsigned crumbs;     /* how much it sends in pieces that are good for nothing */
 	bool useful;	     /* what was received last completed something */
 	bool resumed;	     /* it is its turn */

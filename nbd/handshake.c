@@ -8,6 +8,7 @@
 #include "nbd/reply.h"
 #include "nbd/server_priv.h"
 #include "nbd/tls.h"
+#include "nbd/turns.h"
 
 #define HANDSHAKE_FLAGS (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES)
 
@@ -97,20 +98,12 @@ static bool handshake_answer(struct nbd_conn *conn)
 int nbd_handshake_new(struct nbd_conn *conn)
 {
 	struct nbd_handshake *hs = calloc(1, sizeof(*hs));
-	void *greeting;
 
 	if (!hs)
 		return -ENOMEM;
-	greeting = nbd_answer_add(hs, NBD_GREETING_SIZE);
-	if (!greeting) {
-		free(hs);
-		return -ENOMEM;
-	}
-	nbd_put_greeting(greeting, HANDSHAKE_FLAGS);
 	hs->deadline_ns = nbd_now_ns(conn->worker) +
 			  conn->worker->server->config.handshake_timeout_ms * 1000000LL;
 	conn->hs = hs;
-	nbd_conn_block(conn, NBD_BLOCK_ANSWER);
 	return 0;
 }
 
@@ -139,6 +132,21 @@ static bool handshake_gather(struct nbd_conn *conn, void *to, uint32_t want)
 	conn->in_len -= n;
 	hs->have += n;
 	return hs->have == want;
+}
+
+static bool handshake_start(struct nbd_conn *conn)
+{
+	struct nbd_handshake *hs = conn->hs;
+	void *greeting;
+
+	if (!nbd_turn_take(conn))
+		return false;
+	nbd_turn_cost(conn->worker, NBD_TURN_BEGIN_NS);
+	hs->phase = NBD_HS_FLAGS;
+	greeting = nbd_answer_add(hs, NBD_GREETING_SIZE);
+	if (greeting)
+		nbd_put_greeting(greeting, HANDSHAKE_FLAGS);
+	return handshake_answer(conn);
 }
 
 static bool handshake_flags(struct nbd_conn *conn)
@@ -237,9 +245,8 @@ static bool handshake_skip(struct nbd_conn *conn)
 bool nbd_handshake_step(struct nbd_conn *conn)
 {
 	static bool (*const steps[])(struct nbd_conn *) = {
-		[NBD_HS_FLAGS] = handshake_flags,
-		[NBD_HS_OPTION] = handshake_option,
-		[NBD_HS_DATA] = handshake_data,
+		[NBD_HS_START] = handshake_start,   [NBD_HS_FLAGS] = handshake_flags,
+		[NBD_HS_OPTION] = handshake_option, [NBD_HS_DATA] = handshake_data,
 		[NBD_HS_SKIP] = handshake_skip,
 	};
 

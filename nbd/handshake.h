@@ -19,7 +19,7 @@
 
 #define NBD_OPTION_ABSURD (1U << 20) /* longer ones are not even drained: the session ends */
 
-enum nbd_hs_phase { NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_DATA, NBD_HS_SKIP };
+enum nbd_hs_phase { NBD_HS_START, NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_DATA, NBD_HS_SKIP };
 
 /* What follows once the answer is out. */
 enum nbd_hs_then { NBD_HS_NEXT, NBD_HS_TLS, NBD_HS_TRANSMIT, NBD_HS_CLOSE };
@@ -46,7 +46,7 @@ struct nbd_handshake {
 	int64_t deadline_ns;
 };
 
-/* 0 or -ENOMEM; the greeting is queued. */
+/* 0 or -ENOMEM; the greeting is the first step. */
 int nbd_handshake_new(struct nbd_conn *conn);
 void nbd_handshake_free(struct nbd_handshake *hs); /* accepts NULL */
 

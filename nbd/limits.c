@@ -31,6 +31,7 @@ static const struct config_row {
 	ROW(max_connections, 1, 65536, 1024),
 	ROW(max_connections_per_peer, 1, 65536, 0),
 	ROW(max_connections_per_export, 1, 65536, 64),
+	ROW(handshake_percent, 1, 100, 4),
 	ROW(handshake_timeout_ms, 10, HOUR_MS, 30000),
 	ROW(idle_timeout_ms, 10, 30 * 24 * HOUR_MS, 0),
 	ROW(stall_timeout_ms, 10, HOUR_MS, 10000),
@@ -102,11 +103,12 @@ void nbd_config_log(const struct nbd_server_config *c, const struct log_scope *s
 	log_info(scope,
 		 "limits: %u workers with %u write buffers of 2 MiB; connections: %u, %u an IP "
 		 "address, %u an export; handshake %u ms, idle %s, stall %u ms; a connection: "
-		 "option %u bytes, %u requests and %u bytes of data in flight, send queue %u bytes",
+		 "option %u bytes, %u requests and %u bytes of data in flight, send queue %u "
+		 "bytes; new connections: %u %% of the time",
 		 c->workers, c->batch_count, c->max_connections, c->max_connections_per_peer,
 		 c->max_connections_per_export, c->handshake_timeout_ms, idle, c->stall_timeout_ms,
-		 c->max_option_bytes, NBD_CONN_REQUESTS, c->max_inflight_bytes,
-		 c->send_queue_bytes);
+		 c->max_option_bytes, NBD_CONN_REQUESTS, c->max_inflight_bytes, c->send_queue_bytes,
+		 c->handshake_percent);
 }
 
 /* --- telling ---------------------------------------------------------------------------------- */
@@ -349,6 +351,7 @@ void nbd_server_get_stats(struct nbd_server *server, struct nbd_server_stats *st
 	for (i = 0; i < server->config.workers; i++) {
 		const struct nbd_worker_counters *c = &server->workers[i].counters;
 
+		stats->waited += atomic_load_explicit(&c->waited, memory_order_relaxed);
 		stats->paced += atomic_load_explicit(&c->paced, memory_order_relaxed);
 		stats->retracted += atomic_load_explicit(&c->retracted, memory_order_relaxed);
 		stats->accepted += atomic_load_explicit(&c->accepted, memory_order_relaxed);

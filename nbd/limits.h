@@ -9,6 +9,7 @@
 #define NBD_LIMITS_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -43,6 +44,7 @@ struct nbd_peer {
 	struct list node; /* a bucket */
 	unsigned char address[16];
 	unsigned connections;
+	_Atomic int64_t turn_ns; /* when one of them last had its turn: turns.h */
 	bool said;
 };
 

@@ -10,6 +10,7 @@
 #include "nbd/probe.h"
 #include "nbd/read.h"
 #include "nbd/reply.h"
+#include "nbd/turns.h"
 
 enum nbd_range {
 	NBD_RANGE_ANY,	  /* not looked at */
@@ -504,6 +505,7 @@ static void request_note(struct nbd_conn *conn)
 
 	conn->header_have = 0;
 	conn->useful = true;
+	nbd_turns_serving(conn->worker);
 	nbd_export_count_begin(conn->export, rq->type, nbd_now_ns(conn->worker));
 	NBD_PROBE_REQUEST_START(conn->id, rq->cookie, rq->type, rq->off, rq->len, rq->flags);
 }

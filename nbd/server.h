@@ -32,7 +32,9 @@ struct nbd_server_config {
 	unsigned max_connections;	     /* in total; 0: 1024; up to 65536 */
 	unsigned max_connections_per_peer;   /* one IP address; 0: half of the total */
 	unsigned max_connections_per_export; /* 0: 64 */
-	unsigned handshake_timeout_ms;	     /* 10 ms to an hour; 0: 30 s */
+	unsigned handshake_percent;    /* of a worker's time for clients that begin, while there are
+					* others; 1 to 100; 0: 4 */
+	unsigned handshake_timeout_ms; /* 10 ms to an hour; 0: 30 s */
 	unsigned
 		idle_timeout_ms; /* a client that owes us its next byte; 10 ms to 30 days; 0: off */
 	unsigned stall_timeout_ms; /* a client that reads no reply for so long while others wait for
@@ -129,6 +131,7 @@ struct nbd_server_stats {
 	unsigned connections;	  /* now, those that negotiate included */
 	uint64_t accepted;	  /* ever, refused ones not included */
 	uint64_t met[NBD_LIMITS]; /* how often a limit was met */
+	uint64_t waited;	  /* how often a client that begins had to wait for its turn */
 	uint64_t paced;	    /* how often a client that sends crumbs had to wait for its turn to */
 	uint64_t retracted; /* how often replies were taken back from a client that did not read */
 };

@@ -36,9 +36,10 @@ struct nbd_server {
 	struct nbd_listener adopted;
 
 	struct nbd_admission admission;
-	atomic_bool stopping;	/* nobody is let in, nothing is negotiated */
-	atomic_ulong next_conn; /* number of the next connection, for the log */
-	atomic_uint next_host;	/* the worker that adopts the next one */
+	atomic_bool stopping;	    /* nobody is let in, nothing is negotiated */
+	_Atomic int64_t serving_ns; /* when a request came, about: turns.h */
+	atomic_ulong next_conn;	    /* number of the next connection, for the log */
+	atomic_uint next_host;	    /* the worker that adopts the next one */
 };
 
 /* The export called @name (or with that alias), referenced; NULL: there is none. Any thread. */

@@ -4,12 +4,14 @@
 #include <openssl/err.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "nbd/conn.h"
 #include "nbd/listener.h"
 #include "nbd/tls_creds.h"
+#include "nbd/turns.h"
 
 _Static_assert(NBD_INBUF >= NBD_TLS_RECORD, "a record fits the buffer it is decrypted into");
 _Static_assert(NBD_INBUF == NBD_TLS_HOME, "a receive fits either buffer");
@@ -164,11 +166,26 @@ static bool tls_stuck(struct nbd_conn *conn, int result)
 	}
 }
 
+static int64_t cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
 static bool tls_handshake(struct nbd_conn *conn)
 {
 	struct nbd_tls *tls = conn->tls;
-	int r = SSL_do_handshake(tls->ssl);
+	int64_t began_ns;
+	int r;
 
+	/* Without more of the client's it has merely waited for what it says to be sent. */
+	if (tls->raw_len && !nbd_turn_take(conn))
+		return false;
+	began_ns = cpu_ns();
+	r = SSL_do_handshake(tls->ssl);
+	nbd_turn_cost(conn->worker, cpu_ns() - began_ns);
 	if (r != 1)
 		return tls_stuck(conn, r);
 	tls->open = true;

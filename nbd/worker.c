@@ -498,6 +498,7 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	worker->pace_period.tv_nsec = NBD_PACE_MS * 1000000L;
 	worker->relief.done = relieved;
 	worker->relief_period.tv_nsec = NBD_RELIEF_MS * 1000000L;
+	nbd_turns_init(worker);
 	worker->tick_period = tick_period(&worker->server->config);
 	tick_arm(worker);
 	return 0;
@@ -509,7 +510,8 @@ static void worker_loop(struct nbd_worker *worker)
 	bool said = false;
 
 	while (!worker->leaving || worker->ticking || worker->tick_cancelling ||
-	       worker->relieving || worker->pacing || !list_empty(&worker->conns)) {
+	       worker->relieving || worker->pacing || worker->turns.armed ||
+	       !list_empty(&worker->conns)) {
 		int r = ring_round(&worker->ring);
 
 		if (!r)

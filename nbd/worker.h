@@ -20,6 +20,7 @@
 #include "base/ring.h"
 #include "nbd/export.h"
 #include "nbd/limits.h"
+#include "nbd/turns.h"
 
 struct nbd_listener;
 struct nbd_server;
@@ -91,7 +92,7 @@ struct nbd_acceptor {
 
 /* Written by the worker alone, read by anybody. */
 struct nbd_worker_counters {
-	_Atomic uint64_t accepted, retracted, paced, met[NBD_LIMITS];
+	_Atomic uint64_t accepted, retracted, paced, waited, met[NBD_LIMITS];
 };
 
 struct nbd_worker {
@@ -111,6 +112,9 @@ struct nbd_worker {
 	struct ring_op pace;
 	struct __kernel_timespec pace_period;
 	bool pacing;
+
+	struct nbd_turns turns;
+	int64_t serving_ns; /* when a request came, about */
 
 	unsigned parked;     /* pieces of replies: retract.h */
 	struct list conns;   /* struct nbd_conn.node */

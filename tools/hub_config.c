@@ -60,6 +60,8 @@ static const struct setting {
 	 offsetof(struct hub_settings, nbd_max_connections_per_peer), 1, UINT_MAX},
 	{"nbd_max_connections_per_export", 0, NUMBER,
 	 offsetof(struct hub_settings, nbd_max_connections_per_export), 1, UINT_MAX},
+	{"nbd_handshake_percent", 0, NUMBER, offsetof(struct hub_settings, nbd_handshake_percent),
+	 1, UINT_MAX},
 	{"nbd_handshake_timeout_s", 0, NUMBER,
 	 offsetof(struct hub_settings, nbd_handshake_timeout_s), 1, UINT_MAX / 1000},
 	{"nbd_idle_timeout_s", 0, NUMBER, offsetof(struct hub_settings, nbd_idle_timeout_s), 0,
@@ -342,6 +344,7 @@ static void apply_nbd(const struct hub_settings *s, struct nbd_server_config *nb
 	apply(&nbd->max_connections, s->nbd_max_connections, 1);
 	apply(&nbd->max_connections_per_peer, s->nbd_max_connections_per_peer, 1);
 	apply(&nbd->max_connections_per_export, s->nbd_max_connections_per_export, 1);
+	apply(&nbd->handshake_percent, s->nbd_handshake_percent, 1);
 	apply(&nbd->handshake_timeout_ms, s->nbd_handshake_timeout_s, 1000);
 	apply(&nbd->idle_timeout_ms, s->nbd_idle_timeout_s, 1000);
 	apply(&nbd->stall_timeout_ms, s->nbd_stall_timeout_s, 1000);

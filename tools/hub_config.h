@@ -63,6 +63,7 @@ struct hub_settings {
 	long cancel_keeps_partial;
 	long start_timeout_s, disconnect_grace_s, silence_timeout_s, stall_warning_s;
 	long nbd_max_connections, nbd_max_connections_per_peer, nbd_max_connections_per_export;
+	long nbd_handshake_percent;
 	long nbd_handshake_timeout_s, nbd_idle_timeout_s, nbd_stall_timeout_s;
 	long nbd_max_option_bytes, nbd_max_inflight_bytes, nbd_send_queue_bytes;
 	long lease_s;

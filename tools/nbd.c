@@ -63,6 +63,9 @@ static const char usage[] =
 	"                       from one IP address (default: half of the total)\n"
 	"  --max-connections-per-export N\n"
 	"                       (default 64)\n"
+	"  --handshake-percent N\n"
+	"                       of a thread's time for new connections, while others are\n"
+	"                       served (default 4)\n"
 	"  --handshake-timeout SECONDS\n"
 	"                       for the negotiation (default 30)\n"
 	"  --idle-timeout SECONDS\n"
@@ -127,6 +130,7 @@ enum {
 	OPT_MAX_CONNECTIONS,
 	OPT_MAX_PER_PEER,
 	OPT_MAX_PER_EXPORT,
+	OPT_HANDSHAKE_PERCENT,
 	OPT_HANDSHAKE_TIMEOUT,
 	OPT_IDLE_TIMEOUT,
 	OPT_STALL_TIMEOUT,
@@ -161,6 +165,7 @@ static const struct option options[] = {
 	{"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
 	{"max-connections-per-peer", required_argument, NULL, OPT_MAX_PER_PEER},
 	{"max-connections-per-export", required_argument, NULL, OPT_MAX_PER_EXPORT},
+	{"handshake-percent", required_argument, NULL, OPT_HANDSHAKE_PERCENT},
 	{"handshake-timeout", required_argument, NULL, OPT_HANDSHAKE_TIMEOUT},
 	{"idle-timeout", required_argument, NULL, OPT_IDLE_TIMEOUT},
 	{"stall-timeout", required_argument, NULL, OPT_STALL_TIMEOUT},
@@ -256,6 +261,8 @@ static bool take_limit(struct nbd_server_config *limits, int option)
 		return parse_limit(optarg, 1, false, &limits->max_connections_per_peer);
 	case OPT_MAX_PER_EXPORT:
 		return parse_limit(optarg, 1, false, &limits->max_connections_per_export);
+	case OPT_HANDSHAKE_PERCENT:
+		return parse_limit(optarg, 1, false, &limits->handshake_percent);
 	case OPT_HANDSHAKE_TIMEOUT:
 		return parse_limit(optarg, 1000, false, &limits->handshake_timeout_ms);
 	case OPT_IDLE_TIMEOUT:

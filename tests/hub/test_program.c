@@ -114,6 +114,7 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 		"0\",\"unix:hub.sock\"],"
 		"\"data_dir\":\"elsewhere\",\"disconnect_grace_s\":5,"
 		"\"nbd_max_connections\":70,\"nbd_idle_timeout_s\":90,"
+		"\"nbd_handshake_percent\":7,"
 		"\"nbd_max_inflight_bytes\":1000000}' > c.json\n"
 		"$HUB --config c.json --data-dir data >out 2>err & pid=$!\n"
 		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
@@ -131,7 +132,7 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 		"curl -sf --noproxy '*' http://$url/health | grep -q healthy\n"
 		"kill -TERM $pid; wait $pid\n"
 		"grep -q 'connections: 70, 35 an IP address, 64 an export; handshake 30000 ms, "
-		"idle 90000 ms, .* 1000000 bytes of data' err\n"
+		"idle 90000 ms, .* 1000000 bytes of data.* new connections: 7 %' err\n"
 		"grep -q SIGTERM err\n";
 
 	(void)state;

@@ -114,6 +114,7 @@ static void a_value_out_of_bounds_is_refused_by_name(void **state)
 		{{.max_connections = 65537}, "max_connections "},
 		{{.max_connections_per_peer = 65537}, "max_connections_per_peer"},
 		{{.max_connections_per_export = 65537}, "max_connections_per_export"},
+		{{.handshake_percent = 101}, "handshake_percent"},
 		{{.handshake_timeout_ms = 9}, "handshake_timeout_ms"},
 		{{.handshake_timeout_ms = 3600001}, "handshake_timeout_ms"},
 		{{.idle_timeout_ms = 9}, "idle_timeout_ms"},
@@ -157,6 +158,7 @@ static void one_line_tells_all_limits(void **state)
 			.max_connections = 11,
 			.max_connections_per_peer = 12,
 			.max_connections_per_export = 13,
+			.handshake_percent = 21,
 			.handshake_timeout_ms = 14000,
 			.idle_timeout_ms = 15000,
 			.stall_timeout_ms = 16000,
@@ -175,7 +177,8 @@ static void one_line_tells_all_limits(void **state)
 					 "connections: 11, 12 an IP address, 13 an export; "
 					 "handshake 14000 ms, idle 15000 ms, stall 16000 ms; "
 					 "a connection: option 17000 bytes, 64 requests and "
-					 "1800000 bytes of data in flight, send queue 19000 bytes"),
+					 "1800000 bytes of data in flight, send queue 19000 bytes; "
+					 "new connections: 21 % of the time"),
 			 1);
 	log_end(&log);
 	rig = start((struct nbd_server_config){0});

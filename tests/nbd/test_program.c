@@ -150,12 +150,13 @@ static void limits_are_what_the_options_say(void **state)
 	serve("--socket s --image l.qcow2 --workers 2 --max-connections 41 "
 	      "--max-connections-per-peer 42 --max-connections-per-export 43 "
 	      "--handshake-timeout 44 --idle-timeout 0 --stall-timeout 45 "
-	      "--max-option-bytes 1K --max-inflight-bytes 1M --send-queue-bytes 8K");
+	      "--max-option-bytes 1K --max-inflight-bytes 1M --send-queue-bytes 8K "
+	      "--handshake-percent 46");
 	assert_int_equal(scratch_run("grep -q 'limits: 2 workers .*; connections: 41, 42 an IP "
 				     "address, 43 an export; handshake 44000 ms, idle off, stall "
 				     "45000 ms; a connection: option 1024 bytes, 64 requests and "
-				     "1048576 bytes of data in flight, send queue 8192 bytes' "
-				     "err.txt"),
+				     "1048576 bytes of data in flight, send queue 8192 bytes; "
+				     "new connections: 46 %%' err.txt"),
 			 0);
 	end("TERM", 0);
 }
