@@ -58,16 +58,20 @@ static bool going(const struct client *c)
 static struct nbd_handle *try_connect(struct client *c)
 {
 	struct nbd_handle *h = nbd_create();
-	bool tcp = below(c, 2);
-	char uri[256];
+	bool tcp = below(c, 2), tls = tcp && below(c, 2);
+	char uri[256], keys[256];
 
 	if (!h)
 		return NULL;
 	if (tcp)
-		snprintf(uri, sizeof(uri), "nbd://127.0.0.1:%u/%s", c->soak->port, c->disk->name);
+		snprintf(uri, sizeof(uri), "nbd%s://127.0.0.1:%u/%s", tls ? "s" : "", c->soak->port,
+			 c->disk->name);
 	else
 		snprintf(uri, sizeof(uri), "nbd+unix:///%s?socket=%s", c->disk->name,
 			 c->soak->socket);
+	snprintf(keys, sizeof(keys), "%s/keys.psk", c->soak->dir);
+	nbd_set_tls_psk_file(h, keys);
+	nbd_set_tls_username(h, "good");
 	nbd_set_request_structured_replies(h, below(c, 3) > 0);
 	nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION);
 	if (nbd_connect_uri(h, uri) == 0)

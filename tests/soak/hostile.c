@@ -395,16 +395,45 @@ static void offers_what_is_too_long(struct foe *f)
 	leave(f, fd);
 }
 
+/* A hello, or what begins like one, and an end somewhere in it. */
+static void begins_tls_with_nonsense(struct foe *f)
+{
+	unsigned char b[NBD_CLIENT_FLAGS_SIZE + NBD_OPTION_SIZE] = {0}, data[600];
+	int fd = try_connect(f);
+	size_t i, len = below(f, sizeof(data));
+
+	if (fd < 0)
+		return;
+	store_be32(b, NBD_FLAG_FIXED_NEWSTYLE);
+	store_be64(b + 4, NBD_OPTION_MAGIC);
+	store_be32(b + 12, NBD_OPT_STARTTLS);
+	for (i = 0; i < sizeof(data); i++)
+		data[i] = below(f, 256);
+	memcpy(data, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", below(f, 12));
+	if (hear(fd, data + 100, NBD_GREETING_SIZE) && say(fd, b, sizeof(b)) &&
+	    hear(fd, b, NBD_REP_SIZE) && say(fd, data, len))
+		rest(f, 50);
+	leave(f, fd);
+}
+
 void *soak_hostile(void *arg)
 {
 	static void (*const kinds[])(struct foe *) = {
-		aborts_a_write,	  aborts_a_write,
-		talks_garbage,	  leaves_in_the_middle_of_the_negotiation,
-		says_nothing,	  stops_in_the_middle_of_a_header,
-		reads_slowly,	  reads_no_replies,
-		come_in_floods,	  sends_single_bytes,
-		visits_the_guest, asks_for_what_is_not_there,
-		talks_garbage,	  offers_what_is_too_long,
+		aborts_a_write,
+		aborts_a_write,
+		talks_garbage,
+		leaves_in_the_middle_of_the_negotiation,
+		says_nothing,
+		stops_in_the_middle_of_a_header,
+		reads_slowly,
+		reads_no_replies,
+		come_in_floods,
+		sends_single_bytes,
+		visits_the_guest,
+		asks_for_what_is_not_there,
+		talks_garbage,
+		offers_what_is_too_long,
+		begins_tls_with_nonsense,
 	};
 	struct soak_thread *t = arg;
 	struct foe f = {.soak = t->soak, .random = t->seed};

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -82,6 +83,18 @@ static void *guest_comes_and_goes(void *arg)
 	return NULL;
 }
 
+/* TLS is allowed over TCP: a listener's settings, for as long as @path lives. */
+static struct nbd_listen_config tls_allowed(const char *dir, char *path, size_t size)
+{
+	FILE *f;
+
+	snprintf(path, size, "%s/keys.psk", dir);
+	f = fopen(path, "w");
+	if (!f || fchmod(fileno(f), 0600) || fputs("good:" SOAK_PSK "\n", f) < 0 || fclose(f))
+		abort();
+	return (struct nbd_listen_config){.tls = {.policy = NBD_TLS_ALLOW, .psk = path}};
+}
+
 static int start(struct serving *s, const char *dir, struct err *err)
 {
 	const struct nbd_server_config config = {
@@ -92,7 +105,8 @@ static int start(struct serving *s, const char *dir, struct err *err)
 		.handshake_timeout_ms = SOAK_HANDSHAKE,
 		.stall_timeout_ms = 5000,
 	};
-	char address[256], bound[64];
+	char address[256], bound[64], keys[256];
+	const struct nbd_listen_config tls = tls_allowed(dir, keys, sizeof(keys));
 	unsigned i;
 	int r = nbd_server_start(&s->server, &config, err);
 
@@ -102,7 +116,7 @@ static int start(struct serving *s, const char *dir, struct err *err)
 	if (!r)
 		r = nbd_server_listen(s->server, address, NULL, NULL, 0, err);
 	if (!r)
-		r = nbd_server_listen(s->server, "127.0.0.1:0", NULL, bound, sizeof(bound), err);
+		r = nbd_server_listen(s->server, "127.0.0.1:0", &tls, bound, sizeof(bound), err);
 	if (r)
 		return r;
 	pthread_create(&s->guest, NULL, guest_comes_and_goes, s);

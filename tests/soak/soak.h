@@ -20,7 +20,8 @@
 			     */
 #define SOAK_JUNK      0xee /* ... these bytes and no others */
 #define SOAK_HANDSHAKE 1000 /* ms that a client may negotiate */
-#define SOAK_FIXED     3    /* index of the disk that is read-only */
+#define SOAK_PSK       "00112233445566778899aabbccddeeff" /* of user "good", over TCP */
+#define SOAK_FIXED     3				  /* index of the disk that is read-only */
 
 struct soak_disk {
 	const char *name;
