@@ -11,6 +11,9 @@
  *       dribble   sends a WRITE in single bytes, PER_SECOND of all connections together
  *       headers   sends requests in single bytes, as above
  *       churn     connects, negotiates and leaves, PER_SECOND
+ *       hello     connects and begins TLS, with the same hello each time, PER_SECOND; the last
+ *                 CONNECTIONS stay open
+ *       slow      asks for much and reads PER_SECOND KiB of the replies, of all connections
  *       tiny      asks for what needs no disk, PER_SECOND requests, and reads the replies
  * Says "ready" when all connections stand.
  */
@@ -27,6 +30,8 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <openssl/ssl.h>
 
 #include "base/bytes.h"
 #include "nbd/wire.h"
@@ -215,16 +220,78 @@ static void churn(unsigned per_second)
 	}
 }
 
+static void starttls(int fd)
+{
+	unsigned char option[NBD_OPTION_SIZE] = {0}, rep[NBD_REP_SIZE];
+
+	store_be64(option, NBD_OPTION_MAGIC);
+	store_be32(option + 8, NBD_OPT_STARTTLS);
+	if (!give(fd, option, sizeof(option)) || !take(fd, rep, sizeof(rep)) ||
+	    load_be32(rep + 12) != NBD_REP_ACK)
+		die("STARTTLS");
+}
+
+/* What a client of OpenSSL's says first. */
+static int hello_make(unsigned char *p, int size)
+{
+	SSL *ssl = SSL_new(SSL_CTX_new(TLS_client_method()));
+
+	SSL_set_bio(ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+	SSL_connect(ssl);
+	return BIO_read(SSL_get_wbio(ssl), p, size);
+}
+
+static void hello(int *fd, unsigned count, unsigned per_second)
+{
+	unsigned char b[4096];
+	int len = hello_make(b, sizeof(b));
+
+	ready();
+	for (uint64_t n = 0;; n++) {
+		int *slot = &fd[n % count];
+
+		if (*slot)
+			close(*slot);
+		*slot = greeted();
+		starttls(*slot);
+		give(*slot, b, len);
+		pace(n, per_second);
+	}
+}
+
+static void slow(const int *fd, unsigned count, unsigned per_second)
+{
+	static unsigned char drop[1 << 20];
+	unsigned steps = 50, part = MIN(per_second * 1024ULL / steps / count, sizeof(drop));
+	uint64_t got[4096] = {0};
+
+	for (unsigned i = 0; i < count; i++)
+		for (unsigned j = 0; j < 64; j++)
+			ask(fd[i], NBD_CMD_READ, 1 << 20);
+	ready();
+	for (uint64_t n = 0;; n++) {
+		for (unsigned i = 0; i < count; i++) {
+			ssize_t r = recv(fd[i], drop, part, MSG_DONTWAIT);
+
+			got[i] += r > 0 ? r : 0;
+			for (; got[i] > 1 << 20; got[i] -= 1 << 20)
+				ask(fd[i], NBD_CMD_READ, 1 << 20);
+		}
+		pace(n, steps);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *kind = argc > 2 ? argv[2] : "";
 	unsigned count = argc > 3 ? atoi(argv[3]) : 16;
 	unsigned per_second = argc > 4 ? atoi(argv[4]) : 1000;
 	bool is_idle = !strcmp(kind, "idle"), is_churn = !strcmp(kind, "churn");
+	bool is_hello = !strcmp(kind, "hello");
 	int *fd = calloc(count, sizeof(*fd));
 
 	address = argc > 1 ? argv[1] : "";
-	for (unsigned i = 0; fd && i < count && !is_churn; i++)
+	for (unsigned i = 0; fd && i < count && !is_churn && !is_hello; i++)
 		fd[i] = is_idle && i >= ENTERED_MAX ? greeted() : entered();
 	if (!strcmp(kind, "deaf"))
 		deaf(fd, count);
@@ -238,6 +305,10 @@ int main(int argc, char **argv)
 		headers(fd, count, per_second);
 	else if (!strcmp(kind, "tiny"))
 		tiny(fd, count, per_second);
+	else if (!strcmp(kind, "slow"))
+		slow(fd, MIN(count, 4096), per_second);
+	else if (is_hello)
+		hello(fd, count, per_second);
 	else if (is_churn)
 		churn(per_second);
 	else {

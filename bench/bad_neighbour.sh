@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # What a bad neighbour takes from a good stream.
 #
-#   BUILD=/abs/build bench/bad_neighbour.sh [ROUNDS [SECONDS]]
+#   BUILD=/abs/build [LOADS="read ..."] [KINDS="deaf ..."] bench/bad_neighbour.sh [ROUNDS [SECONDS]]
 #
 # One worker serves one export with nothing behind it, so that nothing but the server is measured; the
 # neighbour is on the same export. Each round runs the good stream (fio) alone and then beside each
 # neighbour, in turn. The table shows, as a median over the rounds:
-#   share     CPU the server spends on the neighbour when there is nobody else, of one core: what a
+#   share     CPU the server spends on the neighbour beside a client of 20 requests a second, of one core: what a
 #             busy worker has less for the good stream. Does not depend on what else the machine does
 #   cpu       server CPU per byte of the good stream, with the neighbour / alone
 #   stream    throughput of the good stream, with the neighbour / alone: the neighbour's own CPU and
@@ -20,8 +20,13 @@ set -euo pipefail
 rounds=${1:-5} seconds=${2:-2} limit=${LIMIT:-5}
 work=$(mktemp -d "${TMPDIR:-/tmp}/neighbour.XXXXXX")
 sock=$work/s
-server="" bad=""
+server="" bad="" tiny=""
+stop() { # a process of ours
+	kill "$1"
+	wait "$1" 2>/dev/null || true
+}
 cleanup() {
+	[ -z "$tiny" ] || kill "$tiny" 2>/dev/null || true
 	[ -z "$bad" ] || kill "$bad" 2>/dev/null || true
 	[ -z "$server" ] || kill "$server" 2>/dev/null || true
 	wait
@@ -43,8 +48,17 @@ neighbours=(
 	"dribble 1 1000" "dribble 40 4000"
 	"headers 1 1000" "headers 40 4000"
 	"tiny 1 1000"
-	"churn 1 100"
+	"churn 1 100" "churn 1 100000"
+	"hello 100 100000"
+	"slow 40 1000" "slow 40 100000"
 )
+
+# The certificate most servers have: RSA of 2048 bits.
+mkdir "$work/pki"
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=bench -keyout "$work/pki/server-key.pem" \
+	-out "$work/pki/server-cert.pem" 2>/dev/null
+chmod 600 "$work/pki/server-key.pem"
+cp "$work/pki/server-cert.pem" "$work/pki/ca-cert.pem"
 
 cpu_ns() { # of a process, all threads
 	awk '{ n += $1 } END { printf "%d\n", n }' /proc/"$1"/task/*/schedstat
@@ -58,7 +72,7 @@ resident() {
 measure() { # load, kind, connections, rate
 	local c0 c1 o0=0 o1=0 share=0 bytes bw before name="$2${3:+ x$3}${4:+, $4/s}"
 
-	"$BUILD/bench/nbd_null" "unix:$sock" >"$work/ready" 2>"$work/log" &
+	"$BUILD/bench/nbd_null" "unix:$sock" 64 1 "$work/pki" allow >"$work/ready" 2>"$work/log" &
 	server=$!
 	until [ -s "$work/ready" ]; do sleep 0.02; done
 	before=$(resident "$server")
@@ -69,11 +83,16 @@ measure() { # load, kind, connections, rate
 			kill -0 "$bad" || exit 1
 			sleep 0.02
 		done
-		sleep 0.2 # what it does once is not what is measured
+		# Somebody is being served, if hardly: what it costs is nothing to speak of.
+		"$BUILD/bench/bad_neighbour" "unix:$sock" tiny 1 20 >/dev/null &
+		tiny=$!
+		sleep 0.5 # what it does once is not what is measured
 		c0=$(cpu_ns "$server")
 		sleep "$seconds"
 		share=$(echo "($(cpu_ns "$server") - $c0) / $seconds / 1000000000" | bc -l)
 		o0=$(cpu_ns "$bad")
+		stop "$tiny"
+		tiny=""
 	fi
 	c0=$(cpu_ns "$server")
 	# shellcheck disable=SC2086
@@ -87,12 +106,10 @@ measure() { # load, kind, connections, rate
 		"$(echo "($o1 - $o0) / $seconds / 1000000000" | bc -l)" \
 		$(($(resident "$server") - before)) >>"$work/rows"
 	if [ -n "$bad" ]; then
-		kill "$bad"
-		wait "$bad" 2>/dev/null || true
+		stop "$bad"
 		bad=""
 	fi
-	kill "$server"
-	wait "$server" 2>/dev/null || true
+	stop "$server"
 	server=""
 	rm -f "$sock" "$work/ready" "$work/bad"
 }
@@ -100,6 +117,7 @@ measure() { # load, kind, connections, rate
 for round in $(seq "$rounds"); do
 	for load in ${LOADS:-write read random}; do
 		for neighbour in "${neighbours[@]}"; do
+			[[ " alone ${KINDS:-${neighbour%% *}} " == *" ${neighbour%% *} "* ]] || continue
 			printf 'round %d of %d: %s beside %s          \r' "$round" "$rounds" "$load" "$neighbour" >&2
 			# shellcheck disable=SC2086
 			measure "$load" $neighbour

@@ -1,10 +1,10 @@
 /*
  * Serves an export with nothing behind it, to measure the protocol alone.
  *
- *   nbd_null ADDRESS [SIZE_GIB [WORKERS [CERTIFICATES]]]
+ *   nbd_null ADDRESS [SIZE_GIB [WORKERS [CERTIFICATES [allow]]]]
  *
- * ADDRESS: unix:PATH or ADDR:PORT. With a folder of certificates TLS is required. Until SIGTERM or
- * SIGINT.
+ * ADDRESS: unix:PATH or ADDR:PORT. With a folder of certificates TLS is required, or allowed. Until
+ * SIGTERM or SIGINT.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -32,15 +32,17 @@ int main(int argc, char **argv)
 	sigset_t set;
 	int sig;
 
-	if (argc < 2 || argc > 5) {
-		fprintf(stderr, "usage: nbd_null ADDRESS [SIZE_GIB [WORKERS [CERTIFICATES]]]\n");
+	if (argc < 2 || argc > 6) {
+		fprintf(stderr,
+			"usage: nbd_null ADDRESS [SIZE_GIB [WORKERS [CERTIFICATES [allow]]]]\n");
 		return 2;
 	}
 	ec.size = (argc > 2 ? strtoull(argv[2], NULL, 10) : 64) << 30;
 	config.workers = argc > 3 ? strtoul(argv[3], NULL, 10) : 1;
 	if (argc > 4)
-		listener.tls =
-			(struct nbd_tls_config){.policy = NBD_TLS_REQUIRE, .certificates = argv[4]};
+		listener.tls = (struct nbd_tls_config){.policy = argc > 5 ? NBD_TLS_ALLOW
+									  : NBD_TLS_REQUIRE,
+						       .certificates = argv[4]};
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
