@@ -223,7 +223,8 @@ static struct list *peer_bucket(struct nbd_admission *a, const unsigned char add
 }
 
 /* Finds or makes it; NULL: no memory. */
-static struct nbd_peer *peer_get(struct nbd_admission *a, const unsigned char address[16])
+static struct nbd_peer *peer_get(struct nbd_admission *a, const unsigned char address[16],
+				 int64_t now_ns)
 {
 	struct list *bucket = peer_bucket(a, address), *node;
 	struct nbd_peer *peer;
@@ -237,6 +238,7 @@ static struct nbd_peer *peer_get(struct nbd_admission *a, const unsigned char ad
 	if (!peer)
 		return NULL;
 	memcpy(peer->address, address, 16);
+	atomic_store_explicit(&peer->turn_ns, now_ns, memory_order_relaxed);
 	list_add_tail(bucket, &peer->node);
 	return peer;
 }
@@ -292,7 +294,7 @@ static bool admit(struct nbd_worker *worker, const unsigned char *address, struc
 	if (!total_has_room(worker))
 		return false;
 	if (address) {
-		peer = peer_get(a, address);
+		peer = peer_get(a, address, nbd_now_ns(worker));
 		if (!peer) {
 			log_warn(&worker->log, "no memory for another connection");
 			return false;

@@ -44,7 +44,7 @@ struct nbd_peer {
 	struct list node; /* a bucket */
 	unsigned char address[16];
 	unsigned connections;
-	_Atomic int64_t turn_ns; /* when one of them last had its turn: turns.h */
+	_Atomic int64_t turn_ns; /* when one of them had its turn, or the first one came: turns.h */
 	bool said;
 };
 

@@ -4,9 +4,10 @@
  * A connection is cheaper to ask for than to give, most of all with TLS, where a hello of some
  * hundred bytes costs a signature. So while a server serves anybody, beginnings (a connection's
  * first step, each step of a TLS handshake) get handshake_percent of each worker's time and what
- * they left unused before, up to NBD_TURN_SAVED of it. What comes beyond that waits for its turn,
- * which is given to the peer that has had none for longest: who floods waits for himself. While
- * nobody is served all have their turns at once, one after the other.
+ * they left unused in the NBD_TURN_SAVED_S before. What comes beyond that waits for its turn, which
+ * is given to the peer that has had none for longest, or came first: who floods waits for himself,
+ * and new addresses do not come before known ones. While nobody is served all have their turns at
+ * once, one after the other.
  */
 #ifndef NBD_TURNS_H
 #define NBD_TURNS_H
