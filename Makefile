@@ -171,6 +171,9 @@ coverage:
 install: programs
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' packaging/systemd/sendense-hub.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/sendense-hub.service
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

@@ -16,7 +16,9 @@
 #include "api/api.h"
 #include "base/descriptors.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "base/stop.h"
+#include "catalog/catalog.h"
 #include "catalog/legacy.h"
 #include "hub/access.h"
 #include "hub/hub.h"
@@ -45,7 +47,8 @@ static const char usage[] =
 	"                       nbd_handshake_timeout_s,\n"
 	"                       nbd_idle_timeout_s, nbd_stall_timeout_s, nbd_max_option_bytes,\n"
 	"                       nbd_max_inflight_bytes, nbd_send_queue_bytes (docs/nbd.md);\n"
-	"                       what is given on the command line wins\n"
+	"                       the command line wins, then the environment\n"
+	"                       (SENDENSE_START_TIMEOUT_S for start_timeout_s), then the file\n"
 	"  --http ADDR:PORT     REST API (default 127.0.0.1:8080)\n"
 	"  --agent-listen ADDR:PORT|off\n"
 	"                       what capture agents call, without a token: a loopback address,\n"
@@ -76,18 +79,25 @@ static const char usage[] =
 	"                       repeated (default: all of them)\n"
 	"  --import-legacy mariadb://USER@HOST[:PORT]/NAME[?OPTION=VALUE&...]\n"
 	"                       takes the backups of an old database into the catalog, and ends\n"
-	"  --verbose            log more\n"
+	"  --log-level error|warn|info|debug\n"
+	"                       (default info; --verbose: debug)\n"
+	"  --log-format auto|text|json|journal\n"
+	"                       lines on stderr (default auto: journal under systemd, else text)\n"
+	"  --check-config       read and check all settings, print them, and end: 0, or 1 with "
+	"the\n"
+	"                       file and line that is wrong\n"
 	"  --help, --version\n"
 	"\n"
 	"Ports may be 0: chosen, and printed when ready. SIGTERM stops in order,\n"
-	"exit 0; a second one at once, exit 3.\n"
+	"exit 0; a second one at once, exit 3. SIGHUP reads the settings again: what\n"
+	"can change changes, the log says what cannot.\n"
 	"Sockets that systemd passes (FileDescriptorName=nbd, =http, =agent) come in addition to\n"
 	"--nbd, and instead of the defaults.\n"
 	"\n"
 	"Example: sendense-hub --data-dir /srv/hub --nbd 127.0.0.1:10100 --nbd "
 	"unix:/run/hub.sock\n";
 
-enum { OPT_HELP = 1000, OPT_VERSION, OPT_VERBOSE, OPT_IMPORT_LEGACY };
+enum { OPT_HELP = 1000, OPT_VERSION, OPT_VERBOSE, OPT_IMPORT_LEGACY, OPT_CHECK_CONFIG };
 
 static const struct option options[] = {
 	{"data-dir", required_argument, NULL, HUB_OPT_DATA_DIR},
@@ -106,6 +116,9 @@ static const struct option options[] = {
 	{"tls-verify-peer", no_argument, NULL, HUB_OPT_TLS_VERIFY_PEER},
 	{"tls-allow", required_argument, NULL, HUB_OPT_TLS_ALLOW},
 	{"import-legacy", required_argument, NULL, OPT_IMPORT_LEGACY},
+	{"log-level", required_argument, NULL, HUB_OPT_LOG_LEVEL},
+	{"log-format", required_argument, NULL, HUB_OPT_LOG_FORMAT},
+	{"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
 	{"verbose", no_argument, NULL, OPT_VERBOSE},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
@@ -117,6 +130,7 @@ static int parse_options(struct hub_settings *settings, int argc, char **argv, s
 {
 	int c;
 
+	optind = 0; /* from the beginning: settings are read again on SIGHUP */
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
 		case OPT_HELP:
@@ -126,7 +140,10 @@ static int parse_options(struct hub_settings *settings, int argc, char **argv, s
 			puts("sendense-hub " SENDENSE_VERSION);
 			return 1;
 		case OPT_VERBOSE:
-			log_set_level(LOG_LEVEL_DEBUG);
+			hub_settings_option(settings, HUB_OPT_LOG_LEVEL, "debug", err);
+			break;
+		case OPT_CHECK_CONFIG:
+			settings->check_only = true;
 			break;
 		case OPT_IMPORT_LEGACY:
 			settings->import_legacy = optarg;
@@ -154,16 +171,9 @@ static void block_signals(sigset_t *set)
 	sigemptyset(set);
 	sigaddset(set, SIGTERM);
 	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, set, NULL);
 	signal(SIGPIPE, SIG_IGN);
-}
-
-static int take_passed(struct hub_settings *settings, struct err *err)
-{
-	struct activation passed;
-	int rc = activation_take(&passed, err);
-
-	return rc ? rc : hub_settings_passed(settings, &passed, err);
 }
 
 /* Shown to somebody who sits there; a log keeps what it is told. */
@@ -238,13 +248,105 @@ static int import_legacy(const struct hub_settings *settings, struct err *err)
 	return 0;
 }
 
-static void wait_for_signal(const sigset_t *set)
-{
-	int sig = 0;
+/* --- settings, and settings again ----------------------------------------------------------- */
 
-	while (sigwait(set, &sig))
-		;
+static struct activation passed; /* by the service manager; taken once */
+
+/* What the options leave open is read and checked. */
+static int read_settings(struct hub_settings *settings, struct err *err)
+{
+	int rc = hub_settings_passed(settings, &passed, err);
+
+	if (!rc)
+		rc = hub_settings_read(settings, err);
+	if (!rc && settings->db[0] && !catalog_url_valid(settings->db, err))
+		rc = -EINVAL;
+	return rc;
+}
+
+static void tell_change(const char *key, bool live)
+{
+	if (live)
+		log_info(&hub_log, "%s has changed", key);
+	else
+		log_warn(&hub_log, "%s has changed: it takes effect at the next start", key);
+}
+
+static int reload(struct hub *hub, struct hub_settings **settings, int argc, char **argv,
+		  struct err *err)
+{
+	struct hub_settings *now = hub_settings_new();
+	struct hub_config config;
+	int rc = now ? 0 : -ENOMEM;
+
+	if (!rc && parse_options(now, argc, argv, err))
+		rc = -EINVAL;
+	if (!rc)
+		rc = read_settings(now, err);
+	if (!rc) {
+		hub_settings_apply(now, &config);
+		rc = hub_reconfigure(hub, &config, err);
+	}
+	if (rc) {
+		hub_settings_free(now);
+		return rc;
+	}
+	hub_settings_apply_log(now);
+	hub_settings_compare(*settings, now, tell_change);
+	hub_settings_free(*settings);
+	*settings = now;
+	return 0;
+}
+
+static void on_hangup(struct hub *hub, struct hub_settings **settings, int argc, char **argv)
+{
+	struct err err = ERR_INIT;
+
+	log_info(&hub_log, "SIGHUP: reading the settings again");
+	notify_reloading();
+	if (reload(hub, settings, argc, argv, &err))
+		log_error(&hub_log, "the settings stay as they were: %s", err.text);
+	notify("READY=1");
+}
+
+/* --- running -------------------------------------------------------------------------------- */
+
+/* The service manager's watchdog hears of us as long as the list of backups can be looked at. */
+static int next_signal(const sigset_t *set, struct hub *hub)
+{
+	unsigned ms = notify_watchdog_ms();
+	const struct timespec patience = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+	int sig;
+
+	while ((sig = ms ? sigtimedwait(set, NULL, &patience) : sigwaitinfo(set, NULL)) < 0) {
+		if (errno != EAGAIN)
+			continue;
+		hub_running_backups(hub);
+		notify("WATCHDOG=1");
+	}
+	return sig;
+}
+
+static void serve(struct hub *hub, struct hub_settings **settings, int argc, char **argv,
+		  const sigset_t *set)
+{
+	int sig;
+
+	notify("READY=1");
+	while ((sig = next_signal(set, hub)) == SIGHUP)
+		on_hangup(hub, settings, argc, argv);
 	log_info(&hub_log, "%s: stopping", sig == SIGINT ? "SIGINT" : "SIGTERM");
+	notify("STOPPING=1");
+}
+
+static int check_config(const struct hub_settings *settings, int rc, const struct err *err)
+{
+	if (rc) {
+		fprintf(stderr, "sendense-hub: %s\n", err->text);
+		return 1;
+	}
+	hub_settings_print(settings, stdout);
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -262,9 +364,16 @@ int main(int argc, char **argv)
 	}
 	block_signals(&signals);
 	descriptors_raise();
-	rc = take_passed(settings, &err);
+	rc = activation_take(&passed, &err);
 	if (!rc)
-		rc = hub_settings_read(settings, &err);
+		rc = read_settings(settings, &err);
+	if (settings->check_only) {
+		rc = check_config(settings, rc, &err);
+		hub_settings_free(settings);
+		return rc;
+	}
+	if (!rc)
+		hub_settings_apply_log(settings);
 	if (!rc && settings->import_legacy) {
 		rc = import_legacy(settings, &err);
 		if (rc)
@@ -278,7 +387,7 @@ int main(int argc, char **argv)
 		printf("sendense-hub ready http=%s agent=%s nbd=%s\n", api_address(faces.control),
 		       faces.agents ? api_address(faces.agents) : "off", hub_nbd_addresses(hub));
 		fflush(stdout);
-		wait_for_signal(&signals);
+		serve(hub, &settings, argc, argv, &signals);
 		stop_at_next_signal();
 		hub_interrupt(hub);
 	} else {

@@ -9,10 +9,13 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/log.h"
 
 /* --- what can be set ------------------------------------------------------------------------ */
 
 enum kind { TEXT, NUMBER, FLAG };
+enum { LIVE = 1, SECRET = 2 };
 
 static const struct setting {
 	const char *key;
@@ -20,33 +23,43 @@ static const struct setting {
 	enum kind kind;
 	size_t off;
 	long min, max;
+	unsigned how; /* LIVE: takes effect under a running hub; SECRET: is not printed */
 } setting_table[] = {
 	{"data_dir", HUB_OPT_DATA_DIR, TEXT, offsetof(struct hub_settings, data_dir)},
 	{"http", HUB_OPT_HTTP, TEXT, offsetof(struct hub_settings, http)},
 	{"agent_listen", HUB_OPT_AGENT_LISTEN, TEXT, offsetof(struct hub_settings, agent_listen)},
-	{"agent_url", HUB_OPT_AGENT_URL, TEXT, offsetof(struct hub_settings, agent_url)},
+	{"agent_url", HUB_OPT_AGENT_URL, TEXT, offsetof(struct hub_settings, agent_url), 0, 0,
+	 LIVE},
 	{"db", HUB_OPT_DB, TEXT, offsetof(struct hub_settings, db)},
 	{"name", HUB_OPT_NAME, TEXT, offsetof(struct hub_settings, name)},
 	{"lease_s", 0, NUMBER, offsetof(struct hub_settings, lease_s), 1, 3600},
 	{"config", HUB_OPT_CONFIG, TEXT, offsetof(struct hub_settings, config)},
 	{"vcenter_user", 0, TEXT, offsetof(struct hub_settings, vcenter_user)},
-	{"vcenter_password", 0, TEXT, offsetof(struct hub_settings, vcenter_password)},
+	{"vcenter_password", 0, TEXT, offsetof(struct hub_settings, vcenter_password), 0, 0,
+	 SECRET},
 	{"credentials_key", 0, TEXT, offsetof(struct hub_settings, credentials_key)},
 	{"workers", HUB_OPT_WORKERS, NUMBER, offsetof(struct hub_settings, workers), 0, 64},
-	{"start_timeout_s", 0, NUMBER, offsetof(struct hub_settings, start_timeout_s), 1, 1000000},
+	{"start_timeout_s", 0, NUMBER, offsetof(struct hub_settings, start_timeout_s), 1, 1000000,
+	 LIVE},
 	{"disconnect_grace_s", 0, NUMBER, offsetof(struct hub_settings, disconnect_grace_s), 1,
-	 1000000},
+	 1000000, LIVE},
 	{"silence_timeout_s", 0, NUMBER, offsetof(struct hub_settings, silence_timeout_s), 1,
-	 1000000},
-	{"stall_warning_s", 0, NUMBER, offsetof(struct hub_settings, stall_warning_s), 0, 1000000},
-	{"tick_ms", 0, NUMBER, offsetof(struct hub_settings, tick_ms), 10, 60000},
-	{"progress_poll_ms", 0, NUMBER, offsetof(struct hub_settings, progress_poll_ms), 10,
-	 600000},
-	{"agent_timeout_s", 0, NUMBER, offsetof(struct hub_settings, agent_timeout_s), 1, 100000},
+	 1000000, LIVE},
+	{"stall_warning_s", 0, NUMBER, offsetof(struct hub_settings, stall_warning_s), 0, 1000000,
+	 LIVE},
+	{"tick_ms", 0, NUMBER, offsetof(struct hub_settings, tick_ms), 10, 60000, LIVE},
+	{"progress_poll_ms", 0, NUMBER, offsetof(struct hub_settings, progress_poll_ms), 10, 600000,
+	 LIVE},
+	{"agent_timeout_s", 0, NUMBER, offsetof(struct hub_settings, agent_timeout_s), 1, 100000,
+	 LIVE},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
-	 100000},
-	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0,
-	 1},
+	 100000, LIVE},
+	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0, 1,
+	 LIVE},
+	{"log_level", HUB_OPT_LOG_LEVEL, TEXT, offsetof(struct hub_settings, log_level), 0, 0,
+	 LIVE},
+	{"log_format", HUB_OPT_LOG_FORMAT, TEXT, offsetof(struct hub_settings, log_format), 0, 0,
+	 LIVE},
 	{"tls", HUB_OPT_TLS, TEXT, offsetof(struct hub_settings, tls)},
 	{"tls_certificates", HUB_OPT_TLS_CERTIFICATES, TEXT,
 	 offsetof(struct hub_settings, tls_certificates)},
@@ -76,6 +89,14 @@ static const struct setting {
 	 UINT_MAX},
 };
 
+_Static_assert(ARRAY_SIZE(setting_table) <= HUB_SETTINGS_MAX, "room to note where each is from");
+
+static void note_source(struct hub_settings *settings, const struct setting *s)
+{
+	settings->from[s - setting_table] = settings->reading;
+	settings->line[s - setting_table] = settings->reading_line;
+}
+
 static char *setting_text(struct hub_settings *settings, const struct setting *s)
 {
 	return (char *)settings + s->off;
@@ -92,6 +113,7 @@ static int set_text(struct hub_settings *settings, const struct setting *s, cons
 	if (!value[0] || strlen(value) >= HUB_SETTINGS_TEXT)
 		return err_set(err, -EINVAL, "%s is empty or too long", s->key);
 	strcpy(setting_text(settings, s), value);
+	note_source(settings, s);
 	return 0;
 }
 
@@ -102,6 +124,7 @@ static int set_number(struct hub_settings *settings, const struct setting *s, lo
 		return err_set(err, -EINVAL, "%s must be between %ld and %ld", s->key, s->min,
 			       s->max);
 	*setting_number(settings, s) = value;
+	note_source(settings, s);
 	return 0;
 }
 
@@ -158,6 +181,8 @@ struct hub_settings *hub_settings_new(void)
 {
 	struct hub_settings *settings = calloc(1, sizeof(*settings));
 
+	if (settings)
+		settings->reading = HUB_FROM_COMMAND_LINE;
 	for (size_t i = 0; settings && i < ARRAY_SIZE(setting_table); i++)
 		if (setting_table[i].kind != TEXT)
 			*setting_number(settings, &setting_table[i]) = -1;
@@ -171,12 +196,22 @@ void hub_settings_free(struct hub_settings *settings)
 	free(settings);
 }
 
-int hub_settings_option(struct hub_settings *settings, int option, const char *value,
-			struct err *err)
+static int set_number_text(struct hub_settings *settings, const struct setting *s,
+			   const char *value, struct err *err)
 {
 	char *end;
 	long number;
 
+	errno = 0;
+	number = strtol(value, &end, 10);
+	if (errno || *end || end == value)
+		return err_set(err, -EINVAL, "%s takes a number, not \"%s\"", s->key, value);
+	return set_number(settings, s, number, err);
+}
+
+int hub_settings_option(struct hub_settings *settings, int option, const char *value,
+			struct err *err)
+{
 	if (option == HUB_OPT_NBD)
 		return add_nbd(settings, value, err);
 	if (option == HUB_OPT_TLS_ALLOW)
@@ -194,12 +229,7 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 			return set_text(settings, s, value, err);
 		if (s->kind == FLAG)
 			return set_number(settings, s, 1, err);
-		errno = 0;
-		number = strtol(value, &end, 10);
-		if (errno || *end || end == value)
-			return err_set(err, -EINVAL, "%s takes a number, not \"%s\"", s->key,
-				       value);
-		return set_number(settings, s, number, err);
+		return set_number_text(settings, s, value, err);
 	}
 	return err_set(err, -EINVAL, "unknown option");
 }
@@ -235,6 +265,76 @@ int hub_settings_passed(struct hub_settings *settings, const struct activation *
 	for (unsigned i = 0; !rc && i < passed->count; i++)
 		rc = take_passed(settings, &passed->fds[i], err);
 	return rc;
+}
+
+/* --- the environment ------------------------------------------------------------------------ */
+
+/* SENDENSE_DATA_DIR for data_dir; NULL: not set, or empty. */
+static const char *env_of(const char *key)
+{
+	char name[80];
+	int n = snprintf(name, sizeof(name), "SENDENSE_%s", key);
+	const char *value;
+
+	for (int i = 0; i < n && i < (int)sizeof(name); i++)
+		if (name[i] >= 'a' && name[i] <= 'z')
+			name[i] = (char)(name[i] - 'a' + 'A');
+	value = getenv(name);
+	return value && value[0] ? value : NULL;
+}
+
+static int env_list(struct hub_settings *settings, const char *value,
+		    int (*add)(struct hub_settings *settings, const char *value, struct err *err),
+		    struct err *err)
+{
+	char text[HUB_SETTINGS_NBD * 64], *save = NULL;
+	int rc = 0;
+
+	if (strlen(value) >= sizeof(text))
+		return err_set(err, -EINVAL, "it is too long");
+	strcpy(text, value);
+	for (char *p = strtok_r(text, " ", &save); p && !rc; p = strtok_r(NULL, " ", &save))
+		rc = add(settings, p, err);
+	return rc;
+}
+
+static int env_flag(struct hub_settings *settings, const struct setting *s, const char *value,
+		    struct err *err)
+{
+	bool yes = !strcmp(value, "true") || !strcmp(value, "1");
+
+	if (!yes && strcmp(value, "false") && strcmp(value, "0"))
+		return err_set(err, -EINVAL, "%s must be true or false, not \"%s\"", s->key, value);
+	return set_number(settings, s, yes, err);
+}
+
+static int env_setting(struct hub_settings *settings, const struct setting *s, const char *value,
+		       struct err *err)
+{
+	if (s->kind == TEXT)
+		return setting_text(settings, s)[0] ? 0 : set_text(settings, s, value, err);
+	if (*setting_number(settings, s) >= 0)
+		return 0;
+	return s->kind == FLAG ? env_flag(settings, s, value, err)
+			       : set_number_text(settings, s, value, err);
+}
+
+static int read_environment(struct hub_settings *settings, struct err *err)
+{
+	const char *key = NULL, *value;
+	int rc = 0;
+
+	settings->reading = HUB_FROM_ENVIRONMENT;
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(setting_table); i++) {
+		value = env_of(key = setting_table[i].key);
+		if (value)
+			rc = env_setting(settings, &setting_table[i], value, err);
+	}
+	if (!rc && !settings->nbd_count && (value = env_of(key = "nbd")))
+		rc = env_list(settings, value, add_nbd, err);
+	if (!rc && !settings->tls_allow_count && (value = env_of(key = "tls_allow")))
+		rc = env_list(settings, value, add_allow, err);
+	return rc ? err_prefix(err, rc, "environment, setting %s", key) : 0;
 }
 
 /* --- the file ------------------------------------------------------------------------------- */
@@ -300,27 +400,80 @@ static int read_key(struct hub_settings *settings, const char *key, const json_t
 	return err_set(err, -EINVAL, "unknown key \"%s\"", key);
 }
 
-static int read_file(struct hub_settings *settings, struct err *err)
+/* jansson tells lines of bad JSON, not of keys: the first `"key"` that a ':' follows. */
+static int line_of(const char *text, const char *key)
+{
+	char quoted[128];
+	int line = 1;
+	const char *found;
+
+	snprintf(quoted, sizeof(quoted), "\"%s\"", key);
+	for (found = strstr(text, quoted); found; found = strstr(found + 1, quoted))
+		if (found[strlen(quoted) + strspn(found + strlen(quoted), " \t\r\n")] == ':')
+			break;
+	for (const char *p = text; found && p < found; p++)
+		line += *p == '\n';
+	return found ? line : 0;
+}
+
+static char *load_text(const char *path, struct err *err)
+{
+	_cleanup_(fclosep) FILE *f = fopen(path, "re");
+	char *text = calloc(1, HUB_SETTINGS_FILE + 1);
+	size_t n;
+
+	if (!text || !f) {
+		err_sys(err, -errno, "configuration file %s", path);
+		free(text);
+		return NULL;
+	}
+	n = fread(text, 1, HUB_SETTINGS_FILE + 1, f);
+	if (ferror(f) || n > HUB_SETTINGS_FILE) {
+		err_set(err, -EINVAL, "configuration file %s %s", path,
+			ferror(f) ? "cannot be read" : "is larger than 64 KiB");
+		free(text);
+		return NULL;
+	}
+	text[n] = '\0';
+	return text;
+}
+
+static int read_document(struct hub_settings *settings, const char *text, const json_t *doc,
+			 struct err *err)
 {
 	const struct given given = {settings->nbd_count > 0, settings->tls_allow_count > 0};
-	json_error_t jerr;
-	json_t *doc = json_load_file(settings->config, JSON_REJECT_DUPLICATES, &jerr);
 	const char *key;
 	json_t *value;
 	int rc = 0;
 
-	if (!json_is_object(doc)) {
-		json_decref(doc);
-		return err_set(err, -EINVAL, "configuration file %s line %d: %s", settings->config,
-			       jerr.line, doc ? "not a JSON object" : jerr.text);
+	json_object_foreach ((json_t *)doc, key, value) {
+		if (rc)
+			break;
+		settings->reading_line = line_of(text, key);
+		rc = read_key(settings, key, value, &given, err);
 	}
-	json_object_foreach (doc, key, value) {
-		if (!rc)
-			rc = read_key(settings, key, value, &given, err);
-	}
+	return rc ? err_prefix(err, rc, "configuration file %s line %d", settings->config,
+			       settings->reading_line)
+		  : 0;
+}
+
+static int read_file(struct hub_settings *settings, struct err *err)
+{
+	_cleanup_(freep) char *text = load_text(settings->config, err);
+	json_error_t jerr;
+	json_t *doc;
+	int rc;
+
+	if (!text)
+		return -EINVAL;
+	doc = json_loads(text, JSON_REJECT_DUPLICATES, &jerr);
+	settings->reading = HUB_FROM_FILE;
+	if (json_is_object(doc))
+		rc = read_document(settings, text, doc, err);
+	else
+		rc = err_set(err, -EINVAL, "configuration file %s line %d: %s", settings->config,
+			     doc ? 1 : jerr.line, doc ? "not a JSON object" : jerr.text);
 	json_decref(doc);
-	if (rc)
-		err_prefix(err, rc, "configuration file %s", settings->config);
 	return rc;
 }
 
@@ -384,10 +537,33 @@ static int settle_tls(struct hub_settings *s, struct err *err)
 	return 0;
 }
 
+static int settle_log(struct hub_settings *s, struct err *err)
+{
+	enum log_level level;
+	enum log_format format;
+
+	default_text(s->log_level, "info");
+	default_text(s->log_format, "auto");
+	if (!log_parse_level(s->log_level, &level))
+		return err_set(err, -EINVAL,
+			       "log_level must be error, warn, info or debug, not \"%s\"",
+			       s->log_level);
+	if (!log_parse_format(s->log_format, &format))
+		return err_set(err, -EINVAL,
+			       "log_format must be auto, text, json or journal, not \"%s\"",
+			       s->log_format);
+	return 0;
+}
+
 int hub_settings_read(struct hub_settings *settings, struct err *err)
 {
-	int rc = settings->config[0] ? read_file(settings, err) : 0;
+	int rc = read_environment(settings, err);
 
+	if (!rc && settings->config[0])
+		rc = read_file(settings, err);
+	settings->reading = HUB_FROM_DEFAULT;
+	if (!rc)
+		rc = settle_log(settings, err);
 	if (rc)
 		return rc;
 	default_text(settings->data_dir, "/var/lib/sendense");
@@ -441,4 +617,75 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	apply(&config->progress_poll_ms, settings->progress_poll_ms, 1);
 	apply(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);
 	apply(&config->discovery_timeout_ms, settings->discovery_timeout_s, 1000);
+}
+
+void hub_settings_apply_log(const struct hub_settings *settings)
+{
+	enum log_level level = LOG_LEVEL_INFO;
+	enum log_format format = LOG_FORMAT_AUTO;
+
+	log_parse_level(settings->log_level, &level);
+	log_parse_format(settings->log_format, &format);
+	log_set_level(level);
+	log_set_format(format);
+}
+
+/* --- looking at them ------------------------------------------------------------------------ */
+
+static bool same_setting(const struct hub_settings *a, const struct hub_settings *b,
+			 const struct setting *s)
+{
+	if (s->kind == TEXT)
+		return !strcmp((const char *)a + s->off, (const char *)b + s->off);
+	return *(const long *)((const char *)a + s->off) ==
+	       *(const long *)((const char *)b + s->off);
+}
+
+static bool same_lists(const struct hub_settings *a, const struct hub_settings *b)
+{
+	bool same = a->nbd_count == b->nbd_count && a->tls_allow_count == b->tls_allow_count;
+
+	for (size_t i = 0; same && i < a->nbd_count; i++)
+		same = !strcmp(a->nbd[i], b->nbd[i]) && a->nbd_tls[i] == b->nbd_tls[i];
+	for (size_t i = 0; same && i < a->tls_allow_count; i++)
+		same = !strcmp(a->tls_allow[i], b->tls_allow[i]);
+	return same;
+}
+
+void hub_settings_compare(const struct hub_settings *before, const struct hub_settings *now,
+			  void (*changed)(const char *key, bool live))
+{
+	for (size_t i = 0; i < ARRAY_SIZE(setting_table); i++)
+		if (!same_setting(before, now, &setting_table[i]))
+			changed(setting_table[i].key, setting_table[i].how & LIVE);
+	if (!same_lists(before, now))
+		changed("nbd or tls_allow", false);
+}
+
+/* "start_timeout_s = 60 (file line 3)" of everything that is set. */
+void hub_settings_print(const struct hub_settings *settings, FILE *out)
+{
+	static const char *const sources[] = {"default", "command line", "environment", "file"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(setting_table); i++) {
+		const struct setting *s = &setting_table[i];
+		const char *text = (const char *)settings + s->off;
+		long number = s->kind == TEXT ? 0 : *(const long *)text;
+
+		if (s->kind == TEXT ? !text[0] : number < 0)
+			continue;
+		fprintf(out, "%s = ", s->key);
+		if (s->kind == TEXT)
+			fprintf(out, "%s", s->how & SECRET ? "(not shown)" : text);
+		else if (s->kind == FLAG)
+			fprintf(out, "%s", number ? "true" : "false");
+		else
+			fprintf(out, "%ld", number);
+		fprintf(out, " (%s", sources[settings->from[i]]);
+		if (settings->from[i] == HUB_FROM_FILE)
+			fprintf(out, " line %d", settings->line[i]);
+		fprintf(out, ")\n");
+	}
+	for (size_t i = 0; i < settings->nbd_count; i++)
+		fprintf(out, "nbd = %s\n", settings->nbd[i]);
 }

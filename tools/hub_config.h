@@ -1,11 +1,14 @@
 /*
- * What sendense-hub is told: by options, by a JSON file, by defaults, in that order of weight. The
+ * What sendense-hub is told: by options, by the environment (SENDENSE_DATA_DIR for data_dir), by a
+ * JSON file, by defaults, in that order of weight. The
  * file's keys are the options' names with '_' (data_dir, http, agent_listen, nbd: text or list,
  * agent_url, db, workers), the timeouts and the NBD limits. A key it does not know is refused by
  * name: a misspelled timeout must not be a default in disguise.
  */
 #ifndef TOOLS_HUB_CONFIG_H
 #define TOOLS_HUB_CONFIG_H
+
+#include <stdio.h>
 
 #include "base/activation.h"
 #include "base/err.h"
@@ -14,6 +17,8 @@
 #define HUB_SETTINGS_TEXT  512
 #define HUB_SETTINGS_NBD   16
 #define HUB_SETTINGS_ALLOW 64
+#define HUB_SETTINGS_MAX   64	      /* kinds of settings */
+#define HUB_SETTINGS_FILE  (64 << 10) /* bytes */
 
 /* Numbers of the options that set something; for getopt_long(). */
 enum {
@@ -32,6 +37,16 @@ enum {
 	HUB_OPT_TLS_PSK,
 	HUB_OPT_TLS_VERIFY_PEER, /* without a value */
 	HUB_OPT_TLS_ALLOW,
+	HUB_OPT_LOG_LEVEL,
+	HUB_OPT_LOG_FORMAT,
+};
+
+/* Where a setting came from. */
+enum hub_source {
+	HUB_FROM_DEFAULT,
+	HUB_FROM_COMMAND_LINE,
+	HUB_FROM_ENVIRONMENT,
+	HUB_FROM_FILE,
 };
 
 struct hub_settings {
@@ -59,7 +74,13 @@ struct hub_settings {
 	size_t tls_allow_count;
 	bool new_admin_token;
 	const char *import_legacy; /* URL of an old database; NULL: none. Command line alone */
-	long workers;		   /* -1: not set, as for the others */
+	char log_level[HUB_SETTINGS_TEXT], log_format[HUB_SETTINGS_TEXT];
+	bool check_only;	 /* --check-config */
+	enum hub_source reading; /* what is being read now */
+	int reading_line;
+	unsigned char from[HUB_SETTINGS_MAX]; /* enum hub_source, in the order of hub_config.c */
+	int line[HUB_SETTINGS_MAX];
+	long workers; /* -1: not set, as for the others */
 	long cancel_keeps_partial;
 	long start_timeout_s, disconnect_grace_s, silence_timeout_s, stall_warning_s;
 	long nbd_max_connections, nbd_max_connections_per_peer, nbd_max_connections_per_export;
@@ -82,11 +103,21 @@ int hub_settings_option(struct hub_settings *settings, int option, const char *v
 int hub_settings_passed(struct hub_settings *settings, const struct activation *passed,
 			struct err *err);
 
-/* Reads the file --config named, if any, for what no option has set; then fills in defaults.
- * -EINVAL: the sentence names the key. */
+/* Reads the environment and the file --config or SENDENSE_CONFIG named, if any, for what nothing
+ * before has set; then fills in defaults. -EINVAL: the sentence names the variable, or file, line
+ * and key. */
 int hub_settings_read(struct hub_settings *settings, struct err *err);
 
 /* @config borrows the texts of @settings. */
 void hub_settings_apply(const struct hub_settings *settings, struct hub_config *config);
+
+void hub_settings_apply_log(const struct hub_settings *settings);
+
+/* Calls @changed for each setting that differs; @live: it takes effect under a running hub. */
+void hub_settings_compare(const struct hub_settings *before, const struct hub_settings *now,
+			  void (*changed)(const char *key, bool live));
+
+/* All that is set, and by what; no secrets. */
+void hub_settings_print(const struct hub_settings *settings, FILE *out);
 
 #endif

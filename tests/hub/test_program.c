@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -104,6 +106,62 @@ static void a_configuration_file_is_read_strictly(void **state)
 	assert_int_equal(run("--config c.json"), 1);
 }
 
+static void settings_have_one_precedence_and_say_where_they_are_from(void **state)
+{
+	(void)state;
+	scratch_run(
+		"printf '{\"start_timeout_s\":5,\\n\"disconnect_grace_s\":6,\\n"
+		"\"tick_ms\" : 50,\"silence_timeout_s\":8,\\n\"vcenter_password\":\"hunter2\"}\\n'"
+		" > c.json");
+	setenv("SENDENSE_CONFIG", "c.json", 1);
+	setenv("SENDENSE_START_TIMEOUT_S", "7", 1);
+	setenv("SENDENSE_DATA_DIR", "elsewhere", 1);
+	setenv("SENDENSE_TLS_VERIFY_PEER", "false", 1);
+	setenv("SENDENSE_NBD", "127.0.0.1:1 unix:x.sock", 1);
+	assert_int_equal(run("--check-config --data-dir here"), 0);
+	assert_true(said("data_dir = here (command line)\n"));
+	assert_true(said("start_timeout_s = 7 (environment)\n"));
+	assert_true(said("disconnect_grace_s = 6 (file line 2)\n"));
+	assert_true(said("tick_ms = 50 (file line 3)\n"));
+	assert_true(said("http = 127.0.0.1:8080 (default)\n"));
+	assert_true(said("nbd = unix:x.sock\n"));
+	assert_true(said("vcenter_password = (not shown)") && !said("hunter2"));
+	setenv("SENDENSE_TICK_MS", "fast", 1);
+	assert_int_equal(run("--check-config"), 1);
+	assert_true(said("environment, setting tick_ms: tick_ms takes a number, not \"fast\""));
+	for (const char *const *p =
+		     (const char *const[]){"CONFIG", "START_TIMEOUT_S", "DATA_DIR",
+					   "TLS_VERIFY_PEER", "NBD", "TICK_MS", NULL};
+	     *p; p++) {
+		char name[64];
+
+		snprintf(name, sizeof(name), "SENDENSE_%s", *p);
+		unsetenv(name);
+	}
+}
+
+static void a_wrong_configuration_is_named_by_file_and_line(void **state)
+{
+	(void)state;
+	scratch_run("printf '{\"tick_ms\":50,\\n\\n\"start_timeout_s\":0}' > c.json");
+	assert_int_equal(run("--check-config --config c.json"), 1);
+	assert_true(said("configuration file c.json line 3: start_timeout_s must be between"));
+	scratch_run("printf '{\"tick_ms\":50,\\n\"tick\":1}' > c.json");
+	assert_int_equal(run("--check-config --config c.json"), 1);
+	assert_true(said("configuration file c.json line 2: unknown key \"tick\""));
+	scratch_run("printf '{\"tick_ms\":50,\\n}' > c.json");
+	assert_int_equal(run("--check-config --config c.json"), 1);
+	assert_true(said("configuration file c.json line 2: "));
+	assert_int_equal(run("--check-config --config none.json"), 1);
+	assert_true(said("none.json"));
+	assert_int_equal(run("--check-config --db oracle:x"), 1);
+	assert_int_equal(run("--check-config --log-level loud"), 1);
+	assert_true(said("log_level must be"));
+	assert_int_equal(run("--check-config --log-format xml"), 1);
+	assert_int_equal(run("--check-config --nonsense"), 2);
+	assert_int_equal(scratch_run("[ ! -e data ] && [ ! -e /var/lib/sendense/hub.lock ]"), 0);
+}
+
 /* A shell story, because it is about processes. */
 static void it_says_when_it_serves_and_stops_in_order(void **state)
 {
@@ -143,6 +201,89 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 	fputs(story, f);
 	fclose(f);
 	assert_int_equal(scratch_run("sh -e story.sh"), 0);
+}
+
+static void run_story(const char *story)
+{
+	FILE *f = fopen("story.sh", "w");
+
+	assert_non_null(f);
+	fputs(story, f);
+	fclose(f);
+	setenv("HUB", hub, 1);
+	assert_int_equal(scratch_run("sh -e story.sh"), 0);
+}
+
+static void a_hangup_changes_what_can_change_and_says_what_cannot(void **state)
+{
+	(void)state;
+	run_story(
+		"set -e\n"
+		"await() { for i in $(seq 400); do grep -q \"$1\" err && return; sleep 0.05; done;"
+		" cat err; false; }\n"
+		"conf() { echo \"{\\\"http\\\":\\\"127.0.0.1:$1\\\",\\\"log_format\\\":\\\"$2\\\","
+		"\\\"start_timeout_s\\\":$3}\" > c.json; }\n"
+		"conf 0 json 60\n"
+		"$HUB --config c.json --data-dir data --nbd unix:x.sock >out 2>err & pid=$!\n"
+		"for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done\n"
+		"url=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
+		"jq -e '.time and .level and .scope and .message' err >/dev/null\n"
+		"conf 1 text 90\n"
+		"kill -HUP $pid\n"
+		"await 'info  sendense-hub: log_format has changed$'\n"
+		"await 'info  sendense-hub: start_timeout_s has changed$'\n"
+		"await 'warn  sendense-hub: http has changed: it takes effect at the next start'\n"
+		"echo '{' > c.json\n"
+		"kill -HUP $pid\n"
+		"await 'the settings stay as they were: configuration file c.json line'\n"
+		"curl -sf --noproxy '*' http://$url/health | grep -q healthy\n"
+		"kill -TERM $pid; wait $pid\n");
+}
+
+/* What the service manager is told: a socket of ours stands in for its own. */
+static bool manager_hears(int fd, const char *what)
+{
+	char text[256];
+
+	for (int i = 0; i < 200; i++) {
+		ssize_t n = recv(fd, text, sizeof(text) - 1, 0);
+
+		if (n < 0)
+			return false;
+		text[n] = '\0';
+		if (!strncmp(text, what, strlen(what)))
+			return true;
+	}
+	return false;
+}
+
+static void the_service_manager_hears_of_every_turn(void **state)
+{
+	const struct timeval patience = {.tv_sec = 20};
+	struct sockaddr_un at = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int n = snprintf(at.sun_path + 1, sizeof(at.sun_path) - 1, "sendense-%ld", (long)getpid());
+
+	(void)state;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	assert_int_equal(bind(fd, (struct sockaddr *)&at,
+			      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)),
+			 0);
+	scratch_run("NOTIFY_SOCKET=@%s WATCHDOG_USEC=200000 %s --data-dir data --http 127.0.0.1:0"
+		    " --nbd unix:x.sock >out 2>err & echo $! > pid",
+		    at.sun_path + 1, hub);
+	assert_true(manager_hears(fd, "READY=1"));
+	assert_true(manager_hears(fd, "WATCHDOG=1"));
+	assert_true(manager_hears(fd, "WATCHDOG=1"));
+	scratch_run("kill -HUP $(cat pid)");
+	assert_true(manager_hears(fd, "RELOADING=1\nMONOTONIC_USEC="));
+	assert_true(manager_hears(fd, "READY=1"));
+	scratch_run("kill -TERM $(cat pid)");
+	assert_true(manager_hears(fd, "STOPPING=1"));
+	assert_int_equal(scratch_run("for i in $(seq 400); do kill -0 $(cat pid) 2>/dev/null ||"
+				     " exit 0; sleep 0.05; done; exit 1"),
+			 0);
+	close(fd);
 }
 
 /* One listener for everybody on this machine, one for those who have a key. */
@@ -188,6 +329,10 @@ int main(void)
 		T(help_and_version_tell_and_succeed),
 		T(what_it_does_not_understand_it_refuses_by_name),
 		T(a_configuration_file_is_read_strictly),
+		T(settings_have_one_precedence_and_say_where_they_are_from),
+		T(a_wrong_configuration_is_named_by_file_and_line),
+		T(a_hangup_changes_what_can_change_and_says_what_cannot),
+		T(the_service_manager_hears_of_every_turn),
 		T(it_says_when_it_serves_and_stops_in_order),
 		T(each_nbd_listener_has_a_policy_of_its_own),
 	};
