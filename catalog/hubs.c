@@ -17,6 +17,7 @@ static const struct row_field fields[] = {
 	TEXT_COL(H, instance, "instance"),
 	I64_COL(H, started_at_us, "started_at"),
 	I64_COL(H, heartbeat_at_us, "heartbeat_at"),
+	I64_COL(H, steady_since_us, "steady_since"),
 	I64_COL(H, lease_until_us, "lease_until"),
 };
 
@@ -63,7 +64,7 @@ static int join_tx(struct catalog *tx, void *arg, struct err *err)
 	if (!r)
 		r = db_run(db, "DELETE FROM hubs WHERE instance = ?",
 			   DB_ARGS(DB_TEXT(hub->instance)), NULL, err);
-	hub->heartbeat_at_us = hub->started_at_us;
+	hub->heartbeat_at_us = hub->steady_since_us = hub->started_at_us;
 	hub->lease_until_us = hub->started_at_us + j->lease_us;
 	return r ? r : row_insert(db, &map, hub, err);
 }
@@ -120,8 +121,13 @@ static int renew_tx(struct catalog *tx, void *arg, struct err *err)
 	int r = db_now_us(db, &now, err);
 
 	if (!r)
-		r = db_run(db, "UPDATE hubs SET heartbeat_at = ?, lease_until = ? WHERE token = ?",
-			   DB_ARGS(DB_I64(now), DB_I64(now + n->lease_us), DB_I64(n->token)),
+		/* In this order: one database reads what it has just set. */
+		r = db_run(db,
+			   "UPDATE hubs SET heartbeat_at = ?, steady_since ="
+			   " CASE WHEN lease_until < ? THEN ? ELSE steady_since END,"
+			   " lease_until = ? WHERE token = ?",
+			   DB_ARGS(DB_I64(now), DB_I64(now), DB_I64(now), DB_I64(now + n->lease_us),
+				   DB_I64(n->token)),
 			   &changed, err);
 	return r || changed ? r : no_hub(n->token, err);
 }
@@ -176,6 +182,21 @@ struct take_over {
 	size_t n;
 };
 
+/* Leases that ended before @until are over: 0, while this hub cannot tell. */
+static int lapsed_until(struct db *db, int64_t token, int64_t *until, struct err *err)
+{
+	int64_t now = 0, steady = 0;
+	int r = db_now_us(db, &now, err);
+
+	if (!r)
+		r = db_query_i64(db,
+				 "SELECT token FROM hubs WHERE token = ? AND lease_until > ?"
+				 " AND ? - steady_since >= lease_until - heartbeat_at",
+				 DB_ARGS(DB_I64(token), DB_I64(now), DB_I64(now)), 0, &steady, err);
+	*until = steady ? now : 0;
+	return r;
+}
+
 static int claim_jobs(struct db *db, int64_t token, const struct take_over *t, struct err *err)
 {
 	int r = 0;
@@ -198,7 +219,7 @@ static int take_over_tx(struct catalog *tx, void *arg, struct err *err)
 	free(steal(&t->jobs));
 	t->n = 0;
 	if (!r)
-		r = db_now_us(db, &now, err);
+		r = lapsed_until(db, token, &now, err);
 	if (!r)
 		r = row_list(db, &catalog_backup_map,
 			     "WHERE" HUB_IS_GONE " ORDER BY j.running_vm_name",
@@ -219,7 +240,7 @@ static int someone_is_gone(struct catalog *cat, bool *gone, struct err *err)
 	int r = catalog_lease(cat, &l, err);
 
 	if (!r)
-		r = db_now_us(l.db, &now, err);
+		r = lapsed_until(l.db, token, &now, err);
 	if (!r)
 		r = db_query_i64(l.db, "SELECT COUNT(*) FROM backup_jobs j WHERE" HUB_IS_GONE,
 				 DB_ARGS(DB_I64(token), DB_I64(now)), 0, &n, err);

@@ -25,8 +25,9 @@ struct catalog_hub {
 	char id[CATALOG_ID_SIZE]; /* "hub-...", new with every catalog_hub_join() */
 	char name[CATALOG_NAME_SIZE];
 	char instance[CATALOG_ID_SIZE]; /* of the data folder; stays */
-	int64_t started_at_us;		/* these three by the database's clock */
+	int64_t started_at_us;		/* these four by the database's clock */
 	int64_t heartbeat_at_us;
+	int64_t steady_since_us; /* never over since */
 	int64_t lease_until_us;
 };
 
@@ -47,8 +48,10 @@ int catalog_hub_renew(struct catalog *cat, int64_t lease_ms, struct err *err);
 int catalog_hub_leave(struct catalog *cat, struct err *err);
 
 /* Takes over every running job whose hub is gone: not there, or its lease is over; and forgets
- * those hubs. *@jobs is what was taken, as it was before: hub_token is that of the hub that is
- * gone. The caller ends them, and free()s the array. CATALOG_E_FENCED: this hub is none itself. */
+ * those hubs. Of leases that are over only a hub takes notice that has kept its own for as long as
+ * one lasts: after the database was away, or the hub itself, others are given time. *@jobs is what
+ * was taken, as it was before: hub_token is that of the hub that is gone. The caller ends them, and
+ * free()s the array. CATALOG_E_FENCED: this hub is none itself. */
 int catalog_hub_take_over(struct catalog *cat, struct catalog_backup **jobs, size_t *n,
 			  struct err *err);
 

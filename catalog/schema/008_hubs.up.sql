@@ -7,6 +7,7 @@ CREATE TABLE hub_tokens (
 	last_token BIGINT NOT NULL
 ) $OPTIONS;
 
+-- steady_since: from then on the lease was always renewed before it was over.
 -- `instance` belongs to a data folder, which one hub uses at a time: another row with the same one is
 -- left of a hub that is gone for certain.
 CREATE TABLE hubs (
@@ -16,6 +17,7 @@ CREATE TABLE hubs (
 	instance     VARCHAR(64)  NOT NULL,
 	started_at   BIGINT       NOT NULL,
 	heartbeat_at BIGINT       NOT NULL,
+	steady_since BIGINT       NOT NULL,
 	lease_until  BIGINT       NOT NULL,
 	CONSTRAINT uk_hub_id UNIQUE (id),
 	CONSTRAINT uk_hub_instance UNIQUE (instance)

@@ -227,7 +227,8 @@ static void live_among_hubs(struct fx *fx, bool whole_transaction)
 	assert_int_equal(torture(fx, op_join, &hub), 3);
 	assert_true(hub.token > old.token);
 	assert_int_equal(torture(fx, op_renew, NULL), 1);
-	tmpdb_sql(&fx->t, "UPDATE hubs SET lease_until = 1 WHERE name = 'other'");
+	tmpdb_sql(&fx->t, "UPDATE hubs SET lease_until = 1 WHERE name = 'other';"
+			  " UPDATE hubs SET steady_since = 1");
 	assert_int_equal(torture(fx, op_take_over, &n), 4);
 	assert_int_equal(n, 3);
 	OK(op_take_over(fx, &n, NULL));

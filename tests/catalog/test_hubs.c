@@ -54,9 +54,11 @@ static int teardown(void **state)
 
 #define HUB_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* As if it had been long ago that this one was heard of, and that the others joined. */
 static void end_lease(struct two *t, const char *name)
 {
 	tmpdb_sql(&t->fx.t, "UPDATE hubs SET lease_until = 1 WHERE name = '%s'", name);
+	tmpdb_sql(&t->fx.t, "UPDATE hubs SET steady_since = 1");
 }
 
 static size_t take_over(struct catalog *cat, struct catalog_backup *first)
@@ -203,6 +205,32 @@ static void jobs_of_a_hub_that_is_gone_are_taken_over_once(void **state)
 	fx_backup(&t->fx, &t->r, CATALOG_BACKUP_FULL, "again", &next);
 }
 
+static void who_was_away_himself_gives_others_time(void **state)
+{
+	struct two *t = *state;
+	struct catalog_hub *hubs = NULL;
+	struct fx_job j;
+	size_t n = 0;
+
+	fx_start(&t->fx, &t->r, CATALOG_BACKUP_FULL, &j);
+	/* It has only just come. */
+	tmpdb_sql(&t->fx.t, "UPDATE hubs SET lease_until = 1 WHERE name = 'a'");
+	assert_int_equal(take_over(t->b, NULL), 0);
+	/* The database was away: nobody could renew. */
+	end_lease(t, "b");
+	assert_int_equal(take_over(t->b, NULL), 0);
+	OK(catalog_hub_renew(t->b, LEASE_MS, &err));
+	assert_int_equal(take_over(t->b, NULL), 0);
+	OK(catalog_hubs_list(t->b, &hubs, &n, &err));
+	assert_int_equal(hubs[1].steady_since_us, hubs[1].heartbeat_at_us);
+	free(hubs);
+	/* A while later, and renewed all the time. */
+	tmpdb_sql(&t->fx.t, "UPDATE hubs SET steady_since = steady_since - %d WHERE name = 'b'",
+		  LEASE_MS * 1000);
+	OK(catalog_hub_renew(t->b, LEASE_MS, &err));
+	assert_int_equal(take_over(t->b, NULL), 1);
+}
+
 static void a_job_taken_over_by_one_that_dies_too_goes_to_the_next(void **state)
 {
 	struct two *t = *state;
@@ -212,8 +240,8 @@ static void a_job_taken_over_by_one_that_dies_too_goes_to_the_next(void **state)
 	fx_start(&t->fx, &t->r, CATALOG_BACKUP_FULL, &j);
 	end_lease(t, "a");
 	assert_int_equal(take_over(t->b, NULL), 1);
-	end_lease(t, "b");
 	join(t->fx.cat, &t->hub_a, "a");
+	end_lease(t, "b");
 	assert_int_equal(take_over(t->fx.cat, &taken), 1);
 	assert_int_equal(taken.hub_token, t->hub_b.token);
 	cannot_write(t, t->b, j.job.id);
@@ -329,7 +357,8 @@ static void of_many_programs_that_start_one_vm_one_does(void **state)
 	}
 	assert_int_equal(started, 1);
 	assert_int_equal(tmpdb_i64(&t->fx.t, "SELECT COUNT(*) FROM backup_jobs"), 1);
-	tmpdb_sql(&t->fx.t, "UPDATE hubs SET lease_until = 1 WHERE name LIKE 'p%%'");
+	tmpdb_sql(&t->fx.t, "UPDATE hubs SET lease_until = 1 WHERE name LIKE 'p%%';"
+			    " UPDATE hubs SET steady_since = 1");
 	assert_int_equal(take_over(t->b, NULL), 1);
 	assert_int_equal(take_over(t->fx.cat, NULL), 0);
 }
@@ -342,6 +371,7 @@ int main(void)
 		HUB_TEST(a_job_is_its_hubs_and_nobody_elses),
 		HUB_TEST(two_hubs_never_run_one_vm),
 		HUB_TEST(jobs_of_a_hub_that_is_gone_are_taken_over_once),
+		HUB_TEST(who_was_away_himself_gives_others_time),
 		HUB_TEST(a_job_taken_over_by_one_that_dies_too_goes_to_the_next),
 		HUB_TEST(a_lease_that_is_over_and_was_not_noticed_goes_on),
 		HUB_TEST(the_next_run_on_a_data_folder_does_not_wait_for_the_lease),

@@ -80,7 +80,7 @@ static void add_other_rows(const struct fx *fx)
 		"INSERT INTO audit_log (created_at, user_name, action, outcome, detail,"
 		" previous_hash, entry_hash) VALUES (1, 'ann', 'login', 'allowed', '', '', 'h1');"
 		"INSERT INTO hubs (token, id, name, instance, started_at, heartbeat_at,"
-		" lease_until) VALUES (7, 'hub-7', 'h', 'data-7', 1, 1, 1);"
+		" steady_since, lease_until) VALUES (7, 'hub-7', 'h', 'data-7', 1, 1, 1, 1);"
 		"UPDATE backup_jobs SET hub_token = 7");
 }
 

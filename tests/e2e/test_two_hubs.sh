@@ -148,6 +148,23 @@ assert_eq completed "$(job .status)" "status of the next backup"
 assert_point "$(point 0)" "$T/a.raw"
 assert_point "$THIRD" "$T/a.2"
 
+step "after an outage of the database, longer than a lease, both go on"
+make_disk "$T/a.raw" $((64 << 20))
+set_rate slow 16M
+ctl --json backup start --vm vm1 --type full --no-wait >"$T/started"
+ID=$(jq -r .backup_id "$T/started")
+wait_until 60 "the backup moves" job_moves "$ID"
+end KILL "$DB_PID"
+sleep 7 # so that no lease is left
+run_mariadb
+renewed() {
+	[ "$(sql 'SELECT COUNT(*) FROM hubs WHERE lease_until > UNIX_TIMESTAMP() * 1000000')" = 2 ]
+}
+wait_until 60 "both have renewed their leases" renewed
+set_rate slow 100G
+wait_until 60 "the backup is completed" job_is "$ID" completed
+assert_point "$(point 0)" "$T/a.raw"
+
 step "a hub that stops in order takes its row along"
 e2e_stop "$AGENT2_PID" "the second agent"
 e2e_stop "$HUB2_PID" "the second hub"
