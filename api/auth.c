@@ -115,40 +115,47 @@ static int too_fast(struct api_request *req, const char *what, struct err *err)
 	return err_set(err, API_STATUS(429), "too many calls %s: wait a second", what);
 }
 
-static int authorise_agent(struct api_request *req, struct err *err)
+int api_authorise(struct api_request *req, const struct api_route *route, struct err *err)
 {
+	if (!req->out->for_agents)
+		return route->role == API_PUBLIC ? 0 : authorise_by_token(req, route, err);
 	snprintf(req->caller, sizeof(req->caller), "(agent at %s)", req->out->peer);
-	if (!hub_access_agent_address(req->hub, req->out->peer))
-		return too_fast(req, "from this address", err);
 	return 0;
 }
 
-int api_authorise(struct api_request *req, const struct api_route *route, struct err *err)
+static int refuse_agent(struct api_request *req, int rc, struct err *err)
 {
-	if (req->out->for_agents)
-		return authorise_agent(req, err);
-	return route->role == API_PUBLIC ? 0 : authorise_by_token(req, route, err);
+	req->denied = true;
+	if (hub_access_refusal(req->hub, req->out->peer))
+		return rc;
+	req->unlisted = true;
+	api_reply_header(req, "Retry-After", "1");
+	return err_set(err, API_STATUS(429),
+		       "too many calls about backups that do not run come "
+		       "from %s: wait a second",
+		       req->out->peer);
 }
 
+/* All agents may come from one address, that of a tunnel's end. So what is limited is each call
+ * about each backup, and what is refused: nobody can use up what a backup that runs needs without
+ * knowing its id. */
 int api_admit_agent(struct api_request *req, enum api_agent_object kind, const char *name,
 		    bool *first, struct err *err)
 {
-	char key[sizeof(req->out->peer) + API_URI_MAX + 16];
+	bool stranger = req->out->for_agents, in_time;
+	char key[CATALOG_ID_SIZE + API_URI_MAX + 300];
 	int rc;
 
-	*first = true;
-	if (!req->out->for_agents)
+	snprintf(key, sizeof(key), "%s %d %s %s", stranger ? req->out->peer : req->user.token_id,
+		 kind, req->route->path, name);
+	in_time = hub_access_agent_call(req->hub, key, first);
+	if (!stranger)
 		return 0;
-	snprintf(key, sizeof(key), "%s %d %s %s", req->out->peer, kind, req->route->path, name);
-	if (!hub_access_agent_call(req->hub, key, first))
+	if (!in_time)
 		return too_fast(req, "for this backup", err);
 	rc = kind == API_AGENT_VM ? hub_access_agent_vm(req->hub, name, err)
 				  : hub_access_agent_backup(req->hub, name, err);
-	if (rc == HUB_E_STATE || rc == HUB_E_NOT_FOUND) {
-		req->denied = true;
-		req->unlisted = !hub_access_refusal(req->hub, req->out->peer);
-	}
-	return rc;
+	return rc == HUB_E_STATE || rc == HUB_E_NOT_FOUND ? refuse_agent(req, rc, err) : rc;
 }
 
 /* --- the record ------------------------------------------------------------------------------- */

@@ -194,7 +194,7 @@ int api_authorise(struct api_request *req, const struct api_route *route, struct
 
 /* For handlers of the agents' routes, first of all: by the agents' listener, which asks for no
  * token, only what concerns a running backup is admitted, and that not too often. @name: of what
- * kind says. *@first: this address has not asked this about it for a while. HUB_E_STATE,
+ * kind says. *@first: this address, or token, has not asked this about it for a while. HUB_E_STATE,
  * HUB_E_NOT_FOUND, API_STATUS(429). With a token everything is admitted. */
 enum api_agent_object { API_AGENT_BACKUP, API_AGENT_VM };
 int api_admit_agent(struct api_request *req, enum api_agent_object kind, const char *name,

@@ -367,7 +367,7 @@ static int first_run(struct hub *hub, bool always, struct err *err)
  */
 
 struct hub_limits {
-	struct hub_limiter *refusals, *addresses, *calls;
+	struct hub_limiter *refusals, *calls;
 	atomic_uint unlisted;
 };
 
@@ -378,10 +378,9 @@ int hub_access_start(struct hub *hub, bool new_admin_token, struct err *err)
 	hub->limits = l;
 	if (l) {
 		l->refusals = hub_limiter_new(20, 200, 1024);
-		l->addresses = hub_limiter_new(500, 5000, 256);
 		l->calls = hub_limiter_new(20, 400, 4096);
 	}
-	if (!l || !l->refusals || !l->addresses || !l->calls)
+	if (!l || !l->refusals || !l->calls)
 		return err_sys(err, -ENOMEM, "limits");
 	return first_run(hub, new_admin_token, err);
 }
@@ -393,7 +392,6 @@ void hub_access_stop(struct hub *hub)
 	if (!l)
 		return;
 	hub_limiter_free(l->refusals);
-	hub_limiter_free(l->addresses);
 	hub_limiter_free(l->calls);
 	free(l);
 	hub->limits = NULL;
@@ -410,11 +408,6 @@ bool hub_access_refusal(struct hub *hub, const char *who)
 unsigned hub_access_unlisted(struct hub *hub)
 {
 	return atomic_exchange(&hub->limits->unlisted, 0);
-}
-
-bool hub_access_agent_address(struct hub *hub, const char *address)
-{
-	return hub_limiter_take(hub->limits->addresses, address, NULL);
 }
 
 bool hub_access_agent_call(struct hub *hub, const char *about, bool *first)

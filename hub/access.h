@@ -77,9 +77,7 @@ bool hub_access_refusal(struct hub *hub, const char *who);
 /* How many were counted since it was asked last. */
 unsigned hub_access_unlisted(struct hub *hub);
 
-/* False: too many calls without a token, from an address or about one thing. *@first: none about
- * this for a while. */
-bool hub_access_agent_address(struct hub *hub, const char *address);
+/* False: too many calls of an agent about one thing. *@first: there was none for a while. */
 bool hub_access_agent_call(struct hub *hub, const char *about, bool *first);
 
 /* --- the capture agent, which brings no token --------------------------------------------------

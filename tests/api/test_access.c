@@ -502,6 +502,8 @@ static void without_a_token_agents_speak_of_running_backups_alone(void **state)
 	expect_agent("GET", CHANGE_ID, NULL, 200, "\"change_id\":\"\"");
 	expect_agent("POST", telemetry, "{}", 200, "ok");
 	expect_agent("POST", telemetry, "{}", 200, "ok");
+	expect_status(tokens[AGENT], "POST", telemetry, "{}", 200);
+	expect_status(tokens[AGENT], "POST", telemetry, "{}", 200);
 	send_disk(started);
 	expect_agent("POST", complete, body, 200, "completed");
 	/* Its last words come after the end. */
@@ -520,6 +522,11 @@ static void without_a_token_agents_speak_of_running_backups_alone(void **state)
 	assert_int_equal(tmpdb_i64(&rig.db,
 				   "SELECT COUNT(*) FROM audit_log WHERE object = '%s' AND"
 				   " outcome = 'allowed' AND user_name LIKE '(agent%%'",
+				   telemetry),
+			 1);
+	assert_int_equal(tmpdb_i64(&rig.db,
+				   "SELECT COUNT(*) FROM audit_log WHERE object = '%s' AND"
+				   " outcome = 'allowed' AND user_name = 'agent'",
 				   telemetry),
 			 1);
 	assert_int_equal(tmpdb_i64(&rig.db,
@@ -607,9 +614,9 @@ static void guessing_is_slowed_down(void **state)
 	rows = tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM audit_log WHERE outcome = 'denied'");
 	assert_true(rows > 100 && rows < 2000);
 	expect_status(tokens[VIEWER], "GET", "/api/v1/users", NULL, 403);
-	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM audit_log WHERE detail LIKE"
-					    " '%%refusals_not_listed%%' AND user_name = 'viewer'"),
-			 1);
+	/* By this one, or by one of the guesses that was listed again meanwhile. */
+	assert_true(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM audit_log WHERE detail LIKE"
+				       " '%%refusals_not_listed%%'") >= 1);
 }
 
 /* --- the audit log ---------------------------------------------------------------------------- */

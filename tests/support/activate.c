@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,6 +71,8 @@ static void child(const char *const *argv, char *const *env, char *pid_text, con
 	int high[FDS_MAX];
 	unsigned i;
 
+	/* A test that fails half-way leaves nothing running. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	dup2(out, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);
 	for (i = 0; i < count; i++)
