@@ -158,7 +158,7 @@ static int sum_jobs(struct db *db, const struct row_where *w, struct catalog_bac
 
 static int sum_disks(struct db *db, const struct row_where *w, int64_t *stored, struct err *err)
 {
-	char sql[1024];
+	char sql[1280];
 
 	snprintf(sql, sizeof(sql),
 		 "SELECT " SUM("d.bytes_stored") " FROM backup_jobs j JOIN backup_disks d ON "

@@ -12,6 +12,8 @@
 #include "catalog/catalog.h"
 #include "catalog/disks.h"
 
+#define CATALOG_NOTES_SIZE 1025
+
 struct catalog_vm_context {
 	char context_id[CATALOG_ID_SIZE]; /* "ctx-..." */
 	char vm_name[CATALOG_NAME_SIZE];
@@ -24,7 +26,9 @@ struct catalog_vm_context {
 	char vmx_version[CATALOG_ID_SIZE];
 	int64_t cpu_count;
 	int64_t memory_mb;
-	int64_t credential_id; /* or CATALOG_NONE */
+	int64_t credential_id;		 /* or CATALOG_NONE */
+	char policy_id[CATALOG_ID_SIZE]; /* may be empty */
+	char notes[CATALOG_NOTES_SIZE];
 	int64_t created_at_us;
 	int64_t updated_at_us;
 	int64_t last_discovered_at_us;
@@ -58,14 +62,28 @@ int catalog_vm_context_get(struct catalog *cat, const char *context_id,
 int catalog_vm_context_find(struct catalog *cat, const char *vm_name, const char *vcenter_host,
 			    struct catalog_vm_context *out, struct err *err);
 
+enum catalog_vm_order {
+	CATALOG_VM_BY_NAME,
+	CATALOG_VM_BY_CAPACITY,
+	CATALOG_VM_BY_CREATED,
+	CATALOG_VM_BY_DISCOVERED,
+};
+
 struct catalog_vm_filter {
 	const char *vm_name;	  /* exact; NULL or "": any */
 	const char *vcenter_host; /* the same */
-	int64_t limit;		  /* 0: no limit */
+	const char *policy_id;	  /* the same */
+	const char *search;	  /* part of the name, whatever its case; the same */
+	int64_t credential_id;	  /* 0: any; CATALOG_NONE: those without */
+	bool without_policy; /* only VMs that no policy and no schedule of their own cares for */
+	enum catalog_vm_order order;
+	bool descending;
+	int64_t limit; /* 0: no limit */
 	int64_t offset;
 };
 
-/* Ordered by name. @filter and @total may be NULL; *@total counts all matches, whatever the limit.
+/* In the filter's order. @filter and @total may be NULL; *@total counts all matches, whatever the
+ * limit.
  */
 int catalog_vm_contexts_list(struct catalog *cat, const struct catalog_vm_filter *filter,
 			     struct catalog_vm_context **rows, size_t *n, int64_t *total,
@@ -75,6 +93,17 @@ int catalog_vm_contexts_list(struct catalog *cat, const struct catalog_vm_filter
  * CATALOG_E_NOT_FOUND. */
 int catalog_vm_context_networks(struct catalog *cat, const char *context_id, char **json,
 				struct err *err);
+
+/* What people decide about a VM. NULL keeps what is stored; an empty policy_id, and a credential_id
+ * of CATALOG_NONE, takes it away. */
+struct catalog_vm_change {
+	const char *notes, *policy_id;
+	const int64_t *credential_id;
+};
+
+/* CATALOG_E_NOT_FOUND; CATALOG_E_INVALID: no such policy or credential, notes too long. */
+int catalog_vm_context_change(struct catalog *cat, const char *context_id,
+			      const struct catalog_vm_change *change, struct err *err);
 
 /* Removes the VM and its disks from the inventory; its backups stay. CATALOG_E_NOT_FOUND;
  * CATALOG_E_BUSY while a backup of it runs. */

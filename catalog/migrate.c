@@ -31,6 +31,7 @@ EMBED_MIGRATION(004, policies);
 EMBED_MIGRATION(005, operations);
 EMBED_MIGRATION(006, access);
 EMBED_MIGRATION(008, hubs);
+EMBED_MIGRATION(010, nouns);
 
 /* Version v is migrations[v - 1]. */
 static const struct {
@@ -39,6 +40,7 @@ static const struct {
 	MIGRATION(001, inventory), MIGRATION(002, repositories), MIGRATION(003, backups),
 	MIGRATION(004, policies),  MIGRATION(005, operations),	 MIGRATION(006, access),
 	MIGRATION(008, hubs),
+	MIGRATION(010, nouns),
 };
 
 int64_t catalog_schema_latest(void)

@@ -68,7 +68,7 @@ struct row_map {
 
 /* A WHERE clause put together from the filters that are set. Conditions are SQL with one `?`. */
 struct row_where {
-	char sql[512];
+	char sql[1024];
 	struct db_arg args[12];
 	size_t n;
 };

@@ -25,8 +25,10 @@ CREATE TABLE backup_copy_rules (
 	id                VARCHAR(64) NOT NULL PRIMARY KEY,
 	policy_id         VARCHAR(64) NOT NULL,
 	repository_id     VARCHAR(64) NOT NULL,
+	copy_mode         VARCHAR(16) NOT NULL DEFAULT 'immediate'
+		CHECK (copy_mode IN ('immediate', 'scheduled', 'manual')),
 	enabled           INT         NOT NULL DEFAULT 1 CHECK (enabled IN (0, 1)),
-	priority          INT         NOT NULL DEFAULT 0,
+	priority          INT         NOT NULL DEFAULT 1 CHECK (priority > 0),
 	verify_after_copy INT         NOT NULL DEFAULT 1 CHECK (verify_after_copy IN (0, 1)),
 	created_at        BIGINT      NOT NULL,
 	updated_at        BIGINT      NOT NULL,
@@ -66,7 +68,7 @@ CREATE INDEX idx_copy_repository ON backup_copies (repository_id);
 CREATE INDEX idx_copy_rule ON backup_copies (copy_rule_id);
 CREATE INDEX idx_copy_status ON backup_copies (status);
 
--- When to back up one VM, or with vm_context_id NULL all VMs. claimed_by and claimed_until say which
+-- When to back up one VM, or with vm_context_id NULL all VMs that have the policy. claimed_by and claimed_until say which
 -- hub is at it and until when nobody else may be.
 CREATE TABLE schedules (
 	id              VARCHAR(64)  NOT NULL PRIMARY KEY,
