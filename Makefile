@@ -45,7 +45,7 @@ LIB_DOWN := $(O)/lib/api.a $(O)/lib/hub.a $(O)/lib/nbd.a $(O)/lib/qcow2.a $(O)/l
 
 LIBS_SYS   := -luring -lxxhash -lzstd -lz -lm
 LIBS_NBD   := -lssl -lcrypto
-LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3 -lmariadb
+LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3 -lmariadb -lglib-2.0
 LIBS_CTL   := -lcurl -ljansson
 LIBS_AGENT := -lnbd -lmicrohttpd -lcurl -ljansson -lxxhash
 
@@ -80,6 +80,9 @@ $(O)/obj/%.o: %.c VERSION | setup
 	$(call say,CC,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# When it is compiled, setup has seen to pkg-config.
+$(O)/obj/hub/zone.o: CPPFLAGS += $(shell pkg-config --cflags glib-2.0)
 
 # Migrations are text files; the catalog carries them inside the program.
 $(O)/obj/catalog/migrate.o: $(wildcard catalog/schema/*.sql)
