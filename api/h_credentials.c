@@ -201,7 +201,7 @@ static int delete_credential(struct api_request *req, struct err *err)
 	if (!rc)
 		rc = hub_from_catalog(catalog_credential_delete(hub_catalog(req->hub), id, err));
 	if (!rc)
-		req->answer = json_pack("{s:I,s:s}", "id", (json_int_t)id, "status", "deleted");
+		req->status = API_NO_CONTENT;
 	return rc;
 }
 
@@ -239,12 +239,6 @@ static const struct api_json_member list_members[] = {
 };
 static const struct api_shape list_shape = API_SHAPE("CredentialList", list_members);
 
-static const struct api_json_member deleted_members[] = {
-	API_BY_HAND("id", I64),
-	API_BY_HAND("status", TEXT, .one_of = "deleted"),
-};
-static const struct api_shape deleted_shape = API_SHAPE("CredentialDeleted", deleted_members);
-
 static const struct api_json_member tested_members[] = {
 	API_BY_HAND("success", BOOL),
 	API_BY_HAND("id", I64),
@@ -276,7 +270,7 @@ static const struct api_route credential_routes[] = {
 	API_ROUTE(PUT, ONE, patch_credential, ADMIN, "The same as PATCH", .takes = &change_shape,
 		  .gives = &credential_shape),
 	API_ROUTE(DELETE, ONE, delete_credential, ADMIN, "Delete a login that no VM uses",
-		  .gives = &deleted_shape),
+		  .status = API_NO_CONTENT),
 	API_ROUTE(PUT, ONE "/set-default", put_default, ADMIN,
 		  "Make it the one used where none is named", .gives = &credential_shape),
 	API_ROUTE(POST, ONE "/set-default", put_default, ADMIN, "The same as PUT",

@@ -18,6 +18,8 @@ const struct api_noun *const api_nouns[] = {
 	&api_credentials_noun,
 	&api_vm_contexts_noun,
 	&api_repositories_noun,
+	&api_policies_noun,
+	&api_schedules_noun,
 	&api_backups_noun,
 	&api_jobs_noun,
 	&api_events_noun,

@@ -26,7 +26,7 @@ struct hub_start_request {
 	const char *repository_id; /* or */
 	const char *repository;	   /* by name, or by type if unique */
 	enum catalog_backup_type backup_type;
-	const char *policy_id;	 /* may be NULL */
+	const char *policy_id;	 /* may be NULL; its repository, when none is named */
 	const char *compression; /* as qcow2_parse_compression(); NULL or empty: the repository's */
 	const char *tags;	 /* JSON text; may be NULL */
 	int64_t credential_id;	 /* <= 0: the VM's, else as hub_login_choose() */

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "catalog/disks.h"
+#include "catalog/policies.h"
 #include "hub/credentials.h"
 #include "hub/job.h"
 #include "hub/repositories.h"
@@ -58,8 +59,19 @@ static int start_find_disks(struct hub *hub, const struct catalog_vm_context *vm
 static int start_find_repository(struct hub *hub, const struct hub_start_request *req,
 				 struct catalog_repository *row, struct err *err)
 {
-	int rc = hub_repository_resolve(hub, req->repository_id, req->repository, row, err);
+	bool named = (req->repository_id && req->repository_id[0]) ||
+		     (req->repository && req->repository[0]);
+	const char *id = req->repository_id;
+	struct catalog_policy policy;
+	int rc = 0;
 
+	if (req->policy_id && req->policy_id[0])
+		rc = hub_from_catalog(
+			catalog_policy_get(hub->catalog, req->policy_id, &policy, err));
+	if (!rc && !named && req->policy_id && req->policy_id[0])
+		id = policy.primary_repository_id;
+	if (!rc)
+		rc = hub_repository_resolve(hub, id, req->repository, row, err);
 	if (rc)
 		return rc;
 	if (!row->enabled)

@@ -219,6 +219,8 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 		rc = hub_watchdog_start(hub, err);
 	if (!rc)
 		rc = hub_poller_start(hub, err);
+	if (!rc)
+		rc = hub_scheduler_start(hub, err);
 	return rc;
 }
 

@@ -59,6 +59,7 @@ struct hub_config {
 	unsigned disconnect_grace_ms;  /* all connections closed, no `complete`, no telemetry */
 	unsigned silence_timeout_ms;   /* neither NBD nor telemetry */
 	unsigned stall_warning_ms;     /* the same, for a line in the log; 0: none */
+	unsigned schedule_max_running; /* a schedule starts no backup while so many run */
 	unsigned tick_ms;	       /* how often running backups are looked at */
 	unsigned progress_poll_ms;     /* how often the agent is asked for its own view */
 	unsigned agent_timeout_ms;     /* one call, discovery excepted */
@@ -73,6 +74,7 @@ struct hub_config {
 		.disconnect_grace_ms = 60 * 1000,                                                  \
 		.silence_timeout_ms = 10 * 60 * 1000,                                              \
 		.stall_warning_ms = 60 * 1000,                                                     \
+		.schedule_max_running = 4,                                                         \
 		.tick_ms = 1000,                                                                   \
 		.progress_poll_ms = 3000,                                                          \
 		.agent_timeout_ms = 60 * 1000,                                                     \

@@ -75,8 +75,8 @@ struct hub {
 	pthread_mutex_t tick_lock; /* the housekeeping threads sleep on it */
 	pthread_cond_t tick_cond;
 	bool tick_stop;
-	bool watchdog_runs, poller_runs, lease_runs, takeover_runs;
-	pthread_t watchdog, poller, lease, takeover;
+	bool watchdog_runs, poller_runs, lease_runs, takeover_runs, scheduler_runs;
+	pthread_t watchdog, poller, lease, takeover, scheduler;
 };
 
 /* Bytes per second, smoothed over a few seconds; fed by the watch-dog. */
@@ -273,6 +273,7 @@ void hub_lease_leave(struct hub *hub);
 
 int hub_watchdog_start(struct hub *hub, struct err *err);
 int hub_poller_start(struct hub *hub, struct err *err);
+int hub_scheduler_start(struct hub *hub, struct err *err); /* schedules.c */
 void hub_threads_stop(struct hub *hub);
 /* Sleeps @ms, or until the threads are told to stop: false. */
 bool hub_tick(struct hub *hub, unsigned ms);

@@ -282,9 +282,12 @@ void hub_threads_stop(struct hub *hub)
 		pthread_join(hub->watchdog, NULL);
 	if (hub->poller_runs)
 		pthread_join(hub->poller, NULL);
+	if (hub->scheduler_runs)
+		pthread_join(hub->scheduler, NULL);
 	if (hub->lease_runs)
 		pthread_join(hub->lease, NULL);
 	if (hub->takeover_runs)
 		pthread_join(hub->takeover, NULL);
 	hub->watchdog_runs = hub->poller_runs = hub->lease_runs = hub->takeover_runs = false;
+	hub->scheduler_runs = false;
 }

@@ -52,6 +52,8 @@ static const struct setting {
 	 LIVE},
 	{"agent_timeout_s", 0, NUMBER, offsetof(struct hub_settings, agent_timeout_s), 1, 100000,
 	 LIVE},
+	{"schedule_max_running", 0, NUMBER, offsetof(struct hub_settings, schedule_max_running), 1,
+	 10000},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
 	 100000, LIVE},
 	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0, 1,
@@ -613,6 +615,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	apply(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);
 	apply(&config->stall_warning_ms, settings->stall_warning_s, 1000);
 	apply(&config->lease_ms, settings->lease_s, 1000);
+	apply(&config->schedule_max_running, settings->schedule_max_running, 1);
 	apply(&config->tick_ms, settings->tick_ms, 1);
 	apply(&config->progress_poll_ms, settings->progress_poll_ms, 1);
 	apply(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);

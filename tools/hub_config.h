@@ -88,7 +88,7 @@ struct hub_settings {
 	long nbd_handshake_timeout_s, nbd_idle_timeout_s, nbd_stall_timeout_s;
 	long nbd_max_option_bytes, nbd_max_inflight_bytes, nbd_send_queue_bytes;
 	long lease_s;
-	long tick_ms, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
+	long tick_ms, schedule_max_running, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
 };
 
 struct hub_settings *hub_settings_new(void); /* NULL: no memory */

@@ -1,0 +1,344 @@
+/* The nouns over real HTTP: credentials, policies, schedules. Every answer is held against the
+ * OpenAPI document (apiclient.h). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "api/api.h"
+#include "tests/hub/rig.h"
+#include "tests/support/apiclient.h"
+
+#define MI (1U << 20)
+
+static struct hubrig rig;
+static struct api *api;
+static struct rig_vm vm;
+
+static int setup(void **state)
+{
+	struct api_config config = {.listen = "127.0.0.1:0"};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	vm = (struct rig_vm){
+		.name = "pgtest1", .id = "vm-1", .disk_count = 2, .size = {2 * MI, MI}};
+	rig_vm_init(&vm);
+	hubrig_init(&rig);
+	hubrig_start(&rig);
+	hubrig_add_repository(&rig);
+	hubrig_show(&rig, &vm, 1);
+	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	hub_interrupt(rig.hub);
+	api_stop(steal(&api));
+	hubrig_deinit(&rig);
+	rig_vm_deinit(&vm);
+	return 0;
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+/* --- calls ---------------------------------------------------------------------------------- */
+
+static void run(const char *method, const char *path, const char *body,
+		struct apiclient_reply *reply)
+{
+	char base[128], token[HUB_TOKEN_SIZE], bearer[100];
+	const char *headers[] = {bearer, NULL};
+
+	snprintf(base, sizeof(base), "http://%s", api_address(api));
+	rig_token(&rig, path, token);
+	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
+	apiclient_run(&(struct apiclient_call){.base = base,
+					       .headers = headers,
+					       .method = method,
+					       .path = path,
+					       .body = body},
+		      reply);
+}
+
+/* The answer, or NULL when it has no body; json_decref() it. */
+static json_t *ask(const char *method, const char *path, const char *body, long status)
+{
+	struct apiclient_reply reply;
+	json_t *out = NULL;
+
+	run(method, path, body, &reply);
+	if (reply.status != status)
+		fail_msg("%s %s: %ld: %s", method, path, reply.status, reply.text);
+	if (reply.len) {
+		out = json_loadb(reply.text, reply.len, 0, NULL);
+		assert_non_null(out);
+	}
+	apiclient_deinit(&reply);
+	return out;
+}
+
+static void just(const char *method, const char *path, const char *body, long status)
+{
+	json_decref(ask(method, path, body, status));
+}
+
+static const char *text_of(const json_t *obj, const char *key)
+{
+	const char *s = json_string_value(json_object_get(obj, key));
+
+	return s ? s : "(no text)";
+}
+
+static json_int_t number_of(const json_t *obj, const char *key)
+{
+	const json_t *v = json_object_get(obj, key);
+
+	return json_is_integer(v) ? json_integer_value(v) : -12345;
+}
+
+static void refuse(const char *method, const char *path, const char *body, long status,
+		   const char *sentence)
+{
+	json_t *reply = ask(method, path, body, status);
+
+	if (!strstr(text_of(reply, "error"), sentence))
+		fail_msg("\"%s\" is not in \"%s\"", sentence, text_of(reply, "error"));
+	json_decref(reply);
+}
+
+/* Creates something and keeps its id. */
+static json_t *make(const char *path, const char *body, char id[CATALOG_ID_SIZE])
+{
+	json_t *reply = ask("POST", path, body, 201);
+
+	snprintf(id, CATALOG_ID_SIZE, "%s", text_of(reply, "id"));
+	return reply;
+}
+
+/* --- credentials ---------------------------------------------------------------------------- */
+
+#define CREDENTIALS "/api/v1/vmware-credentials"
+
+static void credentials_come_in_and_passwords_never_go_out(void **state)
+{
+	struct apiclient_reply all;
+	json_t *reply;
+
+	(void)state;
+	reply = ask("POST", CREDENTIALS,
+		    "{\"credential_name\":\"main\",\"vcenter_host\":\"vc1\",\"username\":\"u\","
+		    "\"password\":\"hunter2\",\"is_default\":true}",
+		    201);
+	assert_int_equal(number_of(reply, "id"), 1);
+	assert_string_equal(text_of(reply, "name"), "main");
+	assert_true(json_is_true(json_object_get(reply, "is_default")));
+	assert_null(json_object_get(reply, "password"));
+	json_decref(reply);
+	just("POST", CREDENTIALS,
+	     "{\"name\":\"other\",\"username\":\"v\",\"password\":\"hunter3\"}", 201);
+	run("GET", CREDENTIALS, NULL, &all);
+	assert_int_equal(all.status, 200);
+	assert_null(strstr(all.text, "hunter"));
+	assert_null(strstr(all.text, "v1:"));
+	assert_non_null(strstr(all.text, "\"total\":2"));
+	apiclient_deinit(&all);
+
+	reply = ask("GET", CREDENTIALS "/default", NULL, 200);
+	assert_int_equal(number_of(reply, "id"), 1);
+	json_decref(reply);
+	just("PUT", CREDENTIALS "/2/set-default", NULL, 200);
+	reply = ask("GET", CREDENTIALS "/1", NULL, 200);
+	assert_true(json_is_false(json_object_get(reply, "is_default")));
+	json_decref(reply);
+	just("PATCH", CREDENTIALS "/2", "{\"is_default\":false}", 200);
+	refuse("GET", CREDENTIALS "/default", NULL, 404, "no credential");
+
+	reply = ask("PATCH", CREDENTIALS "/1", "{\"datacenter\":\"DC1\",\"name\":\"first\"}", 200);
+	assert_string_equal(text_of(reply, "datacenter"), "DC1");
+	assert_string_equal(text_of(reply, "username"), "u");
+	json_decref(reply);
+	refuse("PATCH", CREDENTIALS "/1", "{\"vcenter_host\":\"evil\"}", 400,
+	       "password is missing");
+	just("PUT", CREDENTIALS "/1",
+	     "{\"vcenter_host\":\"vc2\",\"username\":\"w\",\"password\":\"hunter4\"}", 200);
+	just("DELETE", CREDENTIALS "/2", NULL, 204);
+	refuse("DELETE", CREDENTIALS "/2", NULL, 404, "2");
+	refuse("GET", CREDENTIALS "/two", NULL, 404, "two");
+	refuse("POST", CREDENTIALS, "{\"name\":\"x\",\"username\":\"u\"}", 400, "password");
+	refuse("POST", CREDENTIALS, "{\"username\":\"u\",\"password\":\"p\"}", 400,
+	       "name is missing");
+	refuse("POST", CREDENTIALS, "{\"name\":\"first\",\"username\":\"u\",\"password\":\"p\"}",
+	       409, "first");
+}
+
+static void a_credential_is_tested_used_and_then_kept(void **state)
+{
+	json_t *reply, *asked;
+
+	(void)state;
+	just("POST", CREDENTIALS,
+	     "{\"name\":\"main\",\"vcenter_host\":\"vc1\",\"username\":\"u\","
+	     "\"password\":\"hunter2\"}",
+	     201);
+	reply = ask("POST", CREDENTIALS "/1/test", NULL, 200);
+	assert_int_equal(number_of(reply, "vms_seen"), 1);
+	json_decref(reply);
+	asked = agentpeer_last_discovery(rig.peer);
+	assert_string_equal(text_of(asked, "password"), "hunter2");
+	json_decref(asked);
+	just("POST", "/api/v1/discovery/add-vms",
+	     "{\"credential_id\":1,\"vm_names\":[\"pgtest1\"]}", 200);
+	refuse("DELETE", CREDENTIALS "/1", NULL, 409, "1 VMs");
+	refuse("POST", "/api/v1/discovery/add-vms",
+	       "{\"credential_id\":7,\"vm_names\":[\"pgtest1\"]}", 404, "no credential 7");
+	reply = ask("POST", CREDENTIALS "/rekey", NULL, 200);
+	assert_int_equal(number_of(reply, "credentials"), 1);
+	json_decref(reply);
+	just("POST", CREDENTIALS "/1/test", NULL, 200);
+	agentpeer_set_discovery(rig.peer, NULL);
+	refuse("POST", CREDENTIALS "/1/test", NULL, 502, "404");
+}
+
+/* --- policies ------------------------------------------------------------------------------- */
+
+static void add_repository(const char *name, char id[CATALOG_ID_SIZE])
+{
+	char body[600];
+
+	snprintf(body, sizeof(body),
+		 "{\"name\":\"%s\",\"type\":\"local\",\"config\":{\"path\":\"%s/%s\"}}", name,
+		 rig.dir, name);
+	json_decref(make("/api/v1/repositories", body, id));
+}
+
+static void a_policy_with_copy_rules_is_created_and_changed(void **state)
+{
+	char second[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE], body[700], path[200];
+	json_t *reply, *rule;
+
+	(void)state;
+	add_repository("second", second);
+	snprintf(
+		body, sizeof(body),
+		"{\"name\":\"gold\",\"primary_repository_id\":\"%s\",\"keep_daily\":7,"
+		"\"copy_rules\":[{\"destination_repository_id\":\"%s\",\"copy_mode\":\"manual\"}]}",
+		rig.repository, second);
+	reply = make("/api/v1/policies", body, id);
+	assert_int_equal(number_of(reply, "keep_days"), 0); /* something else was said */
+	assert_int_equal(number_of(reply, "keep_daily"), 7);
+	rule = json_array_get(json_object_get(reply, "copy_rules"), 0);
+	assert_string_equal(text_of(rule, "destination_repository_id"), second);
+	assert_string_equal(text_of(rule, "copy_mode"), "manual");
+	assert_int_equal(number_of(rule, "priority"), 1);
+	assert_true(json_is_true(json_object_get(rule, "verify_after_copy")));
+	json_decref(reply);
+	refuse("POST", "/api/v1/policies", body, 409, "gold");
+
+	snprintf(path, sizeof(path), "/api/v1/policies/%s", id);
+	reply = ask("PATCH", path, "{\"retention_days\":90,\"enabled\":false}", 200);
+	assert_int_equal(number_of(reply, "keep_days"), 90);
+	assert_int_equal(number_of(reply, "retention_days"), 90);
+	assert_int_equal(json_array_size(json_object_get(reply, "copy_rules")), 1);
+	json_decref(reply);
+	reply = ask("PUT", path, "{\"copy_rules\":[]}", 200);
+	assert_int_equal(json_array_size(json_object_get(reply, "copy_rules")), 0);
+	json_decref(reply);
+	refuse("PATCH", path, "{\"copy_rules\":{}}", 400, "must be a list");
+	refuse("PATCH", path, "{\"copy_rules\":[7]}", 400, "JSON objects");
+	refuse("PATCH", path, "{\"keep_last\":-1}", 400, "0 or more");
+	refuse("PATCH", path, "{\"copy_rules\":[{\"copy_mode\":\"manual\"}]}", 400,
+	       "destination_repository_id");
+	snprintf(body, sizeof(body),
+		 "{\"copy_rules\":[{\"destination_repository_id\":\"%s\",\"copy_mode\":\"x\"}]}",
+		 second);
+	refuse("PATCH", path, body, 400, "copy_mode must be");
+	snprintf(body, sizeof(body), "{\"name\":\"plain\",\"primary_repository_id\":\"%s\"}",
+		 rig.repository);
+	reply = ask("POST", "/api/v1/policies", body, 201);
+	assert_int_equal(number_of(reply, "retention_days"), 30);
+	json_decref(reply);
+	reply = ask("GET", "/api/v1/policies", NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 2);
+	json_decref(reply);
+	just("GET", path, NULL, 200);
+	just("DELETE", path, NULL, 204);
+	refuse("GET", path, NULL, 404, id);
+	refuse("POST", "/api/v1/policies",
+	       "{\"name\":\"x\",\"primary_repository_id\":\"repo-none\"}", 400, "repo-none");
+}
+
+/* --- schedules ------------------------------------------------------------------------------ */
+
+static void a_schedule_is_created_changed_and_run(void **state)
+{
+	char policy[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE], body[400], path[200], run[220];
+	json_t *reply, *vms;
+
+	(void)state;
+	just("POST", "/api/v1/discovery/add-vms", "{\"vm_names\":[\"pgtest1\"]}", 200);
+	snprintf(body, sizeof(body), "{\"name\":\"gold\",\"primary_repository_id\":\"%s\"}",
+		 rig.repository);
+	json_decref(make("/api/v1/policies", body, policy));
+	vms = ask("GET", "/api/v1/vm-contexts", NULL, 200);
+	snprintf(body, sizeof(body),
+		 "{\"name\":\"nightly\",\"policy_id\":\"%s\",\"vm_context_id\":\"%s\","
+		 "\"cron_expression\":\"30 2 1 1 *\",\"timezone\":\"Europe/Berlin\"}",
+		 policy,
+		 text_of(json_array_get(json_object_get(vms, "vm_contexts"), 0), "context_id"));
+	json_decref(vms);
+	reply = make("/api/v1/schedules", body, id);
+	assert_string_equal(text_of(reply, "backup_type"), "incremental");
+	assert_non_null(strstr(text_of(reply, "next_run_at"), "-01-01T01:30:00"));
+	assert_true(json_is_null(json_object_get(reply, "last_run_at")));
+	json_decref(reply);
+	snprintf(path, sizeof(path), "/api/v1/schedules/%s", id);
+	snprintf(run, sizeof(run), "%s/run", path);
+
+	reply = ask("PATCH", path, "{\"timezone\":\"UTC\",\"backup_type\":\"full\"}", 200);
+	assert_non_null(strstr(text_of(reply, "next_run_at"), "-01-01T02:30:00"));
+	json_decref(reply);
+	reply = ask("PUT", path, "{\"enabled\":false}", 200);
+	assert_true(json_is_null(json_object_get(reply, "next_run_at")));
+	json_decref(reply);
+	refuse("POST", run, NULL, 409, "disabled");
+	just("PATCH", path, "{\"enabled\":true}", 200);
+	just("POST", run, NULL, 202);
+	for (int i = 0;; i++) {
+		reply = ask("GET", "/api/v1/backups?backup_type=full", NULL, 200);
+		if (number_of(reply, "total") == 1)
+			break;
+		assert_true(i < 2000);
+		json_decref(reply);
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	}
+	assert_string_equal(
+		text_of(json_array_get(json_object_get(reply, "backups"), 0), "policy_id"), policy);
+	json_decref(reply);
+	refuse("PATCH", path, "{\"cron_expression\":\"* * *\"}", 400, "five fields");
+	refuse("PATCH", path, "{\"timezone\":\"Nowhere\"}", 400, "Nowhere");
+	refuse("PATCH", path, "{\"backup_type\":\"differential\"}", 400, "backup_type must be");
+	snprintf(body, sizeof(body), "/api/v1/policies/%s", policy);
+	refuse("DELETE", body, NULL, 409, "1 schedules");
+	snprintf(body, sizeof(body), "/api/v1/schedules?policy_id=%s", policy);
+	reply = ask("GET", body, NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 1);
+	json_decref(reply);
+	just("DELETE", path, NULL, 204);
+	refuse("GET", path, NULL, 404, id);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(credentials_come_in_and_passwords_never_go_out),
+		T(a_credential_is_tested_used_and_then_kept),
+		T(a_policy_with_copy_rules_is_created_and_changed),
+		T(a_schedule_is_created_changed_and_run),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
