@@ -7,6 +7,7 @@
 #include "api/routes.h"
 #include "api/shapes.h"
 #include "base/bytes.h"
+#include "hub/agent.h"
 #include "hub/discovery.h"
 
 #define VM_NAMES_MAX 10000
@@ -99,6 +100,59 @@ static int post_add_vms(struct api_request *req, struct err *err)
 	return 0;
 }
 
+/* --- what could be, what is left over ------------------------------------------------------- */
+
+static json_t *preview_vm(const json_t *vm)
+{
+	const char *known = hub_json_text(vm, "context_id");
+	const json_t *disks = json_object_get(vm, "disks"), *disk;
+	json_int_t bytes = 0;
+	size_t i;
+
+	json_array_foreach (disks, i, disk) {
+		int64_t capacity = hub_json_i64(disk, "capacity_bytes", 0);
+
+		bytes += capacity > 0 && capacity < INT64_MAX - bytes ? capacity : 0;
+	}
+	return json_pack("{s:o,s:o,s:o,s:o,s:I,s:I,s:o,s:s}", "id",
+			 api_json_text(hub_json_text(vm, "id")), "name",
+			 api_json_text(hub_json_text(vm, "name")), "path",
+			 api_json_text(hub_json_text(vm, "path")), "power_state",
+			 api_json_text(hub_json_text(vm, "power_state")), "disk_count",
+			 (json_int_t)json_array_size(disks), "total_capacity_bytes", bytes,
+			 "context_id", api_json_text(known), "status", known[0] ? "known" : "new");
+}
+
+static int post_preview(struct api_request *req, struct err *err)
+{
+	struct hub_discovery where;
+	json_t *seen = NULL, *list, *vm;
+	json_int_t fresh = 0;
+	size_t i;
+	int rc = take_where(req, &where, err);
+
+	if (!rc)
+		rc = hub_discover(req->hub, &where, &seen, err);
+	if (rc)
+		return rc;
+	list = json_array();
+	json_array_foreach (json_object_get(seen, "vms"), i, vm) {
+		fresh += !hub_json_text(vm, "context_id")[0];
+		json_array_append_new(list, preview_vm(vm));
+	}
+	req->answer = json_pack("{s:o,s:I,s:I}", "vms", list, "total",
+				(json_int_t)json_array_size(list), "new", fresh);
+	json_decref(seen);
+	return 0;
+}
+
+static int get_ungrouped(struct api_request *req, struct err *err)
+{
+	struct catalog_vm_filter filter = {.without_policy = true};
+
+	return api_answer_vms(req, &filter, err);
+}
+
 /* --- routes --------------------------------------------------------------------------------- */
 
 static const struct api_shape where_shape = API_SHAPE("DiscoverVms", where_members);
@@ -143,6 +197,25 @@ static const struct api_json_member added_members[] = {
 };
 static const struct api_shape added_shape = API_SHAPE("AddedVms", added_members);
 
+static const struct api_json_member preview_vm_members[] = {
+	API_BY_HAND("id", TEXT, .what = "the agent's"),
+	API_BY_HAND("name", TEXT),
+	API_BY_HAND("path", TEXT),
+	API_BY_HAND("power_state", TEXT),
+	API_BY_HAND("disk_count", I64),
+	API_BY_HAND("total_capacity_bytes", I64),
+	API_BY_HAND("context_id", TEXT),
+	API_BY_HAND("status", TEXT, .one_of = "new|known"),
+};
+static const struct api_shape preview_vm_shape = API_SHAPE("PreviewedVm", preview_vm_members);
+
+static const struct api_json_member preview_members[] = {
+	API_LIST("vms", &preview_vm_shape),
+	API_BY_HAND("total", I64),
+	API_BY_HAND("new", I64, .what = "not under management yet"),
+};
+static const struct api_shape preview_shape = API_SHAPE("Preview", preview_members);
+
 static const struct api_route discovery_routes[] = {
 	API_ROUTE(POST, "/api/v1/discovery/discover-vms", post_discover_vms, OPERATOR,
 		  "The VMs that the capture agent sees now", .takes = &where_shape,
@@ -150,6 +223,16 @@ static const struct api_route discovery_routes[] = {
 	API_ROUTE(POST, "/api/v1/discovery/add-vms", post_add_vms, OPERATOR,
 		  "Take VMs under management, or refresh them", .takes = &add_shape,
 		  .gives = &added_shape),
+	API_ROUTE(POST, "/api/v1/discovery/bulk-add", post_add_vms, OPERATOR, "The same as add-vms",
+		  .takes = &add_shape, .gives = &added_shape),
+	API_ROUTE(POST, "/api/v1/discovery/preview", post_preview, OPERATOR,
+		  "What adding would bring: the VMs in short, new and known", .takes = &where_shape,
+		  .gives = &preview_shape),
+	API_ROUTE(GET, "/api/v1/discovery/ungrouped-vms", get_ungrouped, VIEWER,
+		  "VMs under management that no policy and no schedule cares for",
+		  .query = API_PARAMS({"limit", API_JSON_INT, "at most so many"},
+				      {"offset", API_JSON_INT, "without the first so many"}),
+		  .gives = &api_vm_list_shape),
 };
 const struct api_noun api_discovery_noun =
 	API_NOUN("Discovery", "Find VMs and take them under management.", discovery_routes);

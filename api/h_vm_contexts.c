@@ -5,6 +5,7 @@
 #include "api/routes.h"
 #include "api/shapes.h"
 #include "base/bytes.h"
+#include "catalog/backups.h"
 
 #define VM struct catalog_vm_context
 static const struct api_json_member vm_members[] = {
@@ -20,6 +21,8 @@ static const struct api_json_member vm_members[] = {
 	API_I64(VM, cpu_count),
 	API_I64(VM, memory_mb),
 	API_I64(VM, credential_id),
+	API_TEXT(VM, policy_id),
+	API_TEXT(VM, notes),
 	API_I64(VM, disk_count),
 	API_I64(VM, total_capacity_bytes),
 	API_AS("created_at", TIME, VM, created_at_us),
@@ -78,23 +81,61 @@ static int find_vm(struct api_request *req, struct catalog_vm_context *vm, struc
 		catalog_vm_context_get(hub_catalog(req->hub), req->args[0], vm, err));
 }
 
+static int take_order(struct api_request *req, struct catalog_vm_filter *filter, struct err *err)
+{
+	static const char *const words[] = {
+		[CATALOG_VM_BY_NAME] = "name",
+		[CATALOG_VM_BY_CAPACITY] = "capacity",
+		[CATALOG_VM_BY_CREATED] = "created_at",
+		[CATALOG_VM_BY_DISCOVERED] = "last_discovered_at",
+	};
+	const char *word = api_uri_query(&req->uri, "sort");
+
+	filter->descending = word[0] == '-';
+	word += filter->descending;
+	if (!word[0] && !filter->descending)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		if (strcmp(word, words[i]) != 0)
+			continue;
+		filter->order = (enum catalog_vm_order)i;
+		return 0;
+	}
+	return err_set(err, HUB_E_INVALID,
+		       "sort must be name, capacity, created_at or last_discovered_at, with a - "
+		       "in front for the other way round, not \"%.40s\"",
+		       word);
+}
+
 static int get_vm_contexts(struct api_request *req, struct err *err)
 {
-	_cleanup_(freep) struct catalog_vm_context *rows = NULL;
 	struct catalog_vm_filter filter = {
 		.vm_name = api_uri_query(&req->uri, "vm_name"),
 		.vcenter_host = api_uri_query(&req->uri, "vcenter_host"),
+		.policy_id = api_uri_query(&req->uri, "policy_id"),
+		.search = api_uri_query(&req->uri, "search"),
 	};
+	int rc = take_order(req, &filter, err);
+
+	if (!rc)
+		rc = api_query_int(req, "credential_id", 1, INT64_MAX, &filter.credential_id, err);
+	return rc ? rc : api_answer_vms(req, &filter, err);
+}
+
+/* The VMs of @filter, with the limit and offset of the request. */
+int api_answer_vms(struct api_request *req, struct catalog_vm_filter *filter, struct err *err)
+{
+	_cleanup_(freep) struct catalog_vm_context *rows = NULL;
 	int64_t total = 0;
 	json_t *list;
 	size_t n = 0;
-	int rc = api_query_int(req, "limit", 0, INT32_MAX, &filter.limit, err);
+	int rc = api_query_int(req, "limit", 0, INT32_MAX, &filter->limit, err);
 
 	if (!rc)
-		rc = api_query_int(req, "offset", 0, INT32_MAX, &filter.offset, err);
+		rc = api_query_int(req, "offset", 0, INT32_MAX, &filter->offset, err);
 	if (rc)
 		return rc;
-	rc = catalog_vm_contexts_list(hub_catalog(req->hub), &filter, &rows, &n, &total, err);
+	rc = catalog_vm_contexts_list(hub_catalog(req->hub), filter, &rows, &n, &total, err);
 	if (rc)
 		return hub_from_catalog(rc);
 	list = json_array();
@@ -141,13 +182,79 @@ static int get_vm_context_disks(struct api_request *req, struct err *err)
 	return 0;
 }
 
+/* --- change, delete ------------------------------------------------------------------------- */
+
+struct change_body {
+	char notes[CATALOG_NOTES_SIZE];
+	char policy_id[CATALOG_ID_SIZE];
+	int64_t credential_id;
+};
+
+#define CHANGE struct change_body
+static const struct api_json_member change_members[] = {
+	API_TEXT(CHANGE, notes),
+	API_TEXT(CHANGE, policy_id, .what = "empty: none"),
+	API_I64(CHANGE, credential_id, .what = "0: none"),
+};
+static const struct api_shape change_shape = API_SHAPE("VmChange", change_members);
+
+/* null takes away, as an empty value does. */
+static int patch_vm_context(struct api_request *req, struct err *err)
+{
+	struct change_body body = {.credential_id = CATALOG_NONE};
+	struct catalog_vm_change change = {.notes = NULL};
+	struct catalog_vm_context vm;
+	int rc = api_json_decode(req->body, change_members, ARRAY_SIZE(change_members), &body, err);
+
+	if (rc)
+		return rc;
+	if (body.credential_id <= 0)
+		body.credential_id = CATALOG_NONE;
+	change.notes = json_object_get(req->body, "notes") ? body.notes : NULL;
+	change.policy_id = json_object_get(req->body, "policy_id") ? body.policy_id : NULL;
+	change.credential_id =
+		json_object_get(req->body, "credential_id") ? &body.credential_id : NULL;
+	rc = hub_from_catalog(
+		catalog_vm_context_change(hub_catalog(req->hub), req->args[0], &change, err));
+	if (!rc)
+		rc = find_vm(req, &vm, err);
+	if (!rc)
+		req->answer = api_shape_vm(&vm);
+	return rc;
+}
+
+static int delete_vm_context(struct api_request *req, struct err *err)
+{
+	const struct catalog_backup_filter of_vm = {
+		.vm_context_id = req->args[0],
+		.status = &(enum catalog_job_status){CATALOG_JOB_COMPLETED},
+		.limit = 1,
+	};
+	bool keep = !strcmp(api_uri_query(&req->uri, "backups"), "keep");
+	_cleanup_(freep) struct catalog_backup *rows = NULL;
+	int64_t total = 0;
+	size_t n = 0;
+	int rc = catalog_backups_list(hub_catalog(req->hub), &of_vm, &rows, &n, &total, err);
+
+	if (!rc && total && !keep)
+		return err_set(err, HUB_E_STATE,
+			       "VM context %s has %lld completed backups: with ?backups=keep it "
+			       "goes and they stay",
+			       req->args[0], (long long)total);
+	if (!rc)
+		rc = catalog_vm_context_delete(hub_catalog(req->hub), req->args[0], err);
+	if (!rc)
+		req->status = API_NO_CONTENT;
+	return hub_from_catalog(rc);
+}
+
 /* --- routes --------------------------------------------------------------------------------- */
 
 static const struct api_json_member list_members[] = {
 	API_LIST("vm_contexts", &api_vm_shape),
 	API_BY_HAND("total", I64),
 };
-static const struct api_shape list_shape = API_SHAPE("VmList", list_members);
+const struct api_shape api_vm_list_shape = API_SHAPE("VmList", list_members);
 
 static const struct api_json_member network_members[] = {
 	API_BY_HAND("label", TEXT, .optional = true),
@@ -174,11 +281,24 @@ static const struct api_route vm_routes[] = {
 	API_ROUTE(GET, "/api/v1/vm-contexts", get_vm_contexts, VIEWER, "List VMs under management",
 		  .query = API_PARAMS({"vm_name", API_JSON_TEXT, "of this name"},
 				      {"vcenter_host", API_JSON_TEXT, "of this vCenter"},
+				      {"policy_id", API_JSON_TEXT, "with this policy"},
+				      {"credential_id", API_JSON_INT, "with this credential"},
+				      {"search", API_JSON_TEXT, "with this in the name"},
+				      {"sort", API_JSON_TEXT,
+				       "name, capacity, created_at, last_discovered_at; -name: "
+				       "the other way round"},
 				      {"limit", API_JSON_INT, "at most so many"},
 				      {"offset", API_JSON_INT, "without the first so many"}),
-		  .gives = &list_shape),
+		  .gives = &api_vm_list_shape),
 	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}", get_vm_context, VIEWER,
 		  "One VM, its disks and networks", .gives = &detail_shape),
+	API_ROUTE(PATCH, "/api/v1/vm-contexts/{context_id}", patch_vm_context, OPERATOR,
+		  "Change notes, policy or credential of a VM", .takes = &change_shape,
+		  .gives = &api_vm_shape),
+	API_ROUTE(DELETE, "/api/v1/vm-contexts/{context_id}", delete_vm_context, ADMIN,
+		  "Take a VM out of management; 409 while it is backed up, or has backups",
+		  .query = API_PARAMS({"backups", API_JSON_TEXT, "keep: they stay", "keep"}),
+		  .status = API_NO_CONTENT),
 	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}/disks", get_vm_context_disks, VIEWER,
 		  "The disks of a VM, those marked that were missing at the latest discovery",
 		  .gives = &disk_list_shape),

@@ -11,6 +11,10 @@
 
 extern const struct api_shape api_vm_shape;
 json_t *api_shape_vm(const struct catalog_vm_context *vm);
+
+/* Answers with the VMs of @filter: limit and offset are the request's. */
+int api_answer_vms(struct api_request *req, struct catalog_vm_filter *filter, struct err *err);
+extern const struct api_shape api_vm_list_shape;
 json_t *api_shape_progress(const struct hub_backup_view *view);
 json_t *api_shape_line(const struct catalog_job_line *line);
 

@@ -181,6 +181,46 @@ int catalog_repository_set_enabled(struct catalog *cat, const char *id, bool ena
 	return catalog_tx(cat, enable_tx, &e, err);
 }
 
+struct update {
+	const char *id;
+	const struct catalog_repository_change *c;
+};
+
+static int update_tx(struct catalog *tx, void *arg, struct err *err)
+{
+	const struct update *u = arg;
+	const struct catalog_repository_change *c = u->c;
+	int64_t changed = 0;
+	int r = db_run(catalog_db(tx),
+		       "UPDATE backup_repositories SET name = COALESCE(?, name),"
+		       " config = COALESCE(?, config), enabled = COALESCE(?, enabled),"
+		       " min_retention_days = COALESCE(?, min_retention_days), updated_at = ?"
+		       " WHERE id = ?",
+		       DB_ARGS(c->name ? DB_TEXT(c->name) : DB_NULL,
+			       c->config ? DB_TEXT(c->config) : DB_NULL,
+			       c->enabled ? DB_I64(*c->enabled) : DB_NULL,
+			       c->min_retention_days ? DB_I64(*c->min_retention_days) : DB_NULL,
+			       DB_I64(catalog_now_us()), DB_TEXT(u->id)),
+		       &changed, err);
+
+	if (r == DB_E_UNIQUE)
+		return err_set(err, CATALOG_E_EXISTS,
+			       "a repository named %s exists: choose another name", c->name);
+	if (r == DB_E_CHECK)
+		return err_set(err, CATALOG_E_INVALID,
+			       "the name is empty, the configuration is not JSON, or a number is "
+			       "negative");
+	return one_repository(r, changed, u->id, err);
+}
+
+int catalog_repository_update(struct catalog *cat, const char *id,
+			      const struct catalog_repository_change *change, struct err *err)
+{
+	struct update u = {id, change};
+
+	return catalog_tx(cat, update_tx, &u, err);
+}
+
 /* Contexts without a job hold nothing: they go with the repository. */
 static int delete_tx(struct catalog *tx, void *arg, struct err *err)
 {
@@ -196,6 +236,18 @@ static int delete_tx(struct catalog *tx, void *arg, struct err *err)
 	if (n)
 		return err_set(err, CATALOG_E_IN_USE,
 			       "repository %s holds %" PRId64 " backups: delete them first", id, n);
+	r = db_query_i64(db,
+			 "SELECT (SELECT COUNT(*) FROM backup_policies"
+			 " WHERE primary_repository_id = ?) + (SELECT COUNT(*)"
+			 " FROM backup_copy_rules WHERE repository_id = ?)",
+			 DB_ARGS(DB_TEXT(id), DB_TEXT(id)), 0, &n, err);
+	if (r)
+		return r;
+	if (n)
+		return err_set(err, CATALOG_E_IN_USE,
+			       "repository %s is where %" PRId64 " policies and copy rules put "
+			       "backups: change those first",
+			       id, n);
 	r = db_run(db, "DELETE FROM vm_backup_contexts WHERE repository_id = ?",
 		   DB_ARGS(DB_TEXT(id)), NULL, err);
 	if (!r)

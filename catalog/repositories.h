@@ -61,8 +61,19 @@ int catalog_repository_set_sizes(struct catalog *cat, const char *id, int64_t to
 int catalog_repository_set_enabled(struct catalog *cat, const char *id, bool enabled,
 				   struct err *err);
 
-/* Refused while a backup job of it is in the catalog, whatever the job's state (M65).
- * CATALOG_E_NOT_FOUND, CATALOG_E_IN_USE. */
+/* NULL keeps what is stored. */
+struct catalog_repository_change {
+	const char *name, *config;
+	const bool *enabled;
+	const int64_t *min_retention_days;
+};
+
+/* CATALOG_E_NOT_FOUND, CATALOG_E_EXISTS (name), CATALOG_E_INVALID. */
+int catalog_repository_update(struct catalog *cat, const char *id,
+			      const struct catalog_repository_change *change, struct err *err);
+
+/* Refused while a policy or copy rule names it, and while a backup job of it is in the catalog,
+ * whatever the job's state (M65). CATALOG_E_NOT_FOUND, CATALOG_E_IN_USE. */
 int catalog_repository_delete(struct catalog *cat, const char *id, struct err *err);
 
 #endif

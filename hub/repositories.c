@@ -107,6 +107,74 @@ int hub_repositories_list(struct hub *hub, struct catalog_repository **rows, siz
 	return 0;
 }
 
+/* --- change, test --------------------------------------------------------------------------- */
+
+static int repository_check_config(struct hub *hub, const struct catalog_repository *old,
+				   const char *config, struct err *err)
+{
+	_cleanup_(repo_closep) struct repo *now = NULL, *then = NULL;
+	struct catalog_repository row = *old;
+	int rc;
+
+	if (!CATALOG_TEXT(row.config, config))
+		return err_set(err, HUB_E_INVALID, "config is larger than %zu bytes",
+			       sizeof(row.config) - 1);
+	rc = repo_open(&then, &row, !old->backup_count, err);
+	if (rc)
+		return HUB_E_INVALID;
+	if (!repo_open(&now, old, false, NULL) && !strcmp(now->root, then->root))
+		return 0;
+	if (old->backup_count)
+		return err_set(err, HUB_E_STATE,
+			       "repository \"%s\" holds %lld backups: its place cannot be "
+			       "changed to %s",
+			       old->name, (long long)old->backup_count, then->root);
+	rc = repository_check_other_roots(hub, then, err);
+	if (!rc)
+		rc = then->ops->probe(then, err);
+	return rc && rc != HUB_E_EXISTS ? HUB_E_INVALID : rc;
+}
+
+int hub_repository_update(struct hub *hub, const char *id,
+			  const struct hub_repository_change *change, struct err *err)
+{
+	const struct catalog_repository_change c = {change->name, change->config, change->enabled,
+						    change->min_retention_days};
+	struct catalog_repository old;
+	int rc = hub_from_catalog(catalog_repository_get(hub->catalog, id, &old, err));
+
+	if (!rc && change->config)
+		rc = repository_check_config(hub, &old, change->config, err);
+	if (!rc)
+		rc = hub_from_catalog(catalog_repository_update(hub->catalog, id, &c, err));
+	if (!rc)
+		log_info(&hub->log, "repository \"%s\" (%s) was changed", old.name, id);
+	return rc;
+}
+
+int hub_repository_test(struct hub *hub, const struct catalog_repository *row, struct err *err)
+{
+	_cleanup_(repo_closep) struct repo *repo = NULL;
+	int rc = repo_open(&repo, row, false, err);
+
+	(void)hub;
+	return rc ? rc : repo->ops->probe(repo, err);
+}
+
+int hub_repository_storage(struct hub *hub, const char *id, struct catalog_repository *out,
+			   struct err *err)
+{
+	_cleanup_(repo_closep) struct repo *repo = NULL;
+	int rc = hub_from_catalog(catalog_repository_get(hub->catalog, id, out, err));
+
+	if (rc)
+		return rc;
+	rc = repo_open(&repo, out, false, err);
+	if (!rc)
+		rc = repository_fresh_sizes(hub, repo, out, err);
+	return rc < 0 ? HUB_E_STATE : rc;
+}
+
 /* --- by the words of a request -------------------------------------------------------------- */
 
 static int repository_by_type(struct hub *hub, const char *name, struct catalog_repository *out,

@@ -28,4 +28,25 @@ int hub_repositories_list(struct hub *hub, struct catalog_repository **rows, siz
 int hub_repository_resolve(struct hub *hub, const char *id, const char *name,
 			   struct catalog_repository *out, struct err *err);
 
+/* NULL keeps what is stored. */
+struct hub_repository_change {
+	const char *name;
+	const char *config; /* JSON text, whole */
+	const bool *enabled;
+	const int64_t *min_retention_days;
+};
+
+/* A configuration must work before it is stored, and may name another place only while the
+ * repository holds no backups. HUB_E_NOT_FOUND, HUB_E_INVALID, HUB_E_EXISTS, HUB_E_STATE. */
+int hub_repository_update(struct hub *hub, const char *id,
+			  const struct hub_repository_change *change, struct err *err);
+
+/* Writes, reads and deletes a file there. @row need not be stored: what POST would create. 0, or
+ * why it does not work: HUB_E_INVALID, -errno. */
+int hub_repository_test(struct hub *hub, const struct catalog_repository *row, struct err *err);
+
+/* Looks how much space there is, now, and stores it. HUB_E_NOT_FOUND; HUB_E_STATE: out of reach. */
+int hub_repository_storage(struct hub *hub, const char *id, struct catalog_repository *out,
+			   struct err *err);
+
 #endif

@@ -64,9 +64,12 @@ int repo_open(struct repo **out, const struct catalog_repository *row, bool crea
 	int rc;
 
 	if (!ops)
-		return err_set(err, -ENOTSUP,
-			       "repository type \"%s\" is not available in this version",
-			       catalog_repository_type_name(row->type));
+		return err_set(
+			err, -ENOTSUP,
+			"repository type \"%s\" is not supported in this version: use type "
+			"\"local\", a folder of the hub's machine, where network storage may "
+			"be mounted",
+			catalog_repository_type_name(row->type));
 	repo = calloc(1, sizeof(*repo));
 	if (!repo)
 		return err_sys(err, -ENOMEM, "opening repository \"%s\"", row->name);

@@ -1,5 +1,5 @@
-/* The nouns over real HTTP: credentials, policies, schedules. Every answer is held against the
- * OpenAPI document (apiclient.h). */
+/* The nouns over real HTTP: credentials, policies, schedules, repositories, VMs, replications.
+ * Every answer is held against the OpenAPI document (apiclient.h). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -331,6 +331,225 @@ static void a_schedule_is_created_changed_and_run(void **state)
 	refuse("GET", path, NULL, 404, id);
 }
 
+/* --- repositories --------------------------------------------------------------------------- */
+
+static void a_repository_is_changed_tested_and_deleted(void **state)
+{
+	char id[CATALOG_ID_SIZE], path[200], sub[220], body[700];
+	json_t *reply;
+
+	(void)state;
+	add_repository("second", id);
+	snprintf(path, sizeof(path), "/api/v1/repositories/%s", id);
+	reply = ask("PATCH", path, "{\"name\":\"renamed\",\"enabled\":false}", 200);
+	assert_string_equal(text_of(reply, "name"), "renamed");
+	assert_true(json_is_false(json_object_get(reply, "enabled")));
+	json_decref(reply);
+	snprintf(body, sizeof(body),
+		 "{\"config\":{\"path\":\"%s/second/\",\"compression\":\"zstd\"}}", rig.dir);
+	reply = ask("PATCH", path, body, 200);
+	assert_string_equal(text_of(json_object_get(reply, "config"), "compression"), "zstd");
+	json_decref(reply);
+	/* Elsewhere, as long as it is empty; never where another one is. */
+	snprintf(body, sizeof(body), "{\"config\":{\"path\":\"%s/third\"}}", rig.dir);
+	just("PATCH", path, body, 200);
+	snprintf(body, sizeof(body), "{\"config\":{\"path\":\"%s/repo\"}}", rig.dir);
+	refuse("PATCH", path, body, 409, "local1");
+	refuse("PATCH", path, "{\"config\":{\"path\":\"relative\"}}", 400, "absolute");
+	refuse("PATCH", path, "{\"name\":\"local1\"}", 409, "local1");
+	refuse("PATCH", path, "{\"name\":\"\"}", 400, "name is empty");
+	refuse("PATCH", path, "{\"type\":\"nfs\"}", 400, "cannot be changed");
+	refuse("PATCH", path, "{\"is_immutable\":true}", 400, "not supported");
+	refuse("PATCH", "/api/v1/repositories/repo-x", "{}", 404, "repo-x");
+
+	snprintf(sub, sizeof(sub), "%s/test", path);
+	reply = ask("POST", sub, NULL, 200);
+	assert_true(json_is_true(json_object_get(reply, "success")));
+	json_decref(reply);
+	snprintf(sub, sizeof(sub), "%s/storage", path);
+	reply = ask("GET", sub, NULL, 200);
+	assert_true(number_of(reply, "available_bytes") > 0);
+	json_decref(reply);
+	assert_int_equal(scratch_run("rm -rf '%s/third'", rig.dir), 0);
+	refuse("GET", sub, NULL, 409, "/third");
+	snprintf(sub, sizeof(sub), "%s/test", path);
+	reply = ask("POST", sub, NULL, 200);
+	assert_true(json_is_false(json_object_get(reply, "success")));
+	assert_non_null(strstr(text_of(reply, "error"), "/third"));
+	json_decref(reply);
+
+	snprintf(body, sizeof(body), "{\"type\":\"local\",\"config\":{\"path\":\"%s\"}}", rig.dir);
+	reply = ask("POST", "/api/v1/repositories/test", body, 200);
+	assert_true(json_is_true(json_object_get(reply, "success")));
+	assert_true(json_is_null(json_object_get(reply, "id")));
+	json_decref(reply);
+	reply = ask("POST", "/api/v1/repositories/test", "{\"type\":\"nfs\",\"config\":{}}", 200);
+	assert_non_null(strstr(text_of(reply, "error"), "use type \"local\""));
+	json_decref(reply);
+	refuse("POST", "/api/v1/repositories", "{\"name\":\"x\",\"type\":\"s3\",\"config\":{}}",
+	       400, "use type \"local\"");
+	reply = ask("POST", "/api/v1/repositories/refresh-storage", NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 2);
+	json_decref(reply);
+	just("DELETE", path, NULL, 204);
+	refuse("DELETE", path, NULL, 404, id);
+}
+
+static void a_repository_in_use_stays_where_it_is(void **state)
+{
+	char path[200], body[700], policy[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE];
+
+	(void)state;
+	snprintf(path, sizeof(path), "/api/v1/repositories/%s", rig.repository);
+	snprintf(body, sizeof(body), "{\"name\":\"gold\",\"primary_repository_id\":\"%s\"}",
+		 rig.repository);
+	json_decref(make("/api/v1/policies", body, policy));
+	refuse("DELETE", path, NULL, 409, "1 policies");
+	hubrig_add_vm(&rig, &vm);
+	rig_full(&rig, &vm, 1, id);
+	refuse("DELETE", path, NULL, 409, "1 backups");
+	assert_int_equal(scratch_run("mkdir '%s/other'", rig.dir), 0);
+	snprintf(body, sizeof(body), "{\"config\":{\"path\":\"%s/other\"}}", rig.dir);
+	refuse("PATCH", path, body, 409, "1 backups");
+	snprintf(body, sizeof(body),
+		 "{\"config\":{\"path\":\"%s/repo\",\"compression\":\"zstd:3\"}}", rig.dir);
+	just("PATCH", path, body, 200);
+}
+
+/* --- VMs ------------------------------------------------------------------------------------ */
+
+static void the_vm(char path[200])
+{
+	json_t *reply = ask("GET", "/api/v1/vm-contexts?search=PGTEST", NULL, 200);
+
+	assert_int_equal(number_of(reply, "total"), 1);
+	snprintf(path, 200, "/api/v1/vm-contexts/%s",
+		 text_of(json_array_get(json_object_get(reply, "vm_contexts"), 0), "context_id"));
+	json_decref(reply);
+}
+
+static void a_vm_is_annotated_grouped_and_taken_out(void **state)
+{
+	char path[200], keep[230], body[300], policy[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE];
+	json_t *reply;
+
+	(void)state;
+	reply = ask("POST", "/api/v1/discovery/preview", "{}", 200);
+	assert_int_equal(number_of(reply, "new"), 1);
+	assert_int_equal(
+		number_of(json_array_get(json_object_get(reply, "vms"), 0), "total_capacity_bytes"),
+		3 * MI);
+	json_decref(reply);
+	just("POST", "/api/v1/discovery/bulk-add", "{\"vm_names\":[\"pgtest1\"]}", 200);
+	reply = ask("POST", "/api/v1/discovery/preview", "{}", 200);
+	assert_int_equal(number_of(reply, "new"), 0);
+	json_decref(reply);
+	reply = ask("GET", "/api/v1/discovery/ungrouped-vms", NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 1);
+	json_decref(reply);
+
+	the_vm(path);
+	snprintf(body, sizeof(body), "{\"name\":\"gold\",\"primary_repository_id\":\"%s\"}",
+		 rig.repository);
+	json_decref(make("/api/v1/policies", body, policy));
+	just("POST", CREDENTIALS, "{\"name\":\"c\",\"username\":\"u\",\"password\":\"p\"}", 201);
+	snprintf(body, sizeof(body),
+		 "{\"notes\":\"the big one\",\"policy_id\":\"%s\",\"credential_id\":1}", policy);
+	reply = ask("PATCH", path, body, 200);
+	assert_string_equal(text_of(reply, "notes"), "the big one");
+	assert_string_equal(text_of(reply, "policy_id"), policy);
+	assert_int_equal(number_of(reply, "credential_id"), 1);
+	json_decref(reply);
+	reply = ask("GET", "/api/v1/discovery/ungrouped-vms", NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 0);
+	json_decref(reply);
+	reply = ask("GET", "/api/v1/vm-contexts?credential_id=1&sort=-capacity&limit=5", NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 1);
+	json_decref(reply);
+	refuse("GET", "/api/v1/vm-contexts?sort=colour", NULL, 400, "sort must be");
+	refuse("PATCH", path, "{\"policy_id\":\"policy-x\"}", 400, "no such policy");
+	refuse("PATCH", path, "{\"credential_id\":9}", 400, "no such credential");
+	refuse("PATCH", "/api/v1/vm-contexts/ctx-x", "{}", 404, "ctx-x");
+	reply = ask("PATCH", path, "{\"credential_id\":null,\"policy_id\":null}", 200);
+	assert_true(json_is_null(json_object_get(reply, "credential_id")));
+	assert_string_equal(text_of(reply, "notes"), "the big one");
+	json_decref(reply);
+
+	rig_full(&rig, &vm, 1, id);
+	refuse("DELETE", path, NULL, 409, "1 completed backups");
+	snprintf(keep, sizeof(keep), "%s?backups=keep", path);
+	just("DELETE", keep, NULL, 204);
+	refuse("DELETE", keep, NULL, 404, "ctx-");
+	snprintf(body, sizeof(body), "/api/v1/backups/%s", id);
+	reply = ask("GET", body, NULL, 200);
+	assert_string_equal(text_of(reply, "status"), "completed");
+	json_decref(reply);
+}
+
+/* --- replications --------------------------------------------------------------------------- */
+
+static void a_replication_uses_what_discovery_found(void **state)
+{
+	char id[CATALOG_ID_SIZE], path[200], sub[220];
+	json_t *reply, *disks;
+	const char *key;
+	json_t *value;
+
+	(void)state;
+	/* Not in the inventory yet: the agent is asked. */
+	reply = make("/api/v1/replications",
+		     "{\"vm_name\":\"pgtest1\",\"replication_type\":\"initial\"}", id);
+	assert_int_equal(number_of(reply, "disk_count"), 2);
+	assert_string_equal(text_of(reply, "status"), "pending");
+	json_decref(reply);
+	the_vm(path);
+	snprintf(sub, sizeof(sub), "%s/disks", path);
+	disks = ask("GET", sub, NULL, 200);
+	assert_int_equal(number_of(disks, "total"), 2);
+	assert_string_equal(text_of(json_array_get(json_object_get(disks, "disks"), 1), "job_id"),
+			    id);
+	json_decref(disks);
+	refuse("POST", "/api/v1/replications", "{\"vm_name\":\"pgtest1\"}", 409, id);
+	refuse("POST", "/api/v1/replications", "{\"vm_name\":\"ghost\"}", 404, "ghost");
+	refuse("POST", "/api/v1/replications", "{}", 400, "vm_name is missing");
+	refuse("POST", "/api/v1/replications",
+	       "{\"vm_name\":\"pgtest1\",\"replication_type\":\"x\"}", 400,
+	       "replication_type must be");
+
+	snprintf(path, sizeof(path), "/api/v1/replications/%s", id);
+	snprintf(sub, sizeof(sub), "%s/changeid", path);
+	just("POST", sub, "{\"change_id\":\"52 66/1\",\"disk_id\":\"disk-2000\"}", 200);
+	refuse("POST", sub, "{\"change_id\":\"52 66/1\",\"disk_id\":\"disk-7\"}", 404, "disk-7");
+	refuse("POST", sub, "{\"disk_id\":\"disk-2000\"}", 400, "change_id is missing");
+	just("PUT", path, "{\"status\":\"running\"}", 200);
+	refuse("DELETE", path, NULL, 409, "runs");
+	refuse("PUT", path, "{\"status\":\"odd\"}", 400, "status must be");
+	just("PUT", path, "{\"status\":\"completed\"}", 200);
+	refuse("PUT", path, "{\"status\":\"running\"}", 409, "completed");
+	reply = ask("GET",
+		    "/api/v1/replications/changeid?vm_path=%2Fdc%2Fvm%2Fpgtest1&disk_id=disk-2000",
+		    NULL, 200);
+	assert_string_equal(text_of(reply, "change_id"), "52 66/1");
+	json_object_foreach (reply, key, value)
+		assert_true(json_is_string(value));
+	json_decref(reply);
+	refuse("GET", "/api/v1/replications/changeid?disk_id=disk-2000", NULL, 400, "vm_path");
+	reply = ask("GET", "/api/v1/replications?vm_name=pgtest1&status=completed&limit=3", NULL,
+		    200);
+	assert_int_equal(number_of(reply, "total"), 1);
+	json_decref(reply);
+	refuse("GET", "/api/v1/replications?status=odd", NULL, 400, "status must be");
+	just("DELETE", path, NULL, 204);
+	refuse("GET", path, NULL, 404, id);
+	the_vm(path);
+	snprintf(sub, sizeof(sub), "%s/disks", path);
+	disks = ask("GET", sub, NULL, 200);
+	assert_int_equal(number_of(disks, "total"), 2);
+	assert_string_equal(text_of(json_array_get(json_object_get(disks, "disks"), 1), "job_id"),
+			    "");
+	json_decref(disks);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -338,6 +557,10 @@ int main(void)
 		T(a_credential_is_tested_used_and_then_kept),
 		T(a_policy_with_copy_rules_is_created_and_changed),
 		T(a_schedule_is_created_changed_and_run),
+		T(a_repository_is_changed_tested_and_deleted),
+		T(a_repository_in_use_stays_where_it_is),
+		T(a_vm_is_annotated_grouped_and_taken_out),
+		T(a_replication_uses_what_discovery_found),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
