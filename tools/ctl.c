@@ -17,8 +17,19 @@
 #include "tools/ctl_token.h"
 
 static const struct ctl_verb *const tables[] = {
-	ctl_vm_verbs,	ctl_repo_verbs,	 ctl_backup_verbs, ctl_health_verbs, ctl_image_verbs,
-	ctl_user_verbs, ctl_token_verbs, ctl_audit_verbs,  ctl_whoami_verbs, NULL,
+	ctl_vm_verbs,
+	ctl_repo_verbs,
+	ctl_backup_verbs,
+	ctl_health_verbs,
+	ctl_image_verbs,
+	ctl_user_verbs,
+	ctl_token_verbs,
+	ctl_audit_verbs,
+	ctl_whoami_verbs,
+	ctl_credential_verbs,
+	ctl_policy_verbs,
+	ctl_schedule_verbs,
+	NULL,
 };
 
 /* Results that are no exit status (-errno) count as a failure. */

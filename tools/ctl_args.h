@@ -52,6 +52,9 @@ extern const struct ctl_verb ctl_user_verbs[];
 extern const struct ctl_verb ctl_token_verbs[];
 extern const struct ctl_verb ctl_audit_verbs[];
 extern const struct ctl_verb ctl_whoami_verbs[];
+extern const struct ctl_verb ctl_credential_verbs[];
+extern const struct ctl_verb ctl_policy_verbs[];
+extern const struct ctl_verb ctl_schedule_verbs[];
 
 struct ctl_globals {
 	const char *hub, *token_file;

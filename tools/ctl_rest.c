@@ -215,7 +215,7 @@ static int take_answer(struct ctl_rest *rest, const char *text, json_t **reply, 
 	curl_easy_getinfo(rest->curl, CURLINFO_RESPONSE_CODE, &status);
 	if (status < 200 || status > 299)
 		return refused(rest, status, answer, err);
-	if (!answer)
+	if (!answer && status != 204)
 		return err_set(err, CTL_FAILED,
 			       "what answers at %s does not speak JSON; is it a sendense hub?",
 			       rest->hub);

@@ -41,7 +41,8 @@ int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t 
 int ctl_rest_post_to(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
 		     json_t *body, json_t **reply, struct err *err);
 
-/* @method <path>/<name><tail>, otherwise as ctl_rest_post(); a DELETE has no @body: NULL. */
+/* @method <path>/<name><tail>, otherwise as ctl_rest_post(); a DELETE has no @body: NULL. *@reply is
+ * NULL when the hub answers without a body (204). */
 int ctl_rest_send(struct ctl_rest *rest, const char *method, const char *path, const char *name,
 		  const char *tail, json_t *body, json_t **reply, struct err *err);
 

@@ -177,6 +177,72 @@ static int vm_disks(struct ctl *ctl, const struct ctl_args *args, struct err *er
 	return print_disks(reply, err);
 }
 
+/* --- vm set --------------------------------------------------------------------------------- */
+
+/* The id of the policy called @name; "" and "none" are none. */
+static int find_policy(struct ctl *ctl, const char *name, json_t *body, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *list = NULL;
+	const json_t *row;
+	size_t i;
+	int res;
+
+	if (!*name || !strcmp(name, "none")) {
+		json_object_set_new(body, "policy_id", json_null());
+		return CTL_OK;
+	}
+	res = ctl_rest_get(ctl->rest, "/api/v1/policies", NULL, NULL, NULL, &list, err);
+	if (res)
+		return res;
+	json_array_foreach (json_object_get(list, "policies"), i, row) {
+		if (strcmp(ctl_text(row, "name"), name) && strcmp(ctl_text(row, "id"), name))
+			continue;
+		json_object_set(body, "policy_id", json_object_get(row, "id"));
+		return CTL_OK;
+	}
+	return err_set(err, CTL_NOT_FOUND,
+		       "there is no policy \"%s\"; see: sendense-ctl policy list", name);
+}
+
+static int take_settings(struct ctl *ctl, const struct ctl_args *args, json_t *body,
+			 struct err *err)
+{
+	const char *policy = ctl_option(args, "policy"), *notes = ctl_option(args, "notes");
+	unsigned long credential = 0;
+	int res = ctl_option_number(args, "credential", CREDENTIAL_MAX, &credential, err);
+
+	if (!res && ctl_option(args, "credential"))
+		json_object_set_new(body, "credential_id", json_integer((json_int_t)credential));
+	if (!res && notes)
+		json_object_set_new(body, "notes", json_string(notes));
+	if (!res && policy)
+		res = find_policy(ctl, policy, body, err);
+	if (!res && !json_object_size(body))
+		res = err_set(err, CTL_USAGE, "give --policy, --credential or --notes");
+	return res;
+}
+
+static int vm_set(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *list = NULL, *reply = NULL, *body = json_object();
+	const json_t *vm;
+	char name[200];
+	int res = take_settings(ctl, args, body, err);
+
+	if (!res)
+		res = ctl_find_vm(ctl, args->argv[0], &list, &vm, err);
+	if (!res)
+		res = ctl_rest_send(ctl->rest, "PATCH", "/api/v1/vm-contexts",
+				    ctl_text(vm, "context_id"), NULL, steal(&body), &reply, err);
+	if (res)
+		return res;
+	if (ctl->json)
+		ctl_print_json(reply);
+	else
+		printf("VM %s changed\n", human_printable(name, sizeof(name), args->argv[0]));
+	return CTL_OK;
+}
+
 /* --- health --------------------------------------------------------------------------------- */
 
 static int health(struct ctl *ctl, const struct ctl_args *args, struct err *err)
@@ -237,6 +303,19 @@ const struct ctl_verb ctl_vm_verbs[] = {
 		.summary = "list the disks of a VM",
 		.example = "sendense-ctl vm disks pgtest1",
 		.run = vm_disks,
+	},
+	{
+		.noun = "vm",
+		.name = "set",
+		.operands = "NAME",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "give a VM a policy, a credential, or notes",
+		.example = "sendense-ctl vm set pgtest1 --policy gold",
+		.options = {{"policy", "NAME", "none: take it away", false},
+			    {"credential", "ID", "0: take it away", false},
+			    {"notes", "TEXT", "what there is to say", false}},
+		.run = vm_set,
 	},
 	{0},
 };

@@ -64,6 +64,42 @@ status_of 0 backup chain --vm blue --disk 1
 status_of 0 repo list
 assert_contains "$(cat "$T/stdout")" "daily" "repositories"
 
+step "logins, policies and schedules"
+echo "secret of vc1" >"$T/password"
+status_of 0 credential add main --vcenter vc1 --user backup --password-file "$T/password"
+status_of 5 credential add main --user backup --password-file "$T/password"
+status_of 2 credential add other --user backup --password-file "$T/nowhere"
+status_of 0 credential list
+assert_contains "$(cat "$T/stdout")" "backup" "logins"
+status_of 0 credential test main
+status_of 0 credential rekey
+status_of 0 credential list --json
+assert_eq 1 "$(jq .total "$T/stdout")" "logins"
+! grep -rq "secret of vc1" "$T/stdout" "$T/hub" || fail "the password lies open"
+status_of 0 policy add gold --repo daily --keep-daily 7
+status_of 0 policy list
+assert_contains "$(cat "$T/stdout")" "gold" "policies"
+status_of 4 vm set blue --policy silver
+status_of 2 vm set blue
+status_of 0 vm set blue --policy gold --notes "the blue one"
+status_of 2 schedule add nightly --policy gold
+status_of 1 schedule add nightly --policy gold --cron "61 2 * * *"
+assert_contains "$(cat "$T/stderr")" "no minute" "what is wrong with it"
+status_of 0 schedule add nightly --policy gold --cron "0 2 * * *" --timezone Europe/Berlin
+status_of 0 schedule list
+assert_contains "$(cat "$T/stdout")" "Europe/Berlin" "schedules"
+status_of 0 schedule run nightly
+ran() {
+	[ "$(ctl backup list --vm blue --json | jq '[.backups[] | select(.policy_id != "" and .status == "completed")] | length')" = 1 ]
+}
+wait_until 60 "the scheduled backup" ran
+status_of 5 policy remove gold
+status_of 0 schedule remove nightly
+status_of 4 schedule remove nightly
+status_of 0 vm set blue --policy none
+status_of 0 policy remove gold
+status_of 0 credential remove main
+
 step "mistakes have their own exit statuses"
 status_of 2
 status_of 2 backup start --vm blue
