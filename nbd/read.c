@@ -361,11 +361,14 @@ void nbd_read_rewind(struct nbd_conn *conn, struct nbd_chunk *chunk)
 	nbd_read_put(conn, chunk);
 }
 
-/* Nobody takes more than is left for all others, so that a few who read no replies leave something
- * to who comes next. Who holds a buffer is asked again when it is through with it. */
+/* Nobody takes more than is left for all others, unless that is a quarter of all, so that a few who
+ * read no replies leave something to who comes next. Who holds a buffer is asked again when it is
+ * through with it. */
 static bool conn_read_share(const struct nbd_conn *conn)
 {
-	return !conn->read_bufs || conn->read_bufs < conn->worker->reads.free_count;
+	unsigned left = conn->worker->reads.free_count;
+
+	return !conn->read_bufs || conn->read_bufs < left || left > NBD_READS / 4;
 }
 
 void nbd_reads_kick(struct nbd_conn *conn)
