@@ -37,10 +37,23 @@ static bool said(const char *text)
 	return yes;
 }
 
+/* A server that a failed test has left behind. */
+static void kill_left(void)
+{
+	scratch_run("test ! -e pid || test -s status || kill -KILL $(cat pid)");
+}
+
+static int teardown(void **state)
+{
+	kill_left();
+	return scratch_teardown(state);
+}
+
 /* Starts it with @args and waits for the ready line (in out.txt); its process id in `pid`, in the
  * end its exit status in `status`. */
 static void serve(const char *args)
 {
+	kill_left();
 	assert_int_equal(scratch_run("rm -f pid status out.txt err.txt; "
 				     "(%s %s >out.txt 2>err.txt & echo $! >pid; "
 				     "wait $!; echo $? >status) >/dev/null 2>&1 & "
@@ -333,5 +346,5 @@ int main(void)
 		puts("set BUILD to the build folder, with bin/sendense-nbd in it");
 		return 77;
 	}
-	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+	return cmocka_run_group_tests(tests, scratch_setup, teardown);
 }
