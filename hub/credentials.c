@@ -349,6 +349,7 @@ void hub_credentials_settle(struct hub *hub)
 	struct err err = ERR_INIT;
 	size_t n = 0, bad = 0;
 
+	secrets_sweep(hub->secrets);
 	if (catalog_credentials_list(hub->catalog, &rows, &n, &err))
 		return;
 	for (size_t i = 0; i < n; i++) {

@@ -1,5 +1,6 @@
 #include "hub/secrets.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/crypto.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -223,6 +225,30 @@ static int write_file(const char *path, const struct key *keys, size_t n, bool f
 	if (!rc)
 		rc = file_sync_dir_of(path);
 	return rc ? err_sys(err, rc, "writing key file %s", path) : 0;
+}
+
+void secrets_sweep(const struct secrets *s)
+{
+	const char *slash = strrchr(s->path, '/'), *name = slash ? slash + 1 : s->path;
+	_cleanup_(freep) char *dir =
+		slash ? strndup(s->path, (size_t)(slash - s->path) + 1) : strdup(".");
+	size_t n = strlen(name);
+	DIR *d = dir ? opendir(dir) : NULL;
+	struct dirent *e;
+	struct stat st;
+
+	while (d && (e = readdir(d))) {
+		/* As mkostemp() names them: NAME.XXXXXX */
+		if (strncmp(e->d_name, name, n) || e->d_name[n] != '.' ||
+		    strlen(e->d_name) != n + 7)
+			continue;
+		if (!fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+		    S_ISREG(st.st_mode) && (st.st_mode & 0777) == 0600 &&
+		    st.st_mtime < time(NULL) - 60)
+			unlinkat(dirfd(d), e->d_name, 0);
+	}
+	if (d)
+		closedir(d);
 }
 
 /* lock held */

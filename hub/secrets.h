@@ -55,6 +55,10 @@ int secrets_add_key(struct secrets *s, struct err *err);
 int secrets_drop_keys(struct secrets *s, bool (*used)(void *arg, const char *key_id), void *arg,
 		      struct err *err);
 
+/* Removes what a killed hub may have left beside the file: half written new ones, a minute old or
+ * older. */
+void secrets_sweep(const struct secrets *s);
+
 /* How many keys the file had when it was last read, and the first one's id ("": none). */
 size_t secrets_count(struct secrets *s, char first[SECRETS_KEY_ID_SIZE]);
 

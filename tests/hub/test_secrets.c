@@ -240,6 +240,36 @@ static void a_folder_that_takes_no_file_is_named(void **state)
 	assert_string_equal(secrets_path(s), "no/such/folder/" FILE_NAME);
 }
 
+static void what_a_killed_hub_left_is_removed(void **state)
+{
+	_cleanup_(secrets_freep) struct secrets *absolute = NULL;
+	char path[4096];
+	struct sealed a;
+
+	seal(*state, "x", "hunter2", &a);
+	assert_int_equal(
+		scratch_run("umask 077; touch -d '2 minutes ago' %s.abcdef %s.ABC123; touch"
+			    " %s.young1; touch -d '2 minutes ago' %s.old x%s.abcdef;"
+			    " (umask 022; touch -d '2 minutes ago' %s.others)",
+			    FILE_NAME, FILE_NAME, FILE_NAME, FILE_NAME, FILE_NAME, FILE_NAME),
+		0);
+	secrets_sweep(*state);
+	assert_int_equal(access(FILE_NAME ".abcdef", F_OK), -1);
+	assert_int_equal(access(FILE_NAME ".ABC123", F_OK), -1);
+	assert_int_equal(access(FILE_NAME ".young1", F_OK), 0);
+	assert_int_equal(access(FILE_NAME ".old", F_OK), 0);
+	assert_int_equal(access(FILE_NAME ".others", F_OK), 0);
+	assert_int_equal(access("x" FILE_NAME ".abcdef", F_OK), 0);
+	opens_to(*state, "x", &a, "hunter2");
+
+	assert_non_null(getcwd(path, sizeof(path) - 32));
+	strcat(path, "/" FILE_NAME);
+	absolute = secrets_new(path);
+	assert_int_equal(scratch_run("touch -d '2 minutes ago' %s.young1", FILE_NAME), 0);
+	secrets_sweep(absolute);
+	assert_int_equal(access(FILE_NAME ".young1", F_OK), -1);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -252,6 +282,7 @@ int main(void)
 		T(keys_are_added_in_front_and_taken_out),
 		T(of_many_first_keys_one_is_made),
 		T(a_folder_that_takes_no_file_is_named),
+		T(what_a_killed_hub_left_is_removed),
 	};
 
 	return cmocka_run_group_tests_name("hub/secrets", tests, scratch_setup, scratch_teardown);
