@@ -1,4 +1,6 @@
 /* Policies with their copy rules, schedules and who runs them, on both databases. */
+#include <pthread.h>
+
 #include "catalog/policies.h"
 #include "catalog/schedules.h"
 #include "tests/catalog/fixture.h"
@@ -314,6 +316,64 @@ static void what_is_due_is_claimed_once(void **state)
 	EXPECT(CATALOG_E_NOT_FOUND, catalog_schedule_claim(fx->cat, "a", 10000, 20000, &got, &err));
 }
 
+#define HUBS 6
+
+struct claimant {
+	const char *url;
+	int claims;
+};
+
+/* A hub of its own: another catalog handle on the same database. */
+static void *claim_all(void *arg)
+{
+	struct claimant *c = arg;
+	struct catalog_schedule got;
+	struct catalog *cat;
+	char me[CATALOG_ID_SIZE];
+	struct err err = ERR_INIT;
+	int r = catalog_open(c->url, NULL, &cat, &err);
+
+	catalog_new_id(me, "hub-");
+	while (!r && !(r = catalog_schedule_claim(cat, me, 1000, 5000, &got, &err)))
+		c->claims++;
+	if (r != CATALOG_E_NOT_FOUND)
+		c->claims = -1000;
+	catalog_close(cat);
+	return NULL;
+}
+
+static void of_several_hubs_one_gets_it(void **state)
+{
+	struct claimant hubs[HUBS];
+	struct catalog_repository repo;
+	struct catalog_policy p;
+	struct fx *fx = *state;
+	pthread_t threads[HUBS];
+	int sum = 0;
+
+	fx_add_repository(fx, &repo, "main");
+	add_policy(fx, &p, "gold", repo.id);
+	for (int i = 0; i < 20; i++) {
+		struct catalog_schedule s;
+		char name[16];
+
+		snprintf(name, sizeof(name), "s%d", i);
+		add_schedule(fx, &s, name, &p, 1 + i);
+	}
+	for (int i = 0; i < HUBS; i++) {
+		hubs[i] = (struct claimant){fx->t.url, 0};
+		assert_int_equal(pthread_create(&threads[i], NULL, claim_all, &hubs[i]), 0);
+	}
+	for (int i = 0; i < HUBS; i++) {
+		pthread_join(threads[i], NULL);
+		sum += hubs[i].claims;
+	}
+	assert_int_equal(sum, 20);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schedules WHERE claimed_by LIKE"
+					   " 'hub-%%'"),
+			 20);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -322,6 +382,7 @@ int main(void)
 		FX_TEST(a_policy_in_use_stays),
 		FX_TEST(a_schedule_is_created_changed_and_deleted),
 		FX_TEST(what_is_due_is_claimed_once),
+		FX_TEST(of_several_hubs_one_gets_it),
 	};
 
 	return tmpdb_run_tests("catalog/policies", tests, NULL, NULL);
