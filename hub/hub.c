@@ -34,6 +34,11 @@ static int hub_take_config(struct hub *hub, const struct hub_config *config, str
 	if (!CATALOG_TEXT(hub->self.name, config->name))
 		return err_set(err, HUB_E_INVALID, "the hub's name is too long");
 	hub->config = *config;
+	/* Texts of the caller's that are not kept. */
+	hub->config.db_url = hub->config.agent_url = hub->config.credentials_key = NULL;
+	hub->config.nbd_listen = NULL;
+	hub->config.nbd_listen_tls = NULL;
+	hub->config.nbd_tls = (struct nbd_tls_config){0};
 	hub->config.name = hub->self.name;
 	/* Absolute, so that what is stored means the same from everywhere. */
 	if (dir[0] != '/') {
@@ -237,11 +242,6 @@ int hub_start(struct hub **out, const struct hub_config *config, struct err *err
 		hub_free(hub);
 		return rc;
 	}
-	/* Texts of the caller's that are not kept. */
-	hub->config.db_url = hub->config.agent_url = hub->config.credentials_key = NULL;
-	hub->config.nbd_listen = NULL;
-	hub->config.nbd_listen_tls = NULL;
-	hub->config.nbd_tls = (struct nbd_tls_config){0};
 	*out = hub;
 	return 0;
 }
