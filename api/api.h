@@ -1,5 +1,5 @@
 /*
- * The REST face of a hub over plain HTTP (docs/api.md): listen, serve, stop. The routes are in
+ * The REST face of a hub over HTTP or HTTPS (docs/api.md): listen, serve, stop. The routes are in
  * routes.c; the HTTP library is known to http.c alone.
  */
 #ifndef API_API_H
@@ -18,8 +18,11 @@ struct api_config {
 	 * already, taken over when api_start() succeeds. */
 	const char *listen;
 	bool for_agents; /* the capture agents' routes alone, without tokens: on loopback only */
-	unsigned max_connections; /* 0: 256 */
-	unsigned io_timeout_ms;	  /* for a request to arrive, an answer to be taken; 0: 60 s */
+	unsigned max_connections;	   /* 0: 256 */
+	unsigned max_connections_per_peer; /* one IP address; 0: half of them */
+	/* PEM files: HTTPS instead of HTTP. Both or none. */
+	const char *tls_certificate, *tls_key;
+	unsigned io_timeout_ms; /* for a request to arrive, an answer to be taken; 0: 60 s */
 };
 
 /* Serves @hub, which must outlive it. HUB_E_INVALID: the address; -EADDRINUSE and its like. */

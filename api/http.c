@@ -17,14 +17,17 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,6 +45,9 @@
 #define HTTP_IO_TIMEOUT_MS    (60 * 1000)
 #define HTTP_IDLE_TIMEOUT_MS  (120 * 1000) /* between requests; more than Go's 90 s */
 #define HTTP_SWEEP_MS	      500
+#define HTTP_PEM_MAX	      (1U << 20)
+/* TLS 1.2 with forward secrecy, and 1.3. */
+#define HTTP_TLS_PRIORITY "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-RSA:%SERVER_PRECEDENCE"
 
 struct api {
 	struct hub *hub;
@@ -50,6 +56,8 @@ struct api {
 	char address[96];
 	bool for_agents;
 	unsigned io_timeout_ms;
+	char *certificate, *key; /* PEM texts, for the library */
+	char complaint[256];	 /* the library's, while it starts */
 
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
@@ -506,21 +514,81 @@ static int http_listen(struct api *api, const char *address, struct err *err)
 	return steal_fd(&fd);
 }
 
+/* What it says while it starts is why it does not; later it would only tell of clients. */
+static void http_on_complaint(void *arg, const char *format, va_list ap)
+{
+	struct api *api = arg;
+
+	if (!api->daemon && !api->complaint[0]) {
+		vsnprintf(api->complaint, sizeof(api->complaint), format, ap);
+		api->complaint[strcspn(api->complaint, "\r\n")] = '\0';
+	}
+}
+
+static int http_read_pem(const char *path, char **out, struct err *err)
+{
+	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	ssize_t n;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_sys(err, -errno, "cannot read '%s'", path);
+	if (!S_ISREG(st.st_mode) || st.st_size <= 0 || st.st_size > HTTP_PEM_MAX)
+		return err_set(err, HUB_E_INVALID, "'%s' is no file of PEM text", path);
+	*out = calloc(1, (size_t)st.st_size + 1);
+	if (!*out)
+		return err_sys(err, -ENOMEM, "'%s'", path);
+	n = read(fd, *out, (size_t)st.st_size);
+	return n == st.st_size ? 0 : err_sys(err, n < 0 ? -errno : -EIO, "cannot read '%s'", path);
+}
+
+static int http_read_tls(struct api *api, const struct api_config *config, struct err *err)
+{
+	int rc;
+
+	if (!config->tls_certificate && !config->tls_key)
+		return 0;
+	if (!config->tls_certificate || !config->tls_key)
+		return err_set(err, HUB_E_INVALID, "HTTPS needs a certificate and its key");
+	rc = http_read_pem(config->tls_certificate, &api->certificate, err);
+	return rc ? rc : http_read_pem(config->tls_key, &api->key, err);
+}
+
 static int http_start_daemon(struct api *api, const struct api_config *config, int fd,
 			     struct err *err)
 {
 	unsigned limit = config->max_connections ? config->max_connections : HTTP_CONNECTIONS;
+	/* All agents come out of one tunnel. */
+	unsigned half = config->for_agents ? limit : MAX(limit / 2, 1U);
+	unsigned peer = config->max_connections_per_peer ? config->max_connections_per_peer : half;
+	/* With a channel of its own to be woken by: without, it may shut the listening socket down
+	 * in order to stop, for everybody who has it. */
+	unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD |
+			 MHD_USE_ITC | MHD_USE_ERROR_LOG;
+	struct MHD_OptionItem tls[] = {
+		{MHD_OPTION_HTTPS_MEM_CERT, 0, api->certificate},
+		{MHD_OPTION_HTTPS_MEM_KEY, 0, api->key},
+		{MHD_OPTION_HTTPS_PRIORITIES, 0, (char *)HTTP_TLS_PRIORITY},
+		{MHD_OPTION_END, 0, NULL},
+	};
 
+	if (api->certificate)
+		flags |= MHD_USE_TLS;
+	else
+		tls[0].option = MHD_OPTION_END;
 	api->daemon = MHD_start_daemon(
-		/* With a channel of its own to be woken by: without, it may shut the listening
-		 * socket down in order to stop, for everybody who has it. */
-		MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_ITC, 0, NULL,
-		NULL, http_on_request, api, MHD_OPTION_LISTEN_SOCKET, fd,
-		MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		flags, 0, NULL, NULL, http_on_request, api, MHD_OPTION_EXTERNAL_LOGGER,
+		http_on_complaint, api, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+		limit, MHD_OPTION_PER_IP_CONNECTION_LIMIT, peer, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		(size_t)HTTP_CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, http_on_target, api,
 		MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, api, MHD_OPTION_NOTIFY_CONNECTION,
-		http_on_connection, api, MHD_OPTION_END);
-	return api->daemon ? 0 : err_set(err, -EIO, "the HTTP server does not start");
+		http_on_connection, api, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+	if (api->daemon)
+		return 0;
+	return err_set(err, api->certificate ? HUB_E_INVALID : -EIO,
+		       "the HTTP server does not start%s%s: %s", api->certificate ? " with " : "",
+		       api->certificate ? config->tls_certificate : "",
+		       api->complaint[0] ? api->complaint : "no reason given");
 }
 
 /* --- life ----------------------------------------------------------------------------------- */
@@ -553,6 +621,9 @@ int api_start(struct api **out, struct hub *hub, const struct api_config *config
 	if (!api)
 		return err_sys(err, -ENOMEM, "HTTP server");
 	rc = api_routes_check(err);
+	if (rc)
+		return rc;
+	rc = http_read_tls(api, config, err);
 	if (rc)
 		return rc;
 	fd = http_listen(api, config->listen, err);
@@ -590,5 +661,9 @@ void api_stop(struct api *api)
 		pthread_join(api->sweeper, NULL);
 	pthread_mutex_destroy(&api->lock);
 	pthread_cond_destroy(&api->cond);
+	if (api->key)
+		explicit_bzero(api->key, strlen(api->key));
+	free(api->key);
+	free(api->certificate);
 	free(api);
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "base/bytes.h"
 #include "base/descriptors.h"
 #include "base/log.h"
 #include "base/notify.h"
@@ -195,6 +196,18 @@ static void show_first_token(const struct hub *hub)
 	explicit_bzero(token, sizeof(token));
 }
 
+static void apply_http(const struct hub_settings *settings, struct api_config *config)
+{
+	if (settings->http_tls_certificate[0])
+		config->tls_certificate = settings->http_tls_certificate;
+	if (settings->http_tls_key[0])
+		config->tls_key = settings->http_tls_key;
+	config->max_connections = (unsigned)MAX(settings->http_max_connections, 0);
+	config->max_connections_per_peer =
+		(unsigned)MAX(settings->http_max_connections_per_peer, 0);
+	config->io_timeout_ms = (unsigned)MAX(settings->http_timeout_s, 0) * 1000;
+}
+
 /* The listeners; the agents' may be off. */
 struct faces {
 	struct api *control, *agents;
@@ -203,9 +216,12 @@ struct faces {
 static int start_faces(const struct hub_settings *settings, struct hub *hub, struct faces *faces,
 		       struct err *err)
 {
-	const struct api_config control = {.listen = settings->http};
 	const struct api_config agents = {.listen = settings->agent_listen, .for_agents = true};
-	int rc = api_start(&faces->control, hub, &control, err);
+	struct api_config control = {.listen = settings->http};
+	int rc;
+
+	apply_http(settings, &control);
+	rc = api_start(&faces->control, hub, &control, err);
 
 	if (!rc && strcmp(settings->agent_listen, "off"))
 		rc = api_start(&faces->agents, hub, &agents, err);

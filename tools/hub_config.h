@@ -54,6 +54,8 @@ struct hub_settings {
 	char config[HUB_SETTINGS_TEXT];
 	char http[HUB_SETTINGS_TEXT];
 	char agent_listen[HUB_SETTINGS_TEXT]; /* or "off" */
+	char http_tls_certificate[HUB_SETTINGS_TEXT], http_tls_key[HUB_SETTINGS_TEXT];
+	long http_max_connections, http_max_connections_per_peer, http_timeout_s;
 	char agent_url[HUB_SETTINGS_TEXT];
 	char db[HUB_SETTINGS_TEXT];
 	char name[HUB_SETTINGS_TEXT];
