@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/json.h"
+#include "api/list.h"
 #include "api/routes.h"
 #include "base/bytes.h"
 #include "hub/backup.h"
@@ -214,7 +215,6 @@ static int take_filter(struct api_request *req, struct catalog_backup_filter *fi
 		       struct err *err)
 {
 	const char *word = api_uri_query(&req->uri, "status");
-	int rc;
 
 	filter->vm_name = api_uri_query(&req->uri, "vm_name");
 	filter->vm_context_id = api_uri_query(&req->uri, "vm_context_id");
@@ -233,8 +233,7 @@ static int take_filter(struct api_request *req, struct catalog_backup_filter *fi
 				       "backup_type must be full or incremental");
 		filter->backup_type = type;
 	}
-	rc = api_query_int(req, "limit", 0, INT32_MAX, &filter->limit, err);
-	return rc ? rc : api_query_int(req, "offset", 0, INT32_MAX, &filter->offset, err);
+	return 0;
 }
 
 static int get_backups(struct api_request *req, struct err *err)
@@ -243,20 +242,27 @@ static int get_backups(struct api_request *req, struct err *err)
 	struct catalog_backup_filter filter = {.limit = 0};
 	enum catalog_backup_type type;
 	enum catalog_job_status status;
+	struct api_page page;
 	int64_t total = 0;
 	json_t *list;
 	size_t n = 0;
 	int rc = take_filter(req, &filter, &status, &type, err);
 
 	if (!rc)
-		rc = hub_backups_list(req->hub, &filter, &rows, &n, &total, err);
+		rc = api_list_take(req, &page, err);
+	if (rc)
+		return rc;
+	filter.limit = page.limit;
+	filter.offset = page.offset;
+	filter.sort = page.sort;
+	filter.ascending = !page.descending;
+	rc = hub_backups_list(req->hub, &filter, &rows, &n, &total, err);
 	if (rc)
 		return rc;
 	list = json_array();
 	for (size_t i = 0; i < n; i++)
 		json_array_append_new(list, shape_backup(&rows[i]));
-	req->answer = json_pack("{s:o,s:I}", "backups", list, "total", (json_int_t)total);
-	return 0;
+	return api_list_answer(req, &page, "backups", list, total, err);
 }
 
 static int get_backup(struct api_request *req, struct err *err)
@@ -307,21 +313,25 @@ static const struct api_json_member list_members[] = {
 };
 static const struct api_shape list_shape = API_SHAPE("BackupList", list_members);
 
+static const struct api_list backup_list = {
+	.sorts = "created_at|vm_name|status|backup_type|started_at|completed_at|total_bytes|"
+		 "bytes_transferred",
+	.descending = true,
+};
+
 static const struct api_route backup_routes[] = {
 	API_ROUTE(POST, "/api/v1/backups", post_backup, OPERATOR,
-		  "Start a backup of all disks of a VM", .takes = &start_shape,
+		  "Start a backup of all disks of a VM", .creates = true, .takes = &start_shape,
 		  .gives = &started_shape),
-	API_ROUTE(GET, "/api/v1/backups", get_backups, VIEWER, "List backups, newest first",
+	API_ROUTE(GET, "/api/v1/backups", get_backups, VIEWER, "List backups",
 		  .query = API_PARAMS(
 			  {"vm_name", API_JSON_TEXT, "of this VM"},
 			  {"vm_context_id", API_JSON_TEXT, "of this VM"},
 			  {"repository_id", API_JSON_TEXT, "in this repository"},
 			  {"status", API_JSON_TEXT, "in this state",
 			   "pending|running|completed|failed|cancelled"},
-			  {"backup_type", API_JSON_TEXT, "of this type", "full|incremental"},
-			  {"limit", API_JSON_INT, "at most so many"},
-			  {"offset", API_JSON_INT, "without the first so many"}),
-		  .gives = &list_shape),
+			  {"backup_type", API_JSON_TEXT, "of this type", "full|incremental"}),
+		  .list = &backup_list, .gives = &list_shape),
 	API_ROUTE(GET, "/api/v1/backups/{backup_id}", get_backup, VIEWER,
 		  "One backup, and its disks", .gives = &full_view_shape),
 };

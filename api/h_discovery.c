@@ -221,18 +221,16 @@ static const struct api_route discovery_routes[] = {
 		  "The VMs that the capture agent sees now", .takes = &where_shape,
 		  .gives = &discovered_shape),
 	API_ROUTE(POST, "/api/v1/discovery/add-vms", post_add_vms, OPERATOR,
-		  "Take VMs under management, or refresh them", .takes = &add_shape,
-		  .gives = &added_shape),
-	API_ROUTE(POST, "/api/v1/discovery/bulk-add", post_add_vms, OPERATOR, "The same as add-vms",
+		  "Take VMs under management, or refresh them", .creates = true,
 		  .takes = &add_shape, .gives = &added_shape),
+	API_ROUTE(POST, "/api/v1/discovery/bulk-add", post_add_vms, OPERATOR, "The same as add-vms",
+		  .creates = true, .takes = &add_shape, .gives = &added_shape),
 	API_ROUTE(POST, "/api/v1/discovery/preview", post_preview, OPERATOR,
 		  "What adding would bring: the VMs in short, new and known", .takes = &where_shape,
 		  .gives = &preview_shape),
 	API_ROUTE(GET, "/api/v1/discovery/ungrouped-vms", get_ungrouped, VIEWER,
 		  "VMs under management that no policy and no schedule cares for",
-		  .query = API_PARAMS({"limit", API_JSON_INT, "at most so many"},
-				      {"offset", API_JSON_INT, "without the first so many"}),
-		  .gives = &api_vm_list_shape),
+		  .list = &api_vm_list, .gives = &api_vm_list_shape),
 };
 const struct api_noun api_discovery_noun =
 	API_NOUN("Discovery", "Find VMs and take them under management.", discovery_routes);

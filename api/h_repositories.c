@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/json.h"
+#include "api/list.h"
 #include "api/routes.h"
 #include "base/bytes.h"
 #include "hub/repositories.h"
@@ -120,8 +121,7 @@ static int get_repositories(struct api_request *req, struct err *err)
 	list = json_array();
 	for (size_t i = 0; i < n; i++)
 		json_array_append_new(list, shape_repository(&rows[i]));
-	req->answer = json_pack("{s:o,s:I}", "repositories", list, "total", (json_int_t)n);
-	return 0;
+	return api_list_whole(req, "repositories", list, err);
 }
 
 static int get_repository(struct api_request *req, struct err *err)
@@ -262,17 +262,20 @@ static const struct api_shape tested_shape = API_SHAPE("RepositoryTested", teste
 
 #define ONE "/api/v1/repositories/{repository_id}"
 
+static const struct api_list repository_list = {.sorts = "name|type|enabled|created_at|updated_at"};
+
 static const struct api_route repository_routes[] = {
 	API_ROUTE(POST, "/api/v1/repositories", post_repository, ADMIN,
-		  "Create a repository: its storage is made and probed first",
+		  "Create a repository: its storage is made and probed first", .creates = true,
 		  .takes = &create_shape, .gives = &repo_shape, .status = 201),
 	API_ROUTE(GET, "/api/v1/repositories", get_repositories, VIEWER, "List repositories",
-		  .gives = &list_shape),
+		  .list = &repository_list, .gives = &list_shape),
 	API_ROUTE(POST, "/api/v1/repositories/test", post_test_config, ADMIN,
 		  "Whether a repository could be made so: write, read, delete",
 		  .takes = &test_shape, .gives = &tested_shape),
 	API_ROUTE(POST, "/api/v1/repositories/refresh-storage", get_repositories, OPERATOR,
-		  "Look how much space there is in all of them", .gives = &list_shape),
+		  "Look how much space there is in all of them", .list = &repository_list,
+		  .gives = &list_shape),
 	API_ROUTE(GET, ONE, get_repository, VIEWER, "One repository", .gives = &repo_shape),
 	API_ROUTE(PATCH, ONE, patch_repository, ADMIN, "Change what is named of a repository",
 		  .takes = &change_shape, .gives = &repo_shape),

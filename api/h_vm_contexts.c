@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "api/json.h"
+#include "api/list.h"
 #include "api/routes.h"
 #include "api/shapes.h"
 #include "base/bytes.h"
@@ -81,7 +82,9 @@ static int find_vm(struct api_request *req, struct catalog_vm_context *vm, struc
 		catalog_vm_context_get(hub_catalog(req->hub), req->args[0], vm, err));
 }
 
-static int take_order(struct api_request *req, struct catalog_vm_filter *filter, struct err *err)
+const struct api_list api_vm_list = {.sorts = "name|capacity|created_at|last_discovered_at"};
+
+static void take_page(const struct api_page *page, struct catalog_vm_filter *filter)
 {
 	static const char *const words[] = {
 		[CATALOG_VM_BY_NAME] = "name",
@@ -89,22 +92,13 @@ static int take_order(struct api_request *req, struct catalog_vm_filter *filter,
 		[CATALOG_VM_BY_CREATED] = "created_at",
 		[CATALOG_VM_BY_DISCOVERED] = "last_discovered_at",
 	};
-	const char *word = api_uri_query(&req->uri, "sort");
 
-	filter->descending = word[0] == '-';
-	word += filter->descending;
-	if (!word[0] && !filter->descending)
-		return 0;
-	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
-		if (strcmp(word, words[i]) != 0)
-			continue;
-		filter->order = (enum catalog_vm_order)i;
-		return 0;
-	}
-	return err_set(err, HUB_E_INVALID,
-		       "sort must be name, capacity, created_at or last_discovered_at, with a - "
-		       "in front for the other way round, not \"%.40s\"",
-		       word);
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (!strcmp(page->sort, words[i]))
+			filter->order = (enum catalog_vm_order)i;
+	filter->descending = page->descending;
+	filter->limit = page->limit;
+	filter->offset = page->offset;
 }
 
 static int get_vm_contexts(struct api_request *req, struct err *err)
@@ -115,34 +109,31 @@ static int get_vm_contexts(struct api_request *req, struct err *err)
 		.policy_id = api_uri_query(&req->uri, "policy_id"),
 		.search = api_uri_query(&req->uri, "search"),
 	};
-	int rc = take_order(req, &filter, err);
+	int rc = api_query_int(req, "credential_id", 1, INT64_MAX, &filter.credential_id, err);
 
-	if (!rc)
-		rc = api_query_int(req, "credential_id", 1, INT64_MAX, &filter.credential_id, err);
 	return rc ? rc : api_answer_vms(req, &filter, err);
 }
 
-/* The VMs of @filter, with the limit and offset of the request. */
+/* The VMs of @filter, in the order and with the limits of the request. */
 int api_answer_vms(struct api_request *req, struct catalog_vm_filter *filter, struct err *err)
 {
 	_cleanup_(freep) struct catalog_vm_context *rows = NULL;
+	struct api_page page;
 	int64_t total = 0;
 	json_t *list;
 	size_t n = 0;
-	int rc = api_query_int(req, "limit", 0, INT32_MAX, &filter->limit, err);
+	int rc = api_list_take(req, &page, err);
 
-	if (!rc)
-		rc = api_query_int(req, "offset", 0, INT32_MAX, &filter->offset, err);
 	if (rc)
 		return rc;
+	take_page(&page, filter);
 	rc = catalog_vm_contexts_list(hub_catalog(req->hub), filter, &rows, &n, &total, err);
 	if (rc)
 		return hub_from_catalog(rc);
 	list = json_array();
 	for (size_t i = 0; i < n; i++)
 		json_array_append_new(list, api_shape_vm(&rows[i]));
-	req->answer = json_pack("{s:o,s:I}", "vm_contexts", list, "total", (json_int_t)total);
-	return 0;
+	return api_list_answer(req, &page, "vm_contexts", list, total, err);
 }
 
 static int get_vm_context(struct api_request *req, struct err *err)
@@ -283,13 +274,8 @@ static const struct api_route vm_routes[] = {
 				      {"vcenter_host", API_JSON_TEXT, "of this vCenter"},
 				      {"policy_id", API_JSON_TEXT, "with this policy"},
 				      {"credential_id", API_JSON_INT, "with this credential"},
-				      {"search", API_JSON_TEXT, "with this in the name"},
-				      {"sort", API_JSON_TEXT,
-				       "name, capacity, created_at, last_discovered_at; -name: "
-				       "the other way round"},
-				      {"limit", API_JSON_INT, "at most so many"},
-				      {"offset", API_JSON_INT, "without the first so many"}),
-		  .gives = &api_vm_list_shape),
+				      {"search", API_JSON_TEXT, "with this in the name"}),
+		  .list = &api_vm_list, .gives = &api_vm_list_shape),
 	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}", get_vm_context, VIEWER,
 		  "One VM, its disks and networks", .gives = &detail_shape),
 	API_ROUTE(PATCH, "/api/v1/vm-contexts/{context_id}", patch_vm_context, OPERATOR,

@@ -582,7 +582,8 @@ static int http_start_daemon(struct api *api, const struct api_config *config, i
 		limit, MHD_OPTION_PER_IP_CONNECTION_LIMIT, peer, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		(size_t)HTTP_CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, http_on_target, api,
 		MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, api, MHD_OPTION_NOTIFY_CONNECTION,
-		http_on_connection, api, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+		http_on_connection, api, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls,
+		MHD_OPTION_END);
 	if (api->daemon)
 		return 0;
 	return err_set(err, api->certificate ? HUB_E_INVALID : -EIO,

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/list.h"
+#include "catalog/idempotency.h"
 #include "api/routes.h"
 #include "api/status.h"
 #include "base/bytes.h"
@@ -238,12 +240,51 @@ static void add_query_parameters(json_t *list, const struct api_param *p)
 	}
 }
 
+/* Each way to sort, up and down. */
+static json_t *sort_schema(const struct api_list *list)
+{
+	json_t *up = choice(list->sorts), *both = json_array(), *word;
+	size_t i;
+
+	json_array_foreach (up, i, word) {
+		json_array_append(both, word);
+		json_array_append_new(both, json_sprintf("-%s", json_string_value(word)));
+	}
+	json_decref(up);
+	return json_pack("{s:s,s:o}", "type", "string", "enum", both);
+}
+
+static void add_list_parameters(json_t *out, const struct api_list *list)
+{
+	char what[160];
+
+	json_array_append_new(
+		out, parameter("limit", "query", false, "at most so many rows",
+			       json_pack("{s:s,s:i,s:i,s:i}", "type", "integer", "minimum", 1,
+					 "maximum", API_LIST_MAX, "default", API_LIST_MAX)));
+	json_array_append_new(out,
+			      parameter("offset", "query", false, "without the first so many",
+					json_pack("{s:s,s:i}", "type", "integer", "minimum", 0)));
+	snprintf(what, sizeof(what), "by this member, '-': descending; by %s%.*s unless said",
+		 list->descending ? "-" : "", (int)strcspn(list->sorts, "|"), list->sorts);
+	json_array_append_new(out, parameter("sort", "query", false, what, sort_schema(list)));
+}
+
 static json_t *parameters(const struct api_route *r)
 {
 	json_t *list = json_array();
 
 	add_path_parameters(list, r->path);
 	add_query_parameters(list, r->query);
+	if (r->list)
+		add_list_parameters(list, r->list);
+	if (r->creates)
+		json_array_append_new(
+			list, parameter("Idempotency-Key", "header", false,
+					"the same call again under the same key has the answer of "
+					"the first",
+					json_pack("{s:s,s:i,s:i}", "type", "string", "minLength", 1,
+						  "maxLength", CATALOG_IDEM_KEY_SIZE - 1)));
 	return list;
 }
 
@@ -257,6 +298,13 @@ static json_t *plain_schema(const char *content_type)
 	return json_pack("{s:s}", "type", strstr(content_type, "json") ? "object" : "string");
 }
 
+static json_t *link_header(void)
+{
+	return json_pack("{s:{s:s,s:{s:s}}}", "Link", "description",
+			 "<URL>; rel=\"next\": the next page, where there is one", "schema", "type",
+			 "string");
+}
+
 static json_t *success(struct openapi *o, const struct api_route *r)
 {
 	json_t *of = NULL;
@@ -265,7 +313,8 @@ static json_t *success(struct openapi *o, const struct api_route *r)
 		of = content("application/json", openapi_ref(o, r->gives, false));
 	else if (r->content_type)
 		of = content(r->content_type, plain_schema(r->content_type));
-	return json_pack("{s:s,s:o*}", "description", "Success", "content", of);
+	return json_pack("{s:s,s:o*,s:o*}", "description", "Success", "content", of, "headers",
+			 r->list ? link_header() : NULL);
 }
 
 static json_t *responses(struct openapi *o, const struct api_route *r)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/idempotency.h"
 #include "api/json.h"
 #include "api/openapi.h"
 #include "api/status.h"
@@ -258,15 +259,18 @@ static int parse_body(const struct api_exchange *x, bool may_be_bare, json_t **b
 }
 
 static int run_handler(const struct api_route *route, struct api_request *req,
-		       const struct api_exchange *x, struct err *err)
+		       struct api_idem *idem, struct err *err)
 {
 	json_t *body = NULL;
+	bool replayed = false;
 	int rc = api_authorise(req, route, err);
 
 	if (!rc && route->takes)
-		rc = parse_body(x, route->may_be_bare, &body, err);
+		rc = parse_body(req->out, route->may_be_bare, &body, err);
 	req->body = body;
-	if (!rc)
+	if (!rc && route->creates)
+		rc = api_idem_begin(req, idem, &replayed, err);
+	if (!rc && !replayed)
 		rc = route->handle(req, err);
 	req->body = NULL;
 	json_decref(body);
@@ -297,6 +301,7 @@ static void finish(struct api_exchange *x, struct api_request *req, int rc, cons
 
 static void dispatch(struct api_request *req, struct api_exchange *x)
 {
+	struct api_idem idem = {.begun = false};
 	struct route_search found;
 	struct err err = ERR_INIT;
 	int rc = api_uri_parse(&req->uri, x->target, &err);
@@ -309,9 +314,10 @@ static void dispatch(struct api_request *req, struct api_exchange *x)
 	if (found.best) {
 		req->route = found.best;
 		req->status = found.best->status ? found.best->status : 200;
-		rc = run_handler(found.best, req, x, &err);
+		rc = run_handler(found.best, req, &idem, &err);
 		api_audit(req, rc ? api_status_of(rc) : req->status, err.text);
 		finish(x, req, rc, &err);
+		api_idem_end(req, &idem);
 	} else if (found.allow[0]) {
 		add_header(x, "Allow", strdup(found.allow));
 		api_refuse(x, API_STATUS(405), "this path does not take that method", found.allow);

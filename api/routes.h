@@ -141,7 +141,10 @@ struct api_route {
 	const char *content_type;
 	int status; /* of success; 0: 200; API_NO_CONTENT: neither shape nor type */
 	const struct api_param *query;
-	const char *details; /* what the summary has no room for */
+	const struct api_list *list; /* list.h: takes limit, offset and sort besides */
+	const char *details;	     /* what the summary has no room for */
+	bool creates; /* takes an Idempotency-Key (idempotency.h); not where an answer holds a
+			 secret */
 	bool deprecated;
 };
 

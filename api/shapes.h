@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "api/json.h"
+#include "api/list.h"
 #include "catalog/contexts.h"
 #include "catalog/job_log.h"
 #include "hub/backup.h"
@@ -15,6 +15,7 @@ json_t *api_shape_vm(const struct catalog_vm_context *vm);
 /* Answers with the VMs of @filter: limit and offset are the request's. */
 int api_answer_vms(struct api_request *req, struct catalog_vm_filter *filter, struct err *err);
 extern const struct api_shape api_vm_list_shape;
+extern const struct api_list api_vm_list;
 json_t *api_shape_progress(const struct hub_backup_view *view);
 json_t *api_shape_line(const struct catalog_job_line *line);
 

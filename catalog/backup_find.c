@@ -59,6 +59,13 @@ static void where_jobs(struct row_where *w, const struct catalog_backup_filter *
 		row_where_text(w, "j.backup_type = ?", catalog_backup_type_name(*f->backup_type));
 }
 
+static const struct row_sort job_sorts[] = {
+	{"created_at", "j.created_at"},	  {"vm_name", "j.vm_name"},
+	{"status", "j.status"},		  {"backup_type", "j.backup_type"},
+	{"started_at", "j.started_at"},	  {"completed_at", "j.completed_at"},
+	{"total_bytes", "j.total_bytes"}, {"bytes_transferred", "j.bytes_transferred"},
+};
+
 static int list_jobs(struct db *db, const struct catalog_backup_filter *f,
 		     struct catalog_backup **rows, size_t *n, int64_t *total, struct err *err)
 {
@@ -73,7 +80,10 @@ static int list_jobs(struct db *db, const struct catalog_backup_filter *f,
 	}
 	if (r)
 		return r;
-	row_where_tail(&w, "ORDER BY j.created_at DESC, j.id DESC");
+	r = row_where_order(&w, job_sorts, ARRAY_SIZE(job_sorts), f->sort, !f->ascending, "j.id",
+			    err);
+	if (r)
+		return r;
 	row_where_limit(&w, f->limit, f->offset);
 	return row_list(db, &catalog_backup_map, w.sql, w.args, w.n, (void **)rows, n, err);
 }

@@ -232,11 +232,15 @@ struct catalog_backup_filter {
 	const char *repository_id;
 	const enum catalog_job_status *status;	     /* NULL: any */
 	const enum catalog_backup_type *backup_type; /* NULL: any */
-	int64_t limit;				     /* 0: no limit */
+	const char *sort;			     /* NULL or "": created_at; vm_name, status,
+						      * backup_type, started_at, completed_at,
+						      * total_bytes, bytes_transferred */
+	bool ascending;
+	int64_t limit; /* 0: no limit */
 	int64_t offset;
 };
 
-/* Newest first. @filter and @total may be NULL; *@total counts all matches, whatever the limit. */
+/* Newest first unless sorted otherwise. @filter and @total may be NULL; *@total counts all matches, whatever the limit. */
 int catalog_backups_list(struct catalog *cat, const struct catalog_backup_filter *filter,
 			 struct catalog_backup **rows, size_t *n, int64_t *total, struct err *err);
 

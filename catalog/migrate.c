@@ -30,6 +30,7 @@ EMBED_MIGRATION(003, backups);
 EMBED_MIGRATION(004, policies);
 EMBED_MIGRATION(005, operations);
 EMBED_MIGRATION(006, access);
+EMBED_MIGRATION(007, idempotency);
 EMBED_MIGRATION(008, hubs);
 EMBED_MIGRATION(010, nouns);
 
@@ -37,10 +38,9 @@ EMBED_MIGRATION(010, nouns);
 static const struct {
 	const char *name, *up, *down;
 } migrations[] = {
-	MIGRATION(001, inventory), MIGRATION(002, repositories), MIGRATION(003, backups),
-	MIGRATION(004, policies),  MIGRATION(005, operations),	 MIGRATION(006, access),
-	MIGRATION(008, hubs),
-	MIGRATION(010, nouns),
+	MIGRATION(001, inventory),   MIGRATION(002, repositories), MIGRATION(003, backups),
+	MIGRATION(004, policies),    MIGRATION(005, operations),   MIGRATION(006, access),
+	MIGRATION(007, idempotency), MIGRATION(008, hubs),	   MIGRATION(010, nouns),
 };
 
 int64_t catalog_schema_latest(void)

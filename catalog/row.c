@@ -84,6 +84,23 @@ void row_where_tail(struct row_where *w, const char *sql)
 	append(w->sql, sizeof(w->sql), " %s", sql);
 }
 
+int row_where_order(struct row_where *w, const struct row_sort *sorts, size_t n, const char *sort,
+		    bool descending, const char *id, struct err *err)
+{
+	const char *way = descending ? "DESC" : "ASC";
+	char sql[160];
+	size_t i = 0;
+
+	while (sort && *sort && i < n && strcmp(sorts[i].name, sort))
+		i++;
+	if (i == n)
+		return err_set(err, CATALOG_E_INVALID, "the list cannot be sorted by \"%.40s\"",
+			       sort);
+	snprintf(sql, sizeof(sql), "ORDER BY %s %s, %s %s", sorts[i].column, way, id, way);
+	row_where_tail(w, sql);
+	return 0;
+}
+
 void row_where_limit(struct row_where *w, int64_t limit, int64_t offset)
 {
 	if (limit <= 0 && offset <= 0)

@@ -77,6 +77,15 @@ void row_where_text(struct row_where *w, const char *condition, const char *valu
 void row_where_i64(struct row_where *w, const char *condition, int64_t value);
 /* Adds text as it is, without a condition: ORDER BY ... */
 void row_where_tail(struct row_where *w, const char *sql);
+/* What a list may be ordered by: the name callers use, the column behind it. */
+struct row_sort {
+	const char *name, *column;
+};
+
+/* Adds ORDER BY the column of @sort (NULL or "": the first one's), and then by @id, so that pages
+ * are stable. CATALOG_E_INVALID: no such name. */
+int row_where_order(struct row_where *w, const struct row_sort *sorts, size_t n, const char *sort,
+		    bool descending, const char *id, struct err *err);
 /* Adds LIMIT and OFFSET; @limit 0 is none. */
 void row_where_limit(struct row_where *w, int64_t limit, int64_t offset);
 

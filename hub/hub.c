@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "catalog/idempotency.h"
 #include "catalog/legacy.h"
 #include "hub/access.h"
 #include "hub/audit.h"
@@ -57,6 +58,28 @@ static int hub_take_config(struct hub *hub, const struct hub_config *config, str
 
 /* --- steps of the start, each with its undoing in hub_free() -----------------------------------
  */
+
+/* Machine and data folder: the lock in there keeps a second hub out. */
+static int hub_make_identity(struct hub *hub, struct err *err)
+{
+	char host[256] = "";
+	struct sha256 h;
+
+	gethostname(host, sizeof(host) - 1);
+	if (!sha256_begin(&h))
+		return err_sys(err, -ENOMEM, "hub's identity");
+	sha256_add(&h, host, strlen(host) + 1);
+	sha256_add(&h, hub->data_dir, strlen(hub->data_dir));
+	return sha256_end(&h, hub->identity) ? 0 : err_sys(err, -EIO, "hub's identity");
+}
+
+/* Calls of the API that the last run did not end: their keys are free again. */
+static int hub_forget_calls(struct hub *hub, struct err *err)
+{
+	int rc = hub_make_identity(hub, err);
+
+	return rc ? rc : hub_from_catalog(catalog_idem_recover(hub->catalog, hub->identity, err));
+}
 
 static int hub_lock_data(struct hub *hub, struct err *err)
 {
@@ -215,6 +238,8 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 	if (!rc)
 		rc = hub_recover(hub, err);
 	if (!rc)
+		rc = hub_forget_calls(hub, err);
+	if (!rc)
 		hub_credentials_settle(hub);
 	if (!rc)
 		rc = hub_start_nbd(hub, config, err);
@@ -338,6 +363,11 @@ void hub_stop(struct hub *hub, const char *reason)
 const char *hub_nbd_addresses(const struct hub *hub)
 {
 	return hub->nbd_addresses;
+}
+
+const char *hub_identity(const struct hub *hub)
+{
+	return hub->identity;
 }
 
 struct catalog *hub_catalog(struct hub *hub)

@@ -113,6 +113,9 @@ struct catalog *hub_catalog(struct hub *hub);
 /* The hub's condition for a catalog result; -errno and 0 as they are. */
 int hub_from_catalog(int rc);
 
+/* A text that is this hub's in every run of it, and no other's on the same catalog. Borrowed. */
+const char *hub_identity(const struct hub *hub);
+
 /* True once hub_interrupt() was called: who waits for something of the hub's may go home. */
 bool hub_is_stopping(const struct hub *hub);
 

@@ -22,6 +22,7 @@
 
 #include "base/list.h"
 #include "base/log.h"
+#include "base/sha256.h"
 #include "catalog/backups.h"
 #include "catalog/contexts.h"
 #include "catalog/hubs.h"
@@ -45,6 +46,7 @@ struct hub {
 	 * `lock`, and read by hub_config_now(). */
 	struct hub_config config;
 	char data_dir[CATALOG_PATH_SIZE];
+	char identity[SHA256_HEX_SIZE];
 	char vcenter_user[HUB_SECRET_SIZE], vcenter_password[HUB_SECRET_SIZE];
 	int lock_fd; /* of the data folder */
 	struct catalog *catalog;

@@ -210,7 +210,6 @@ static void who_does_not_take_the_answer_is_cut_off(void **state)
 		assert_true(i < 300);
 		poll(NULL, 0, 100);
 	}
-	assert_true(is_ended(fd));
 	close(fd);
 }
 

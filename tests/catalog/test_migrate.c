@@ -81,7 +81,9 @@ static void add_other_rows(const struct fx *fx)
 		" previous_hash, entry_hash) VALUES (1, 'ann', 'login', 'allowed', '', '', 'h1');"
 		"INSERT INTO hubs (token, id, name, instance, started_at, heartbeat_at,"
 		" steady_since, lease_until) VALUES (7, 'hub-7', 'h', 'data-7', 1, 1, 1, 1);"
-		"UPDATE backup_jobs SET hub_token = 7");
+		"UPDATE backup_jobs SET hub_token = 7;"
+		"INSERT INTO idempotency_keys (caller, idem_key, request_hash, owner, created_at,"
+		" expires_at) VALUES ('ann', 'k1', 'h', 'hub', 1, 1)");
 }
 
 static void open_with_data(struct fx *fx)
@@ -145,6 +147,9 @@ static void every_step_down_and_up_works_with_data_in(void **state)
 	assert_int_not_equal(tmpdb_try(&fx->t, "SELECT hub_token FROM backup_jobs"), 0);
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_jobs"), 3);
 	tmpdb_assert_sound(&fx->t);
+	migrate_below(fx, "007_idempotency");
+	assert_false(tmpdb_has_table(&fx->t, "idempotency_keys"));
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM users"), 1);
 	migrate_to(fx, 5);
 	assert_false(tmpdb_has_table(&fx->t, "users"));
 	assert_true(lines >= 3 && tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log") == lines);

@@ -1,0 +1,243 @@
+/* Idempotency-Key over HTTP: once, the same answer again, also after a restart. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "api/api.h"
+#include "tests/hub/rig.h"
+#include "tests/support/apiclient.h"
+
+static struct hubrig rig;
+static struct api *api;
+static struct rig_vm vm;
+
+static void start(void)
+{
+	struct api_config config = {.listen = "127.0.0.1:0"};
+	struct err err = ERR_INIT;
+
+	hubrig_start(&rig);
+	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
+}
+
+static void stop(void)
+{
+	hub_interrupt(rig.hub);
+	api_stop(steal(&api));
+	hubrig_stop(&rig);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	vm = (struct rig_vm){.name = "pg", .id = "vm-1", .disk_count = 1, .size = {256 << 10}};
+	rig_vm_init(&vm);
+	hubrig_init(&rig);
+	start();
+	hubrig_add_repository(&rig);
+	hubrig_add_vm(&rig, &vm);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	stop();
+	hubrig_deinit(&rig);
+	rig_vm_deinit(&vm);
+	return 0;
+}
+
+static const char *other_token; /* NULL: the administrator's */
+
+/* POST under a key; the answer's text is the caller's. */
+static long post(const char *path, const char *key, const char *body, char **text, bool *replayed)
+{
+	struct apiclient_reply reply;
+	char base[128], header[600], value[64];
+	char token[HUB_TOKEN_SIZE], bearer[100];
+	const char *headers[] = {header, bearer, NULL};
+
+	snprintf(base, sizeof(base), "http://%s", api_address(api));
+	snprintf(header, sizeof(header), "Idempotency-Key: %s", key);
+	if (other_token)
+		snprintf(token, sizeof(token), "%s", other_token);
+	else
+		rig_token(&rig, path, token);
+	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
+	apiclient_run(&(struct apiclient_call){.base = base,
+					       .method = "POST",
+					       .path = path,
+					       .body = body,
+					       .headers = headers},
+		      &reply);
+	if (replayed)
+		*replayed = !strcmp(
+			apiclient_header(&reply, "Idempotency-Replayed", value, sizeof(value)),
+			"true");
+	if (text)
+		*text = strdup(reply.text);
+	apiclient_deinit(&reply);
+	return reply.status;
+}
+
+static const char full[] =
+	"{\"vm_name\":\"pg\",\"repository\":\"local1\",\"backup_type\":\"full\"}";
+
+static int64_t backups(void)
+{
+	return tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM backup_jobs");
+}
+
+static void the_same_call_again_has_the_same_answer(void **state)
+{
+	char *first, *second;
+	bool replayed;
+
+	(void)state;
+	assert_int_equal(post("/api/v1/backups", "start-1", full, &first, &replayed), 200);
+	assert_false(replayed);
+	assert_int_equal(post("/api/v1/backups", "start-1", full, &second, &replayed), 200);
+	assert_true(replayed);
+	assert_string_equal(first, second);
+	assert_int_equal(backups(), 1);
+	free(first);
+	free(second);
+	/* Without it, the VM is busy. */
+	assert_int_equal(post("/api/v1/backups", "start-2", full, NULL, NULL), 409);
+}
+
+static void another_call_under_the_key_is_422(void **state)
+{
+	(void)state;
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
+	assert_int_equal(post("/api/v1/backups", "k", "{\"vm_name\":\"pg\"}", NULL, NULL), 422);
+	assert_int_equal(post("/api/v1/repositories", "k", full, NULL, NULL), 422);
+	assert_int_equal(post("/api/v1/backups?x=1", "k", full, NULL, NULL), 422);
+}
+
+static void what_failed_may_be_tried_again(void **state)
+{
+	char body[600];
+	bool replayed;
+
+	(void)state;
+	snprintf(body, sizeof(body),
+		 "{\"name\":\"r\",\"type\":\"local\",\"config\":{\"path\":\"%s/file/sub\"}}",
+		 rig.dir);
+	assert_int_equal(scratch_run("touch '%s/file'", rig.dir), 0);
+	assert_int_not_equal(post("/api/v1/repositories", "r", body, NULL, NULL), 201);
+	assert_int_equal(scratch_run("rm '%s/file'", rig.dir), 0);
+	assert_int_equal(scratch_run("mkdir '%s/file'", rig.dir), 0);
+	assert_int_equal(post("/api/v1/repositories", "r", body, NULL, &replayed), 201);
+	assert_false(replayed);
+	assert_int_equal(post("/api/v1/repositories", "r", body, NULL, &replayed), 201);
+	assert_true(replayed);
+}
+
+static void an_answer_survives_a_restart_of_the_hub(void **state)
+{
+	char *first, *second;
+	bool replayed;
+
+	(void)state;
+	assert_int_equal(post("/api/v1/backups", "k", full, &first, NULL), 200);
+	stop();
+	start();
+	assert_int_equal(post("/api/v1/backups", "k", full, &second, &replayed), 200);
+	assert_true(replayed);
+	assert_string_equal(first, second);
+	assert_int_equal(backups(), 1);
+	free(first);
+	free(second);
+}
+
+static void *start_backup(void *arg)
+{
+	*(long *)arg = post("/api/v1/backups", "k", full, NULL, NULL);
+	return NULL;
+}
+
+/* While the first waits for its agent; then the hub stops under it, and the key is free. */
+static void while_it_runs_the_same_call_is_409(void **state)
+{
+	pthread_t t;
+	long status = 0;
+
+	(void)state;
+	agentpeer_hold(rig.peer);
+	pthread_create(&t, NULL, start_backup, &status);
+	while (!backups())
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 409);
+	hub_interrupt(rig.hub);
+	pthread_join(t, NULL);
+	assert_int_equal(status, 503);
+	agentpeer_release(rig.peer);
+	stop();
+	start();
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
+}
+
+/* A hub that was killed did not say how its call ended. */
+static void a_key_that_a_crash_left_is_free_after_the_restart(void **state)
+{
+	(void)state;
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
+	stop();
+	tmpdb_sql(&rig.db, "UPDATE idempotency_keys SET status = NULL, answer = NULL");
+	start();
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
+	assert_int_equal(backups(), 2);
+}
+
+static void a_key_is_its_callers_alone(void **state)
+{
+	char token[HUB_TOKEN_SIZE];
+
+	(void)state;
+	rig_make_token(&rig, "ann", CATALOG_ROLE_OPERATOR, "", token);
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
+	other_token = token;
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 409); /* busy */
+	/* Who may not call it gets no answer of before either. */
+	other_token = "sdn_none";
+	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 401);
+	other_token = NULL;
+}
+
+static void keys_are_bounded_and_printable(void **state)
+{
+	char key[300];
+
+	(void)state;
+	memset(key, 'k', sizeof(key));
+	key[256] = '\0';
+	assert_int_equal(post("/api/v1/backups", key, full, NULL, NULL), 400);
+	key[255] = '\0';
+	assert_int_equal(post("/api/v1/backups", "two words", full, NULL, NULL), 400);
+	assert_int_equal(post("/api/v1/backups", "\xc3\xa4", full, NULL, NULL), 400);
+	assert_int_equal(backups(), 0);
+	assert_int_equal(post("/api/v1/backups", key, full, NULL, NULL), 200);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(the_same_call_again_has_the_same_answer),
+		T(another_call_under_the_key_is_422),
+		T(what_failed_may_be_tried_again),
+		T(an_answer_survives_a_restart_of_the_hub),
+		T(while_it_runs_the_same_call_is_409),
+		T(a_key_that_a_crash_left_is_free_after_the_restart),
+		T(a_key_is_its_callers_alone),
+		T(keys_are_bounded_and_printable),
+	};
+
+	return tmpdb_run_tests("api/idempotency", tests, NULL, NULL);
+}
