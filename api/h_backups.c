@@ -1,4 +1,5 @@
 /* Backups: start, list, look at one. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,6 +7,7 @@
 #include "api/list.h"
 #include "api/routes.h"
 #include "base/bytes.h"
+#include "catalog/contexts.h"
 #include "hub/backup.h"
 
 API_WORD_FN(catalog_backup_type_name, enum catalog_backup_type)
@@ -208,6 +210,76 @@ static int post_backup(struct api_request *req, struct err *err)
 	return rc;
 }
 
+/* --- the early form of start ----------------------------------------------------------------- */
+
+/* The disk as early callers name it: its index, as a number or in a text, or the agent's id. */
+static bool disk_is_meant(const struct catalog_vm_disk *disk, const json_t *wanted)
+{
+	char index[24];
+
+	if (json_is_integer(wanted))
+		return json_integer_value(wanted) == disk->disk_index;
+	snprintf(index, sizeof(index), "%d", disk->disk_index);
+	return !strcmp(json_string_value(wanted), index) ||
+	       !strcmp(json_string_value(wanted), disk->disk_id);
+}
+
+static int find_meant_vm(struct api_request *req, struct catalog_vm_context *vm, struct err *err)
+{
+	struct start_body body = {.vm_name = ""};
+	struct catalog *cat = hub_catalog(req->hub);
+	int rc = api_json_decode(req->body, start_members, ARRAY_SIZE(start_members), &body, err);
+
+	if (rc)
+		return rc;
+	return hub_from_catalog(body.vm_context_id[0]
+					? catalog_vm_context_get(cat, body.vm_context_id, vm, err)
+					: catalog_vm_context_find(cat, body.vm_name, "", vm, err));
+}
+
+/* Mission K2: a disk that is named must be there; all of them are backed up. */
+static int check_meant_disk(struct api_request *req, const json_t *wanted, struct err *err)
+{
+	_cleanup_(freep) struct catalog_vm_disk *disks = NULL;
+	struct catalog_vm_context vm;
+	size_t n = 0;
+	int rc;
+
+	if (!json_is_integer(wanted) && !json_is_string(wanted))
+		return err_set(err, HUB_E_INVALID, "disk_id must be a number or a string");
+	rc = find_meant_vm(req, &vm, err);
+	if (!rc)
+		rc = hub_from_catalog(catalog_vm_disks_list(hub_catalog(req->hub), vm.context_id,
+							    false, &disks, &n, err));
+	if (rc)
+		return rc;
+	for (size_t i = 0; i < n; i++)
+		if (disk_is_meant(&disks[i], wanted))
+			return 0;
+	return err_set(err, HUB_E_NOT_FOUND, "VM \"%s\" has no such disk as disk_id says",
+		       vm.vm_name);
+}
+
+static int post_start(struct api_request *req, struct err *err)
+{
+	const json_t *wanted = json_object_get(req->body, "disk_id");
+	json_t *body;
+	int rc = wanted ? check_meant_disk(req, wanted, err) : 0;
+
+	if (rc)
+		return rc;
+	body = json_copy((json_t *)req->body);
+	json_object_del(body, "disk_id");
+	req->body = body;
+	rc = post_backup(req, err);
+	json_decref(body);
+	if (!rc)
+		json_object_set_new(req->answer, "message",
+				    json_string("all disks of the VM are backed up, from one "
+						"snapshot; disk_id chooses none"));
+	return rc;
+}
+
 /* --- list, get ------------------------------------------------------------------------------ */
 
 static int take_filter(struct api_request *req, struct catalog_backup_filter *filter,
@@ -307,6 +379,18 @@ static const struct api_json_member started_members[] = {
 static const struct api_shape started_shape =
 	API_SHAPE("BackupStarted", started_members, .base = &full_view_shape);
 
+static const struct api_json_member early_start_members[] = {
+	API_BY_HAND("disk_id", ANY, .what = "must be one of the VM's; all of them are backed up"),
+};
+static const struct api_shape early_start_shape =
+	API_SHAPE("BackupEarlyStart", early_start_members, .base = &start_shape);
+
+static const struct api_json_member early_started_members[] = {
+	API_BY_HAND("message", TEXT),
+};
+static const struct api_shape early_started_shape =
+	API_SHAPE("BackupEarlyStarted", early_started_members, .base = &started_shape);
+
 static const struct api_json_member list_members[] = {
 	API_LIST("backups", &backup_shape),
 	API_BY_HAND("total", I64),
@@ -319,21 +403,34 @@ static const struct api_list backup_list = {
 	.descending = true,
 };
 
+static const struct api_param backup_filters[] = {
+
+	{"vm_name", API_JSON_TEXT, "of this VM"},
+	{"vm_context_id", API_JSON_TEXT, "of this VM"},
+	{"repository_id", API_JSON_TEXT, "in this repository"},
+	{"status", API_JSON_TEXT, "in this state", "pending|running|completed|failed|cancelled"},
+	{"backup_type", API_JSON_TEXT, "of this type", "full|incremental"},
+	{.name = NULL},
+};
+
 static const struct api_route backup_routes[] = {
 	API_ROUTE(POST, "/api/v1/backups", post_backup, OPERATOR,
 		  "Start a backup of all disks of a VM", .creates = true, .takes = &start_shape,
 		  .gives = &started_shape),
 	API_ROUTE(GET, "/api/v1/backups", get_backups, VIEWER, "List backups",
-		  .query = API_PARAMS(
-			  {"vm_name", API_JSON_TEXT, "of this VM"},
-			  {"vm_context_id", API_JSON_TEXT, "of this VM"},
-			  {"repository_id", API_JSON_TEXT, "in this repository"},
-			  {"status", API_JSON_TEXT, "in this state",
-			   "pending|running|completed|failed|cancelled"},
-			  {"backup_type", API_JSON_TEXT, "of this type", "full|incremental"}),
-		  .list = &backup_list, .gives = &list_shape),
+		  .query = backup_filters, .list = &backup_list, .gives = &list_shape),
 	API_ROUTE(GET, "/api/v1/backups/{backup_id}", get_backup, VIEWER,
 		  "One backup, and its disks", .gives = &full_view_shape),
+	API_ROUTE(POST, "/api/v1/backup/start", post_start, OPERATOR,
+		  "Start a backup of all disks of a VM", .creates = true,
+		  .takes = &early_start_shape, .gives = &early_started_shape,
+		  .instead = "/api/v1/backups"),
+	API_ROUTE(GET, "/api/v1/backup/list", get_backups, VIEWER, "List backups",
+		  .query = backup_filters, .list = &backup_list, .gives = &list_shape,
+		  .instead = "/api/v1/backups"),
+	API_ROUTE(GET, "/api/v1/backup/{backup_id}", get_backup, VIEWER,
+		  "One backup, and its disks", .gives = &full_view_shape,
+		  .instead = "/api/v1/backups/{backup_id}"),
 };
 const struct api_noun api_backups_noun =
 	API_NOUN("Backups", "Start backups and look at them.", backup_routes);

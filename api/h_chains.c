@@ -139,13 +139,19 @@ static const struct api_shape chain_shape =
 		"disk_id", API_JSON_INT, "index of the disk; 0 unless said"                        \
 	}
 
+static const struct api_param chain_params[] = {
+	{"vm_name", API_JSON_TEXT, "this or vm_context_id"},
+	{"vm_context_id", API_JSON_TEXT, "this or vm_name"},
+	CHAIN_PARAMS,
+	{.name = NULL},
+};
+
 static const struct api_route chain_routes[] = {
+	API_ROUTE(GET, "/api/v1/backup/chain", get_named_chain, VIEWER,
+		  "The active chain of a VM's disk", .query = chain_params, .gives = &chain_shape,
+		  .instead = "/api/v1/backups/chain"),
 	API_ROUTE(GET, "/api/v1/backups/chain", get_named_chain, VIEWER,
-		  "The active chain of a VM's disk",
-		  .query = API_PARAMS({"vm_name", API_JSON_TEXT, "this or vm_context_id"},
-				      {"vm_context_id", API_JSON_TEXT, "this or vm_name"},
-				      CHAIN_PARAMS),
-		  .gives = &chain_shape),
+		  "The active chain of a VM's disk", .query = chain_params, .gives = &chain_shape),
 	API_ROUTE(GET, "/api/v1/backups/{vm_name}/chain", get_vm_chain, VIEWER, "The same",
 		  .query = API_PARAMS(CHAIN_PARAMS), .gives = &chain_shape),
 };

@@ -372,8 +372,11 @@ static json_t *operation(struct openapi *o, const struct api_noun *noun, const s
 			       operation_id(r), "x-role", role_name(r->role), "security",
 			       security(r->role), "parameters", parameters(r));
 
-	if (r->deprecated)
+	if (r->instead) {
 		json_object_set_new(op, "deprecated", json_true());
+		json_object_set_new(op, "description",
+				    json_sprintf("In its place: %s", r->instead));
+	}
 	if (r->takes)
 		json_object_set_new(
 			op, "requestBody",

@@ -299,6 +299,15 @@ static void finish(struct api_exchange *x, struct api_request *req, int rc, cons
 	api_refuse(x, rc, err->text, req->details);
 }
 
+/* RFC 9745; since when is a constant of the product: the mirrored API's early routes. */
+static void add_deprecation(struct api_request *req)
+{
+	api_reply_header(req, "Deprecation", "@1759622400");
+	if (!strchr(req->route->instead, '{'))
+		api_reply_header(req, "Link", "<%s>; rel=\"successor-version\"",
+				 req->route->instead);
+}
+
 static void dispatch(struct api_request *req, struct api_exchange *x)
 {
 	struct api_idem idem = {.begun = false};
@@ -314,6 +323,8 @@ static void dispatch(struct api_request *req, struct api_exchange *x)
 	if (found.best) {
 		req->route = found.best;
 		req->status = found.best->status ? found.best->status : 200;
+		if (found.best->instead)
+			add_deprecation(req);
 		rc = run_handler(found.best, req, &idem, &err);
 		api_audit(req, rc ? api_status_of(rc) : req->status, err.text);
 		finish(x, req, rc, &err);

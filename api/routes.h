@@ -145,7 +145,7 @@ struct api_route {
 	const char *details;	     /* what the summary has no room for */
 	bool creates; /* takes an Idempotency-Key (idempotency.h); not where an answer holds a
 			 secret */
-	bool deprecated;
+	const char *instead; /* what to call in its place: this one is deprecated */
 };
 
 /*

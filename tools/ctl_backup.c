@@ -359,7 +359,7 @@ static int backup_list(struct ctl *ctl, const struct ctl_args *args, struct err 
 		{"status", ctl_option(args, "status")},
 		{NULL, NULL},
 	};
-	int res = ctl_rest_get(ctl->rest, BACKUPS, NULL, NULL, query, &reply, err);
+	int res = ctl_rest_list(ctl->rest, BACKUPS, "backups", query, &reply, err);
 
 	if (res)
 		return res;

@@ -44,7 +44,8 @@ static int repo_list(struct ctl *ctl, const struct ctl_args *args, struct err *e
 	char text[HUMAN_MAX];
 	json_t *repo;
 	size_t i;
-	int res = ctl_rest_get(ctl->rest, "/api/v1/repositories", NULL, NULL, NULL, &reply, err);
+	int res =
+		ctl_rest_list(ctl->rest, "/api/v1/repositories", "repositories", NULL, &reply, err);
 
 	(void)args;
 	if (res)

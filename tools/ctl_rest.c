@@ -245,6 +245,53 @@ int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, cons
 	return request(rest, url, &(struct outgoing){NULL}, reply, err);
 }
 
+#define LIST_QUERY_MAX 8
+
+/* The next page of a list: rows are added to @all; @more: there are others behind them. */
+static int list_page(struct ctl_rest *rest, const char *path, const char *rows,
+		     const struct ctl_query *query, json_t *all, bool *more, struct err *err)
+{
+	struct ctl_query with[LIST_QUERY_MAX + 2] = {{NULL, NULL}};
+	_cleanup_(json_decrefp) json_t *page = NULL;
+	json_t *have = json_object_get(all, rows), *got;
+	char offset[24];
+	size_t n = 0;
+	int res;
+
+	snprintf(offset, sizeof(offset), "%zu", json_array_size(have));
+	for (; query && query[n].key && n < LIST_QUERY_MAX; n++)
+		with[n] = query[n];
+	with[n] = (struct ctl_query){"offset", offset};
+	res = ctl_rest_get(rest, path, NULL, NULL, with, &page, err);
+	if (res)
+		return res;
+	got = json_object_get(page, rows);
+	if (json_array_extend(have, got))
+		return err_set(err, CTL_FAILED, "out of memory");
+	*more = json_array_size(got) && (json_int_t)json_array_size(have) <
+						json_integer_value(json_object_get(page, "total"));
+	return CTL_OK;
+}
+
+int ctl_rest_list(struct ctl_rest *rest, const char *path, const char *rows,
+		  const struct ctl_query *query, json_t **reply, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *all = NULL;
+	bool more;
+	int res = ctl_rest_get(rest, path, NULL, NULL, query, &all, err);
+
+	if (res)
+		return res;
+	more = json_array_size(json_object_get(all, rows)) &&
+	       (json_int_t)json_array_size(json_object_get(all, rows)) <
+		       json_integer_value(json_object_get(all, "total"));
+	while (!res && more)
+		res = list_page(rest, path, rows, query, all, &more, err);
+	if (!res)
+		*reply = steal(&all);
+	return res;
+}
+
 int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t **reply,
 		  struct err *err)
 {

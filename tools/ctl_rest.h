@@ -33,6 +33,11 @@ struct ctl_query {
 int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
 		 const struct ctl_query *query, json_t **reply, struct err *err);
 
+/* GET of a list, page by page: *@reply is as if all rows had come in one answer, in its array
+ * @rows. */
+int ctl_rest_list(struct ctl_rest *rest, const char *path, const char *rows,
+		  const struct ctl_query *query, json_t **reply, struct err *err);
+
 /* POST; @body is consumed, also on failure; NULL (out of memory while building it) is an error. */
 int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t **reply,
 		  struct err *err);

@@ -109,7 +109,7 @@ static int vm_list(struct ctl *ctl, const struct ctl_args *args, struct err *err
 	char text[HUMAN_MAX];
 	json_t *vm;
 	size_t i;
-	int res = ctl_rest_get(ctl->rest, "/api/v1/vm-contexts", NULL, NULL, NULL, &reply, err);
+	int res = ctl_rest_list(ctl->rest, "/api/v1/vm-contexts", "vm_contexts", NULL, &reply, err);
 
 	(void)args;
 	if (res)

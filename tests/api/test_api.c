@@ -311,6 +311,71 @@ static void progress_log_and_cancel_over_http(void **state)
 	json_decref(reply);
 }
 
+/* --- the early routes ----------------------------------------------------------------------- */
+
+static void early_routes_do_the_same_and_say_what_to_call(void **state)
+{
+	struct apiclient_reply got;
+	json_t *started, *reply;
+	char path[200], base[128], value[256], token[HUB_TOKEN_SIZE], bearer[100];
+	const char *headers[] = {bearer, NULL};
+
+	(void)state;
+	add_vm_and_repository();
+	refuse("POST", "/api/v1/backup/start",
+	       "{\"vm_name\":\"pgtest1\",\"repository\":\"local\",\"backup_type\":\"full\","
+	       "\"disk_id\":\"7\"}",
+	       404, "no such disk");
+	refuse("POST", "/api/v1/backup/start",
+	       "{\"vm_name\":\"nobody\",\"repository\":\"local\",\"backup_type\":\"full\","
+	       "\"disk_id\":\"0\"}",
+	       404, "nobody");
+	refuse("POST", "/api/v1/backup/start",
+	       "{\"vm_name\":\"pgtest1\",\"repository\":\"local\",\"backup_type\":\"full\","
+	       "\"disk_id\":[]}",
+	       400, "disk_id");
+	started = ask("POST", "/api/v1/backup/start",
+		      "{\"vm_name\":\"pgtest1\",\"repository\":\"local\",\"backup_type\":"
+		      "\"full\",\"disk_id\":\"1\"}",
+		      200);
+	assert_int_equal(json_array_size(json_object_get(started, "disk_results")), 2);
+	assert_non_null(strstr(text_of(started, "message"), "all disks"));
+	assert_int_equal(send_and_complete(started, 0, "a/1"), 200);
+	assert_int_equal(send_and_complete(started, 1, "b/1"), 200);
+	reply = ask("GET", "/api/v1/backup/list?vm_name=pgtest1", NULL, 200);
+	assert_int_equal(json_integer_value(json_object_get(reply, "total")), 1);
+	json_decref(reply);
+	snprintf(path, sizeof(path), "/api/v1/backup/%s", text_of(started, "backup_id"));
+	reply = ask("GET", path, NULL, 200);
+	assert_string_equal(text_of(reply, "status"), "completed");
+	json_decref(reply);
+	reply = ask("GET", "/api/v1/backup/chain?vm_name=pgtest1&disk_id=1", NULL, 200);
+	assert_string_equal(text_of(reply, "full_backup_id"), text_of(started, "backup_id"));
+	json_decref(reply);
+	json_decref(started);
+
+	snprintf(base, sizeof(base), "http://%s", api_address(api));
+	rig_token(&rig, "/", token);
+	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
+	apiclient_run(&(struct apiclient_call){.base = base,
+					       .headers = headers,
+					       .method = "GET",
+					       .path = "/api/v1/backup/list"},
+		      &got);
+	assert_string_equal(apiclient_header(&got, "Deprecation", value, sizeof(value)),
+			    "@1759622400");
+	assert_string_equal(apiclient_header(&got, "Link", value, sizeof(value)),
+			    "</api/v1/backups>; rel=\"successor-version\"");
+	apiclient_deinit(&got);
+	apiclient_run(&(struct apiclient_call){.base = base,
+					       .headers = headers,
+					       .method = "GET",
+					       .path = "/api/v1/backups"},
+		      &got);
+	assert_string_equal(apiclient_header(&got, "Deprecation", value, sizeof(value)), "");
+	apiclient_deinit(&got);
+}
+
 /* --- refusals ------------------------------------------------------------------------------- */
 
 static void what_is_not_there_is_404_and_the_wrong_method_405(void **state)
@@ -589,6 +654,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(the_whole_story_over_http),
+		T(early_routes_do_the_same_and_say_what_to_call),
 		T(the_change_id_answer_is_flat_and_all_strings),
 		T(telemetry_is_taken_from_an_agent_that_says_anything),
 		T(progress_log_and_cancel_over_http),

@@ -19,6 +19,7 @@
 static struct {
 	unsigned status;
 	const char *text;
+	const char *next; /* for what asks with an offset; NULL: the same text */
 	char asked[512];
 	char body[512];
 } script;
@@ -39,6 +40,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
 {
 	static int begun;
 	struct MHD_Response *response;
+	const char *text;
 	enum MHD_Result res;
 
 	(void)arg, (void)url, (void)method, (void)version;
@@ -52,8 +54,9 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
 		*size = 0;
 		return MHD_YES;
 	}
-	response = MHD_create_response_from_buffer(strlen(script.text), (char *)script.text,
-						   MHD_RESPMEM_PERSISTENT);
+	text = script.next && strstr(script.asked, "offset=") ? script.next : script.text;
+	response =
+		MHD_create_response_from_buffer(strlen(text), (char *)text, MHD_RESPMEM_PERSISTENT);
 	res = MHD_queue_response(connection, script.status, response);
 	MHD_destroy_response(response);
 	return res;
@@ -188,12 +191,39 @@ static void nobody_there_is_told_apart_from_a_refusal(void **state)
 	assert_int_equal(ctl_rest_open(&nobody, "file:///etc/passwd", "", &err), CTL_USAGE);
 }
 
+static void a_list_is_read_to_its_end(void **state)
+{
+	const struct ctl_query query[] = {{"vm_name", "a"}, {NULL, NULL}};
+	struct err err = ERR_INIT;
+	json_t *reply = NULL;
+
+	(void)state;
+	script.status = 200;
+	script.text = "{\"rows\":[1,2],\"total\":3}";
+	script.next = "{\"rows\":[3],\"total\":3}";
+	assert_int_equal(ctl_rest_list(rest, "/x", "rows", query, &reply, &err), CTL_OK);
+	assert_int_equal(json_array_size(json_object_get(reply, "rows")), 3);
+	assert_string_equal(script.asked, "/x?vm_name=a&offset=2");
+	json_decref(reply);
+	/* Rows went away meanwhile. */
+	script.next = "{\"rows\":[],\"total\":3}";
+	assert_int_equal(ctl_rest_list(rest, "/x", "rows", NULL, &reply, &err), CTL_OK);
+	assert_int_equal(json_array_size(json_object_get(reply, "rows")), 2);
+	json_decref(reply);
+	script.next = "{\"error\":\"no\"}";
+	script.text = "{\"rows\":[],\"total\":0}";
+	assert_int_equal(ctl_rest_list(rest, "/x", "rows", NULL, &reply, &err), CTL_OK);
+	json_decref(reply);
+	script.next = NULL;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(statuses_become_exit_statuses_with_the_hubs_own_words),
 		cmocka_unit_test(an_answer_that_is_no_hubs_is_called_so),
 		cmocka_unit_test(names_are_escaped_wherever_they_stand),
+		cmocka_unit_test(a_list_is_read_to_its_end),
 		cmocka_unit_test(a_body_is_sent_as_json_and_consumed),
 		cmocka_unit_test(nobody_there_is_told_apart_from_a_refusal),
 	};

@@ -40,6 +40,7 @@
 #include "base/cleanup.h"
 #include "tools/ctl.h"
 #include "tools/ctl_lookup.h"
+#include "tests/support/apispec.h"
 #include "tools/ctl_rest.h"
 #include "tools/ctl_token.h"
 
@@ -496,6 +497,7 @@ static long post_raw(const char *base, const char *path, const char *body, char 
 	curl_easy_cleanup(curl);
 	curl_slist_free_all(headers);
 	fclose(out);
+	apispec_check("POST", path, status, NULL, text, strlen(text));
 	return status;
 }
 
