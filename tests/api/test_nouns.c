@@ -550,6 +550,32 @@ static void a_replication_uses_what_discovery_found(void **state)
 	json_decref(disks);
 }
 
+/* Mission M6: by its id in the agent, whatever its name is by now. */
+static void a_vm_without_disk_rows_is_asked_for_again(void **state)
+{
+	struct rig_vm bare = {.name = "bare", .id = "vm-7"};
+	struct rig_vm now = {.name = "renamed", .id = "vm-7", .disk_count = 1, .size = {MI}};
+	char id[CATALOG_ID_SIZE], body[200];
+	json_t *vms, *reply;
+
+	(void)state;
+	hubrig_show(&rig, &bare, 1);
+	just("POST", "/api/v1/discovery/add-vms", "{\"vm_names\":[\"bare\"]}", 200);
+	vms = ask("GET", "/api/v1/vm-contexts?vm_name=bare", NULL, 200);
+	snprintf(body, sizeof(body), "{\"vm_context_id\":\"%s\"}",
+		 text_of(json_array_get(json_object_get(vms, "vm_contexts"), 0), "context_id"));
+	json_decref(vms);
+	refuse("POST", "/api/v1/replications", body, 400, "no disks");
+	rig_vm_init(&now);
+	hubrig_show(&rig, &now, 1);
+	reply = make("/api/v1/replications", body, id);
+	assert_int_equal(number_of(reply, "disk_count"), 1);
+	assert_string_equal(text_of(reply, "vm_name"), "renamed");
+	json_decref(reply);
+	rig_vm_deinit(&now);
+	refuse("POST", "/api/v1/replications", "{\"vm_context_id\":\"ctx-x\"}", 404, "ctx-x");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -561,6 +587,7 @@ int main(void)
 		T(a_repository_in_use_stays_where_it_is),
 		T(a_vm_is_annotated_grouped_and_taken_out),
 		T(a_replication_uses_what_discovery_found),
+		T(a_vm_without_disk_rows_is_asked_for_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
