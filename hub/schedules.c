@@ -110,7 +110,7 @@ static bool run_may_go_on(struct run *run)
 		}
 		if (hub_running_backups(hub) < hub->config.schedule_max_running)
 			return true;
-	} while (hub_tick(hub, hub->config.tick_ms));
+	} while (hub_tick(hub, hub_config_now(hub).tick_ms));
 	return false;
 }
 
@@ -229,7 +229,7 @@ static void *scheduler_main(void *arg)
 	do {
 		while (!atomic_load(&hub->stopping) && run_one_due(hub, me))
 			;
-	} while (hub_tick(hub, hub->config.tick_ms));
+	} while (hub_tick(hub, hub_config_now(hub).tick_ms));
 	return NULL;
 }
 
