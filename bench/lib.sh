@@ -60,9 +60,11 @@ start_nbdkit_file() {
 }
 start_nbd_server() {
 	truncate -s "$size" "$img"
-	printf '[generic]\nunixsock = %s\n[disk]\nexportname = %s\n' "$sock" "$img" >"$work/nbd.conf"
-	nbd-server -d -C "$work/nbd.conf" >/dev/null 2>"$work/log" &
-	server=$!
+	printf '[generic]\nunixsock = %s\n[disk]\nexportname = %s\nflush = true\n' "$sock" "$img" >"$work/nbd.conf"
+	rm -f "$work/nbd.pid"
+	nbd-server -C "$work/nbd.conf" -p "$work/nbd.pid" >/dev/null 2>"$work/log" # goes to the background
+	until [ -s "$work/nbd.pid" ]; do sleep 0.02; done
+	server=$(cat "$work/nbd.pid")
 }
 qemu_image() { # cluster size; BACKING
 	if [ -z "${BACKING:-}" ]; then
@@ -120,15 +122,17 @@ wait_socket() {
 
 	[ -z "$tcp" ] || return 0
 	for i in $(seq 500); do
-		[ -S "$sock" ] && return 0
+		# listening, not only bound
+		awk -v path="$sock" '$4 == "00010000" && $NF == path { found = 1 } END { exit !found }' \
+			/proc/net/unix && return 0
 		kill -0 "$server" 2>/dev/null || break
 		sleep 0.02
 	done
 	die "the server did not start"
 }
 
-cpu_of() { # user + system seconds of a process so far, its threads included
-	awk -v hz="$hz" '{ sub(/^.*\) /, ""); print ($12 + $13) / hz }' "/proc/$1/stat"
+cpu_of() { # user + system seconds of a process so far, its threads and the children it waited for included
+	awk -v hz="$hz" '{ sub(/^.*\) /, ""); print ($12 + $13 + $14 + $15) / hz }' "/proc/$1/stat"
 }
 rss_of() { # peak MiB
 	awk '/VmHWM/ { print $2 / 1024 }' "/proc/$1/status"
@@ -138,6 +142,7 @@ rss_of() { # peak MiB
 stop_server() {
 	kill -TERM "$server"
 	wait "$server" 2>/dev/null || true
+	while kill -0 "$server" 2>/dev/null; do sleep 0.02; done # one that is no child of ours
 	server="" tcp=""
 	rm -f "$sock"
 }
