@@ -70,7 +70,7 @@ static int write_link(struct qcow2_session *s, unsigned link, unsigned depth, ui
 static int build_link(struct qcow2_session *s, const char *dir, unsigned link, unsigned depth,
 		      uint64_t size, struct err *err)
 {
-	const struct qcow2_open_opts opts = {.writable = true};
+	const struct qcow2_open_opts opts = {.writable = true, .sums = true}; /* as points have */
 	struct qcow2_create_opts create = {.size = size, .cluster_size = CLUSTER};
 	char path[4096], backing[64];
 	int r;
