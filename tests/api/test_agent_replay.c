@@ -12,24 +12,16 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
-#include "tests/hub/rig.h"
+#include "tests/support/apirig.h"
 
-#define MI    (1U << 20)
 #define CHUNK (32U << 20) /* its largest request */
 
-static struct hubrig rig;
-static struct api *api;
-static struct rig_vm vm;
 static unsigned snapshot; /* N of the change ids: "UUID/N" */
 static const char *uuid[HUBRIG_DISKS];
 
 static void start_face(void)
 {
-	const struct api_config config = {.listen = "127.0.0.1:0", .for_agents = true};
-	struct err err = ERR_INIT;
-
-	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
+	apirig_listen((struct api_config){.for_agents = true});
 }
 
 static void start_hub(void)
@@ -57,23 +49,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static void stop_hub(void)
-{
-	if (rig.hub)
-		hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_stop(&rig);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	stop_hub();
-	hubrig_deinit(&rig);
-	rig_vm_deinit(&vm);
-	return 0;
-}
-
 /* --- its HTTP: no credentials, no header but the type ---------------------------------------- */
 
 struct text {
@@ -93,7 +68,7 @@ static size_t on_data(char *data, size_t size, size_t n, void *arg)
 }
 
 /* @body NULL: GET. */
-static long call(const char *path, const char *body, struct text *answer)
+static long post_or_get(const char *path, const char *body, struct text *answer)
 {
 	struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
 	CURL *curl = curl_easy_init();
@@ -117,7 +92,7 @@ static long call(const char *path, const char *body, struct text *answer)
 }
 
 /* A flat object whose values are all texts; anything else and the agent copies in full. */
-static void ask(int disk, char out[CATALOG_CHANGE_ID_SIZE])
+static void ask_change_id(int disk, char out[CATALOG_CHANGE_ID_SIZE])
 {
 	char path[300];
 	struct text answer;
@@ -125,7 +100,7 @@ static void ask(int disk, char out[CATALOG_CHANGE_ID_SIZE])
 	const char *key;
 
 	snprintf(path, sizeof(path), "/api/v1/backups/changeid?vm_name=pg%%20one&disk_id=%d", disk);
-	assert_int_equal(call(path, NULL, &answer), 200);
+	assert_int_equal(post_or_get(path, NULL, &answer), 200);
 	reply = json_loadb(answer.s, answer.len, 0, NULL);
 	assert_true(json_is_object(reply));
 	json_object_foreach (reply, key, value)
@@ -143,7 +118,7 @@ static long post_complete(const char *job, int disk, const char *change_id)
 	snprintf(path, sizeof(path), "/api/v1/backups/%s/complete", job);
 	snprintf(body, sizeof(body),
 		 "{\"change_id\":\"%s\",\"disk_id\":%d,\"bytes_transferred\":0}", change_id, disk);
-	return call(path, body, &answer);
+	return post_or_get(path, body, &answer);
 }
 
 /* What it sends after each disk, and means of the whole job. */
@@ -159,7 +134,7 @@ static long post_telemetry(const char *job, const char *status)
 		 "\"eta_seconds\":0,\"progress_percent\":100,\"disks\":[],"
 		 "\"timestamp\":\"2025-10-05T12:00:00Z\"}",
 		 job, status, status);
-	return call(path, body, &answer);
+	return post_or_get(path, body, &answer);
 }
 
 /* --- its NBD: depth 1, up to 32 MiB, WRITE and WRITE_ZEROES; no FLUSH, no DISC ---------------- */
@@ -229,13 +204,13 @@ static void copy_disk(struct run *run, size_t at, struct area area)
 	bool incremental;
 
 	change_id_of(at, own);
-	ask(0, asked);
-	ask(0, asked);
+	ask_change_id(0, asked);
+	ask_change_id(0, asked);
 	nbdsend_connect(&a, rig.nbd, disk->row.export_name); /* idle for the whole disk */
 	incremental = asked[0] && !strncmp(asked, uuid[at], strlen(uuid[at]));
 	if (incremental) {
 		run->incrementals++;
-		ask(index, asked);
+		ask_change_id(index, asked);
 		assert_true(asked[0]);
 	} else {
 		run->fulls++;
@@ -446,7 +421,7 @@ static void it_never_connects(void **state)
 	start_hub();
 	back_up_full();
 	take_start(&run, CATALOG_BACKUP_INCREMENTAL);
-	ask(0, asked);
+	ask_change_id(0, asked);
 	set_times(100, 0, 0);
 	assert_true(rig_await(&rig, run.view.job.id, CATALOG_JOB_FAILED, NULL));
 	set_times(0, 0, 0);
@@ -552,13 +527,13 @@ static void the_hub_is_restarted_meanwhile(void **state)
 	back_up_full();
 	take_start(&run, CATALOG_BACKUP_INCREMENTAL);
 	copy_disk(&run, 0, (struct area){0, 0});
-	stop_hub();
+	apirig_stop();
 	hubrig_start(&rig);
 	start_face();
 	expect_failed_and_the_next_works(&run, "hub was stopped");
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, apirig_teardown)
 
 int main(void)
 {

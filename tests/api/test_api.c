@@ -10,111 +10,7 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
-#include "tests/hub/rig.h"
-#include "tests/support/apiclient.h"
-
-#define MI (1U << 20)
-
-static struct hubrig rig;
-static struct api *api;
-static struct rig_vm vm;
-
-static void start_api(unsigned io_timeout_ms)
-{
-	struct api_config config = {.listen = "127.0.0.1:0", .io_timeout_ms = io_timeout_ms};
-	struct err err = ERR_INIT;
-
-	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	vm = (struct rig_vm){
-		.name = "pgtest1", .id = "vm-1", .disk_count = 2, .size = {2 * MI, MI + 512}};
-	rig_vm_init(&vm);
-	hubrig_init(&rig);
-	hubrig_start(&rig);
-	start_api(0);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_deinit(&rig);
-	rig_vm_deinit(&vm);
-	return 0;
-}
-
-/* --- HTTP ----------------------------------------------------------------------------------- */
-
-/* One request; *@reply (may be NULL) is the caller's. */
-static long call(const char *method, const char *path, const char *body, json_t **reply)
-{
-	struct apiclient_reply got;
-	char base[128], token[HUB_TOKEN_SIZE], bearer[100];
-	const char *headers[] = {bearer, NULL};
-	long status;
-
-	snprintf(base, sizeof(base), "http://%s", api_address(api));
-	rig_token(&rig, path, token);
-	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
-	apiclient_run(&(struct apiclient_call){.base = base,
-					       .headers = headers,
-					       .method = method,
-					       .path = path,
-					       .body = body},
-		      &got);
-	status = got.status;
-	if (reply) {
-		*reply = json_loadb(got.text, got.len, 0, NULL);
-		assert_non_null(*reply);
-	}
-	apiclient_deinit(&got);
-	return status;
-}
-
-static const char *text_of(const json_t *obj, const char *key)
-{
-	const char *s = json_string_value(json_object_get(obj, key));
-
-	return s ? s : "(no text)";
-}
-
-/* The request is refused with @status and a sentence that contains @sentence. */
-static void refuse(const char *method, const char *path, const char *body, long status,
-		   const char *sentence)
-{
-	json_t *reply;
-
-	assert_int_equal(call(method, path, body, &reply), status);
-	if (!strstr(text_of(reply, "error"), sentence))
-		fail_msg("\"%s\" is not in \"%s\"", sentence, text_of(reply, "error"));
-	assert_true(json_is_string(json_object_get(reply, "details")));
-	assert_true(json_is_string(json_object_get(reply, "timestamp")));
-	assert_string_equal(text_of(reply, "detail"), text_of(reply, "error"));
-	assert_int_equal(json_integer_value(json_object_get(reply, "status")), status);
-	assert_int_equal(
-		strncmp(path, text_of(reply, "instance"), strlen(text_of(reply, "instance"))), 0);
-	json_decref(reply);
-}
-
-static json_t *ask(const char *method, const char *path, const char *body, long status)
-{
-	json_t *reply;
-	long got = call(method, path, body, &reply);
-
-	if (got != status) {
-		char *text = json_dumps(reply, 0);
-
-		fail_msg("%s %s: %ld: %s", method, path, got, text);
-	}
-	return reply;
-}
+#include "tests/support/apirig.h"
 
 static void add_vm_and_repository(void)
 {
@@ -317,8 +213,7 @@ static void early_routes_do_the_same_and_say_what_to_call(void **state)
 {
 	struct apiclient_reply got;
 	json_t *started, *reply;
-	char path[200], base[128], value[256], token[HUB_TOKEN_SIZE], bearer[100];
-	const char *headers[] = {bearer, NULL};
+	char path[200], value[256];
 
 	(void)state;
 	add_vm_and_repository();
@@ -354,24 +249,13 @@ static void early_routes_do_the_same_and_say_what_to_call(void **state)
 	json_decref(reply);
 	json_decref(started);
 
-	snprintf(base, sizeof(base), "http://%s", api_address(api));
-	rig_token(&rig, "/", token);
-	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
-	apiclient_run(&(struct apiclient_call){.base = base,
-					       .headers = headers,
-					       .method = "GET",
-					       .path = "/api/v1/backup/list"},
-		      &got);
+	apirig_run("GET", "/api/v1/backup/list", NULL, NULL, &got);
 	assert_string_equal(apiclient_header(&got, "Deprecation", value, sizeof(value)),
 			    "@1759622400");
 	assert_string_equal(apiclient_header(&got, "Link", value, sizeof(value)),
 			    "</api/v1/backups>; rel=\"successor-version\"");
 	apiclient_deinit(&got);
-	apiclient_run(&(struct apiclient_call){.base = base,
-					       .headers = headers,
-					       .method = "GET",
-					       .path = "/api/v1/backups"},
-		      &got);
+	apirig_run("GET", "/api/v1/backups", NULL, NULL, &got);
 	assert_string_equal(apiclient_header(&got, "Deprecation", value, sizeof(value)), "");
 	apiclient_deinit(&got);
 }
@@ -570,7 +454,7 @@ static void a_client_that_drips_is_cut_off(void **state)
 
 	(void)state;
 	api_stop(api);
-	start_api(300);
+	apirig_listen((struct api_config){.io_timeout_ms = 300});
 	fd = dial();
 	assert_true(send(fd, head, sizeof(head) - 1, 0) > 0);
 	for (int i = 0; i < 100 && !cut; i++) {
@@ -648,7 +532,7 @@ static void a_slow_agent_holds_up_its_own_backup_alone(void **state)
 	free(both[0].content[1]);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup, apirig_teardown)
 
 int main(void)
 {

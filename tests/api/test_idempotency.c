@@ -6,50 +6,7 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
-#include "tests/hub/rig.h"
-#include "tests/support/apiclient.h"
-
-static struct hubrig rig;
-static struct api *api;
-static struct rig_vm vm;
-
-static void start(void)
-{
-	struct api_config config = {.listen = "127.0.0.1:0"};
-	struct err err = ERR_INIT;
-
-	hubrig_start(&rig);
-	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
-}
-
-static void stop(void)
-{
-	hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_stop(&rig);
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	vm = (struct rig_vm){.name = "pg", .id = "vm-1", .disk_count = 1, .size = {256 << 10}};
-	rig_vm_init(&vm);
-	hubrig_init(&rig);
-	start();
-	hubrig_add_repository(&rig);
-	hubrig_add_vm(&rig, &vm);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	stop();
-	hubrig_deinit(&rig);
-	rig_vm_deinit(&vm);
-	return 0;
-}
+#include "tests/support/apirig.h"
 
 static const char *other_token; /* NULL: the administrator's */
 
@@ -57,23 +14,15 @@ static const char *other_token; /* NULL: the administrator's */
 static long post(const char *path, const char *key, const char *body, char **text, bool *replayed)
 {
 	struct apiclient_reply reply;
-	char base[128], header[600], value[64];
-	char token[HUB_TOKEN_SIZE], bearer[100];
+	char header[600], value[64], bearer[APIRIG_BEARER_SIZE];
 	const char *headers[] = {header, bearer, NULL};
 
-	snprintf(base, sizeof(base), "http://%s", api_address(api));
 	snprintf(header, sizeof(header), "Idempotency-Key: %s", key);
 	if (other_token)
-		snprintf(token, sizeof(token), "%s", other_token);
+		snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", other_token);
 	else
-		rig_token(&rig, path, token);
-	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
-	apiclient_run(&(struct apiclient_call){.base = base,
-					       .method = "POST",
-					       .path = path,
-					       .body = body,
-					       .headers = headers},
-		      &reply);
+		apirig_bearer(path, bearer);
+	apirig_run("POST", path, body, headers, &reply);
 	if (replayed)
 		*replayed = !strcmp(
 			apiclient_header(&reply, "Idempotency-Replayed", value, sizeof(value)),
@@ -85,7 +34,7 @@ static long post(const char *path, const char *key, const char *body, char **tex
 }
 
 static const char full[] =
-	"{\"vm_name\":\"pg\",\"repository\":\"local1\",\"backup_type\":\"full\"}";
+	"{\"vm_name\":\"pgtest1\",\"repository\":\"local1\",\"backup_type\":\"full\"}";
 
 static int64_t backups(void)
 {
@@ -145,8 +94,8 @@ static void an_answer_survives_a_restart_of_the_hub(void **state)
 
 	(void)state;
 	assert_int_equal(post("/api/v1/backups", "k", full, &first, NULL), 200);
-	stop();
-	start();
+	apirig_stop();
+	apirig_start();
 	assert_int_equal(post("/api/v1/backups", "k", full, &second, &replayed), 200);
 	assert_true(replayed);
 	assert_string_equal(first, second);
@@ -177,8 +126,8 @@ static void while_it_runs_the_same_call_is_409(void **state)
 	pthread_join(t, NULL);
 	assert_int_equal(status, 503);
 	agentpeer_release(rig.peer);
-	stop();
-	start();
+	apirig_stop();
+	apirig_start();
 	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
 }
 
@@ -187,9 +136,9 @@ static void a_key_that_a_crash_left_is_free_after_the_restart(void **state)
 {
 	(void)state;
 	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
-	stop();
+	apirig_stop();
 	tmpdb_sql(&rig.db, "UPDATE idempotency_keys SET status = NULL, answer = NULL");
-	start();
+	apirig_start();
 	assert_int_equal(post("/api/v1/backups", "k", full, NULL, NULL), 200);
 	assert_int_equal(backups(), 2);
 }
@@ -224,7 +173,7 @@ static void keys_are_bounded_and_printable(void **state)
 	assert_int_equal(post("/api/v1/backups", key, full, NULL, NULL), 200);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup_vm, apirig_teardown)
 
 int main(void)
 {

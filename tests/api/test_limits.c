@@ -9,43 +9,8 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
-#include "tests/hub/rig.h"
-#include "tests/support/apiclient.h"
+#include "tests/support/apirig.h"
 #include "tests/support/pki.h"
-
-static struct hubrig rig;
-static struct api *api;
-
-static int setup(void **state)
-{
-	(void)state;
-	hubrig_init(&rig);
-	hubrig_start(&rig);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_deinit(&rig);
-	return 0;
-}
-
-static int start_with(struct api_config config, struct err *err)
-{
-	config.listen = "127.0.0.1:0";
-	return api_start(&api, rig.hub, &config, err);
-}
-
-static void start(struct api_config config)
-{
-	struct err err = ERR_INIT;
-
-	rig_must(start_with(config, &err), &err, "api_start");
-}
 
 /* --- raw connections ------------------------------------------------------------------------ */
 
@@ -123,7 +88,7 @@ static void one_address_cannot_take_all_connections(void **state)
 	int held[2];
 
 	(void)state;
-	start((struct api_config){.max_connections = 4, .max_connections_per_peer = 2});
+	apirig_listen((struct api_config){.max_connections = 4, .max_connections_per_peer = 2});
 	for (int i = 0; i < 2; i++) {
 		held[i] = dial_from("127.0.0.1");
 		say(held[i], ask_health);
@@ -144,7 +109,7 @@ static void connections_are_limited_and_come_free(void **state)
 	int held[3];
 
 	(void)state;
-	start((struct api_config){.max_connections = 3, .max_connections_per_peer = 3});
+	apirig_listen((struct api_config){.max_connections = 3, .max_connections_per_peer = 3});
 	for (int i = 0; i < 3; i++) {
 		held[i] = dial_from("127.0.0.1");
 		say(held[i], ask_health);
@@ -167,7 +132,7 @@ static void who_says_nothing_is_cut_off(void **state)
 	int fd;
 
 	(void)state;
-	start((struct api_config){.io_timeout_ms = 300});
+	apirig_listen((struct api_config){.io_timeout_ms = 300});
 	fd = dial_from("127.0.0.1");
 	assert_true(is_ended(fd));
 	close(fd);
@@ -179,7 +144,7 @@ static void who_drips_headers_is_cut_off(void **state)
 	int fd;
 
 	(void)state;
-	start((struct api_config){.io_timeout_ms = 300});
+	apirig_listen((struct api_config){.io_timeout_ms = 300});
 	fd = dial_from("127.0.0.1");
 	say(fd, "GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ");
 	for (int i = 0; i < 300 && !cut; i++) {
@@ -195,16 +160,16 @@ static void who_drips_headers_is_cut_off(void **state)
 /* Hundreds of answers asked for, none taken: the thread that would give them comes free. */
 static void who_does_not_take_the_answer_is_cut_off(void **state)
 {
-	static const char ask[] = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n";
+	static const char question[] = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n";
 	int small = 4096, fd;
 
 	(void)state;
-	start((struct api_config){
+	apirig_listen((struct api_config){
 		.io_timeout_ms = 300, .max_connections = 2, .max_connections_per_peer = 1});
 	fd = dial_from("127.0.0.1");
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
 	for (int i = 0; i < 400; i++)
-		if (send(fd, ask, sizeof(ask) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		if (send(fd, question, sizeof(question) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 			break;
 	for (int i = 0; health_from("127.0.0.1") != 200; i++) {
 		assert_true(i < 300);
@@ -243,7 +208,7 @@ static void requests_have_a_largest_size(void **state)
 				      "Transfer-Encoding: chunked\r\n\r\n180000\r\n";
 
 	(void)state;
-	start((struct api_config){.listen = NULL});
+	apirig_listen((struct api_config){.listen = NULL});
 	assert_int_equal(status_of_text("GET /health?", 1000, end), 200);
 	assert_int_equal(status_of_text("GET /health?", 9000, end), 400);
 	assert_int_equal(status_of_text("GET /health?", 100000, end), 414);
@@ -270,7 +235,7 @@ static void what_is_no_http_is_refused(void **state)
 	int fd;
 
 	(void)state;
-	start((struct api_config){.listen = NULL});
+	apirig_listen((struct api_config){.listen = NULL});
 	assert_int_equal(status_of_text("\x16\x03\x01\x02", 0, "\r\n\r\n"), 0);
 	fd = dial_from("127.0.0.1");
 	say(fd, "GET /health HTTP/1.1\r\n\r\n"); /* without a host */
@@ -311,7 +276,7 @@ static void it_speaks_https_when_it_has_a_certificate(void **state)
 
 	(void)state;
 	make_certificates();
-	start((struct api_config){.tls_certificate = cert_path, .tls_key = key_path});
+	apirig_listen((struct api_config){.tls_certificate = cert_path, .tls_key = key_path});
 	snprintf(base, sizeof(base), "https://localhost:%s", port());
 	apiclient_run(
 		&(struct apiclient_call){
@@ -339,7 +304,7 @@ static void a_handshake_has_its_time_too(void **state)
 
 	(void)state;
 	make_certificates();
-	start((struct api_config){
+	apirig_listen((struct api_config){
 		.tls_certificate = cert_path, .tls_key = key_path, .io_timeout_ms = 300});
 	fd = dial_from("127.0.0.1");
 	say(fd, "\x16\x03\x01");
@@ -347,11 +312,11 @@ static void a_handshake_has_its_time_too(void **state)
 	close(fd);
 }
 
-static void refuse(const char *certificate, const char *key, const char *sentence)
+static void refuse_tls(const char *certificate, const char *key, const char *sentence)
 {
 	struct err err = ERR_INIT;
-	int rc = start_with((struct api_config){.tls_certificate = certificate, .tls_key = key},
-			    &err);
+	int rc = apirig_try_listen(
+		(struct api_config){.tls_certificate = certificate, .tls_key = key}, &err);
 
 	assert_int_not_equal(rc, 0);
 	if (!strstr(err.text, sentence))
@@ -362,15 +327,15 @@ static void credentials_that_make_no_sense_are_named(void **state)
 {
 	(void)state;
 	make_certificates();
-	refuse(cert_path, NULL, "needs a certificate and its key");
-	refuse(NULL, key_path, "needs a certificate and its key");
-	refuse("/nowhere/cert.pem", key_path, "/nowhere/cert.pem");
-	refuse(cert_path, rig.dir, "no file of PEM text");
-	refuse(cert_path, ca_path, "server-cert.pem");
-	start((struct api_config){.tls_certificate = cert_path, .tls_key = key_path});
+	refuse_tls(cert_path, NULL, "needs a certificate and its key");
+	refuse_tls(NULL, key_path, "needs a certificate and its key");
+	refuse_tls("/nowhere/cert.pem", key_path, "/nowhere/cert.pem");
+	refuse_tls(cert_path, rig.dir, "no file of PEM text");
+	refuse_tls(cert_path, ca_path, "server-cert.pem");
+	apirig_listen((struct api_config){.tls_certificate = cert_path, .tls_key = key_path});
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup_hub, apirig_teardown)
 
 int main(void)
 {

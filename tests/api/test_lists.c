@@ -5,53 +5,20 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
 #include "api/list.h"
-#include "tests/hub/rig.h"
-#include "tests/support/apiclient.h"
-
-static struct hubrig rig;
-static struct api *api;
-
-static int setup(void **state)
-{
-	struct api_config config = {.listen = "127.0.0.1:0"};
-	struct err err = ERR_INIT;
-
-	(void)state;
-	hubrig_init(&rig);
-	hubrig_start(&rig);
-	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_deinit(&rig);
-	return 0;
-}
+#include "tests/support/apirig.h"
 
 /* The rows' names, joined; the next page in @next ("": none) when it is not NULL. */
 static long names(const char *path, const char *list, const char *member, char *out, size_t size,
 		  char *next, int64_t *total)
 {
 	struct apiclient_reply reply;
-	char base[128], link[1024], token[HUB_TOKEN_SIZE], bearer[100];
-	const char *headers[] = {bearer, NULL};
+	char link[1024];
 	json_t *body, *row;
 	long status;
 	size_t i;
 
-	snprintf(base, sizeof(base), "http://%s", api_address(api));
-	rig_token(&rig, path, token);
-	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
-	apiclient_run(
-		&(struct apiclient_call){
-			.base = base, .method = "GET", .path = path, .headers = headers},
-		&reply);
+	apirig_run("GET", path, NULL, NULL, &reply);
 	body = json_loads(reply.text, 0, NULL);
 	out[0] = '\0';
 	json_array_foreach (json_object_get(body, list), i, row)
@@ -80,7 +47,7 @@ static void expect(const char *path, const char *list, const char *member, const
 		fail_msg("%s: wanted \"%s\", got \"%s\"", path, wanted, got);
 }
 
-static void refuse(const char *path)
+static void refuse_list(const char *path)
 {
 	char got[1024];
 
@@ -113,11 +80,11 @@ static void a_short_list_is_sorted_and_cut(void **state)
 	expect(REPOS("?limit=2"), "a b");
 	expect(REPOS("?limit=2&offset=2"), "c");
 	expect(REPOS("?offset=7"), "");
-	refuse("/api/v1/repositories?sort=config");
-	refuse("/api/v1/repositories?sort=name%2Cid");
-	refuse("/api/v1/repositories?limit=0");
-	refuse("/api/v1/repositories?limit=1001");
-	refuse("/api/v1/repositories?offset=-1");
+	refuse_list("/api/v1/repositories?sort=config");
+	refuse_list("/api/v1/repositories?sort=name%2Cid");
+	refuse_list("/api/v1/repositories?limit=0");
+	refuse_list("/api/v1/repositories?limit=1001");
+	refuse_list("/api/v1/repositories?offset=-1");
 }
 
 static void add_vms(const char *const *vm_names, size_t n)
@@ -166,32 +133,29 @@ static void pages_lead_through_the_whole_list(void **state)
 	expect(VMS("?vm_name=echo"), "echo");
 	expect(VMS("?vcenter_host=elsewhere"), "");
 	expect(VMS("?sort=created_at&limit=1"), "delta");
-	refuse("/api/v1/vm-contexts?sort=networks");
+	refuse_list("/api/v1/vm-contexts?sort=networks");
 }
 
 static void backups_are_sorted_filtered_and_cut(void **state)
 {
-	struct rig_vm vm = {.name = "pg", .id = "vm-1", .disk_count = 1, .size = {256 << 10}};
 	char ids[3][CATALOG_ID_SIZE], wanted[300];
 
 	(void)state;
-	rig_vm_init(&vm);
 	hubrig_add_repository(&rig);
 	hubrig_add_vm(&rig, &vm);
 	for (int i = 0; i < 3; i++)
 		rig_full(&rig, &vm, i + 1, ids[i]);
-	rig_vm_deinit(&vm);
 #define BACKUPS(query) "/api/v1/backups" query, "backups", "backup_id"
 	snprintf(wanted, sizeof(wanted), "%s %s %s", ids[2], ids[1], ids[0]);
 	expect(BACKUPS(""), wanted);
 	expect(BACKUPS("?sort=-started_at&status=completed"), wanted);
 	expect(BACKUPS("?limit=1&offset=1"), ids[1]);
 	snprintf(wanted, sizeof(wanted), "%s %s %s", ids[0], ids[1], ids[2]);
-	expect(BACKUPS("?sort=created_at&vm_name=pg"), wanted);
+	expect(BACKUPS("?sort=created_at&vm_name=pgtest1"), wanted);
 	expect(BACKUPS("?sort=completed_at&backup_type=full"), wanted);
 	expect(BACKUPS("?backup_type=incremental"), "");
-	refuse("/api/v1/backups?sort=tags");
-	refuse("/api/v1/backups?limit=many");
+	refuse_list("/api/v1/backups?sort=tags");
+	refuse_list("/api/v1/backups?limit=many");
 }
 
 /* An offset that came twice, or with other letters around it, is not carried on. */
@@ -212,7 +176,7 @@ static void the_next_page_replaces_the_offset(void **state)
 	assert_string_equal(next, "/api/v1/repositories?limit=1&x=%3E&offset=1");
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup, apirig_teardown)
 
 int main(void)
 {

@@ -6,43 +6,15 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
 #include "api/openapi.h"
 #include "api/routes.h"
-#include "tests/hub/rig.h"
-#include "tests/support/apiclient.h"
+#include "tests/support/apirig.h"
 #include "tests/support/apispec.h"
 
-static struct hubrig rig;
-static struct api *api;
-
-static int setup(void **state)
-{
-	struct api_config config = {.listen = "127.0.0.1:0"};
-	struct err err = ERR_INIT;
-
-	(void)state;
-	hubrig_init(&rig);
-	hubrig_start(&rig);
-	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_deinit(&rig);
-	return 0;
-}
-
+/* Without a token. */
 static void get(const char *path, struct apiclient_reply *reply)
 {
-	char base[128];
-
-	snprintf(base, sizeof(base), "http://%s", api_address(api));
-	apiclient_run(&(struct apiclient_call){.base = base, .method = "GET", .path = path}, reply);
+	apirig_run("GET", path, NULL, (const char *[]){NULL}, reply);
 }
 
 static json_t *document(void)
@@ -218,7 +190,7 @@ static void the_judge_refuses_schemas_it_does_not_understand(void **state)
 	json_decref(value);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup, apirig_teardown)
 
 int main(void)
 {

@@ -12,48 +12,9 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
 #include "catalog/job_log.h"
 #include "hub/metrics.h"
-#include "tests/hub/rig.h"
-
-#define MI (1U << 20)
-
-static struct hubrig rig;
-static struct api *api;
-static struct rig_vm vm;
-
-static void start_api(unsigned io_timeout_ms)
-{
-	struct api_config config = {.listen = "127.0.0.1:0", .io_timeout_ms = io_timeout_ms};
-	struct err err = ERR_INIT;
-
-	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	vm = (struct rig_vm){
-		.name = "pgtest1", .id = "vm-1", .disk_count = 2, .size = {2 * MI, MI + 512}};
-	rig_vm_init(&vm);
-	hubrig_init(&rig);
-	hubrig_start(&rig);
-	hubrig_add_repository(&rig);
-	hubrig_add_vm(&rig, &vm);
-	start_api(0);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_deinit(&rig);
-	rig_vm_deinit(&vm);
-	return 0;
-}
+#include "tests/support/apirig.h"
 
 static void nap(void)
 {
@@ -96,12 +57,11 @@ static void *get_main(void *arg)
 	struct get *g = arg;
 	CURL *curl = curl_easy_init();
 	struct curl_slist *headers = NULL;
-	char url[600], header[100], token[HUB_TOKEN_SIZE], bearer[100];
+	char url[600], header[100], bearer[APIRIG_BEARER_SIZE];
 	const char *type = NULL;
 
 	snprintf(url, sizeof(url), "http://%s%s", api_address(api), g->path);
-	rig_token(&rig, g->path, token);
-	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
+	apirig_bearer(g->path, bearer);
 	headers = curl_slist_append(NULL, bearer);
 	if (g->last_event_id) {
 		snprintf(header, sizeof(header), "Last-Event-ID: %s", g->last_event_id);
@@ -176,13 +136,6 @@ static json_t *json_of(const char *text)
 
 	assert_non_null(v);
 	return v;
-}
-
-static const char *text_of(const json_t *obj, const char *key)
-{
-	const char *s = json_string_value(json_object_get(obj, key));
-
-	return s ? s : "(no text)";
 }
 
 /* --- events --------------------------------------------------------------------------------- */
@@ -325,12 +278,12 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 {
 	struct sockaddr_in to = {.sin_family = AF_INET};
 	struct hub_backup_view view;
-	char request[500], token[HUB_TOKEN_SIZE];
+	char request[500], bearer[APIRIG_BEARER_SIZE];
 	int fd, small = 4096;
 
 	(void)state;
 	api_stop(api);
-	start_api(400);
+	apirig_listen((struct api_config){.io_timeout_ms = 400});
 	start_backup(&view);
 	for (int i = 0; i < 12; i++)
 		tmpdb_sql(
@@ -344,11 +297,11 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	to.sin_port = htons((uint16_t)atoi(strrchr(api_address(api), ':') + 1));
 	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
-	rig_token(&rig, "/api/v1/backups", token);
+	apirig_bearer("/api/v1/backups", bearer);
 	snprintf(request, sizeof(request),
 		 "GET /api/v1/backups/%s/events HTTP/1.1\r\nHost: x\r\n"
-		 "Authorization: Bearer %s\r\n\r\n",
-		 view.job.id, token);
+		 "%s\r\n\r\n",
+		 view.job.id, bearer);
 	assert_true(send(fd, request, strlen(request), 0) > 0);
 	for (int i = 0; i < 1000 && !hub_followers(rig.hub); i++)
 		nap();
@@ -640,7 +593,7 @@ static void the_metrics_are_what_prometheus_reads_and_what_happened(void **state
 	hub_backup_view_deinit(&view);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup_vm, apirig_teardown)
 
 int main(void)
 {
