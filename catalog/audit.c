@@ -162,6 +162,7 @@ static int list_entries(struct db *db, const struct catalog_audit_filter *f,
 	row_where_text(&w, "a.user_name = ?", f->user_name);
 	row_where_text(&w, "a.object = ?", f->object);
 	row_where_text(&w, "a.outcome = ?", f->outcome);
+	row_where_text(&w, "a.action LIKE ?", f->action_like);
 	if (total) {
 		row_where_tail(&count, w.sql);
 		r = db_query_i64(db, count.sql, w.args, w.n, 0, total, err);

@@ -47,7 +47,8 @@ struct catalog_audit_filter {
 	const char *user_name; /* NULL or "": any, as for the others */
 	const char *object;
 	const char *outcome;
-	int64_t limit; /* 0: no limit */
+	const char *action_like; /* a pattern of SQL's LIKE */
+	int64_t limit;		 /* 0: no limit */
 	int64_t offset;
 };
 

@@ -18,21 +18,54 @@ static const struct row_field fields[] = {
 	TIME_COL(T, expires_at_us, "expires_at", ROW_OPT),
 	TIME_COL(T, revoked_at_us, "revoked_at", ROW_OPT),
 	TIME_COL(T, last_used_at_us, "last_used_at", ROW_OPT),
+	TEXT_COL(T, parent_id, "parent_id", ROW_OPT),
 	TEXT_COL(T, user_name, "u.name", ROW_DERIVED),
 	ENUM_COL(T, user_role, "u.role", &catalog_roles, ROW_DERIVED),
 	BOOL_COL(T, user_enabled, "u.enabled", ROW_DERIVED),
+	TIME_COL(T, parent_revoked_at_us, "p.revoked_at", ROW_DERIVED, ROW_OPT),
 };
 
-static const struct row_map map =
-	ROW_MAP(T, "api_tokens", "t", "JOIN users u ON u.id = t.user_id", fields);
+static const struct row_map map = ROW_MAP(
+	T, "api_tokens", "t",
+	"JOIN users u ON u.id = t.user_id LEFT JOIN api_tokens p ON p.id = t.parent_id", fields);
 
 /* --- create ----------------------------------------------------------------------------------- */
+
+static int delete_oldest_session(struct db *db, const char *parent_id, struct err *err)
+{
+	T oldest;
+	int r = row_get(db, &map, "WHERE t.parent_id = ? ORDER BY t.id LIMIT 1",
+			DB_ARGS(DB_TEXT(parent_id)), &oldest, err);
+
+	if (r != DB_ROW)
+		return r == DB_DONE ? 0 : r;
+	return db_run(db, "DELETE FROM api_tokens WHERE id = ?", DB_ARGS(DB_TEXT(oldest.id)), NULL,
+		      err);
+}
+
+/* Room for one more session. */
+static int prune_sessions(struct db *db, const char *parent_id, struct err *err)
+{
+	int64_t n = 0;
+	int r = db_run(db, "DELETE FROM api_tokens WHERE parent_id = ? AND expires_at <= ?",
+		       DB_ARGS(DB_TEXT(parent_id), DB_I64(catalog_now_us())), NULL, err);
+
+	if (!r)
+		r = db_query_i64(db, "SELECT COUNT(*) FROM api_tokens WHERE parent_id = ?",
+				 DB_ARGS(DB_TEXT(parent_id)), 0, &n, err);
+	for (; !r && n >= CATALOG_SESSIONS_MAX; n--)
+		r = delete_oldest_session(db, parent_id, err);
+	return r;
+}
 
 static int create_tx(struct catalog *tx, void *arg, struct err *err)
 {
 	T row = *(T *)arg;
 	struct db *db = catalog_db(tx);
-	int r;
+	int r = *row.parent_id ? prune_sessions(db, row.parent_id, err) : 0;
+
+	if (r)
+		return r;
 
 	catalog_new_id(row.id, "token-");
 	row.created_at_us = catalog_now_us();

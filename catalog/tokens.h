@@ -22,14 +22,22 @@ struct catalog_token {
 	int64_t expires_at_us;	 /* 0: never */
 	int64_t revoked_at_us;	 /* 0: it was not */
 	int64_t last_used_at_us; /* roughly; see catalog_token_used() */
+	/* Of a session: the token it was logged in to with, revoked with which it is worth nothing
+	 * either. "": a token by itself. */
+	char parent_id[CATALOG_ID_SIZE];
 	/* derived, of its user */
 	char user_name[CATALOG_NAME_SIZE];
 	enum catalog_role user_role;
 	bool user_enabled;
+	int64_t parent_revoked_at_us; /* derived, of the parent; 0: not, or there is none */
 };
 
-/* Stores user_id, name, token_hash, scopes ("" is "[]") and expires_at of @token; writes back the
- * rest. CATALOG_E_INVALID; CATALOG_E_NOT_FOUND: no such user; CATALOG_E_EXISTS: the hash. */
+/* Sessions of one token; the oldest goes when there is one more. */
+#define CATALOG_SESSIONS_MAX 16
+
+/* Stores user_id, name, token_hash, scopes ("" is "[]"), expires_at and parent_id of @token; writes
+ * back the rest. Sessions of the same parent that have expired go. CATALOG_E_INVALID;
+ * CATALOG_E_NOT_FOUND: no such user; CATALOG_E_EXISTS: the hash. */
 int catalog_token_create(struct catalog *cat, struct catalog_token *token, struct err *err);
 
 /* Whatever its state: expired and revoked ones are found as well. CATALOG_E_NOT_FOUND. */

@@ -24,7 +24,7 @@ static const struct row_field fields[] = {
 	TIME_COL(U, last_login_at_us, "last_login_at", ROW_OPT),
 	I64_COL(U, token_count,
 		"(SELECT COUNT(*) FROM api_tokens t"
-		" WHERE t.user_id = u.id AND t.revoked_at IS NULL)",
+		" WHERE t.user_id = u.id AND t.revoked_at IS NULL AND t.parent_id IS NULL)",
 		ROW_DERIVED),
 };
 

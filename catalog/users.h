@@ -28,7 +28,7 @@ struct catalog_user {
 	int64_t created_at_us;
 	int64_t updated_at_us;
 	int64_t last_login_at_us; /* when a token of the user's was last seen used */
-	int64_t token_count;	  /* derived: those not revoked */
+	int64_t token_count;	  /* derived: those not revoked, without sessions */
 };
 
 /* 1 to 64 of A-Z a-z 0-9 . _ @ -, beginning with a letter or digit. */

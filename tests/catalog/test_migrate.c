@@ -83,7 +83,12 @@ static void add_other_rows(const struct fx *fx)
 		" steady_since, lease_until) VALUES (7, 'hub-7', 'h', 'data-7', 1, 1, 1, 1);"
 		"UPDATE backup_jobs SET hub_token = 7;"
 		"INSERT INTO idempotency_keys (caller, idem_key, request_hash, owner, created_at,"
-		" expires_at) VALUES ('ann', 'k1', 'h', 'hub', 1, 1)");
+		" expires_at) VALUES ('ann', 'k1', 'h', 'hub', 1, 1);"
+		"INSERT INTO appliance_pairings (id, code_hash, created_by, created_at, expires_at)"
+		" VALUES ('pair-1', 'h1', 'ann', 1, 1);"
+		"INSERT INTO appliance_enrollments (id, pairing_id, name, public_key, fingerprint,"
+		" challenge, status, created_at, updated_at, expires_at, approved_key) VALUES"
+		" ('enr-1', 'pair-1', 'vma', 'k1', 'f', 'c', 'approved', 1, 1, 1, 'k1')");
 }
 
 static void open_with_data(struct fx *fx)
@@ -142,6 +147,13 @@ static void every_step_down_and_up_works_with_data_in(void **state)
 	open_with_data(fx);
 	close_catalog(fx);
 	lines = tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM job_log");
+	tmpdb_sql(&fx->t, "INSERT INTO api_tokens (id, user_id, name, token_hash, created_at,"
+			  " parent_id) VALUES ('tok-2', 'usr-1', 'session', 'def', 1, 'tok-1')");
+	migrate_below(fx, "014_appliances");
+	assert_false(tmpdb_has_table(&fx->t, "appliance_enrollments"));
+	/* Without what makes it a session it would be a token by itself. */
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM api_tokens"), 1);
+	tmpdb_assert_sound(&fx->t);
 	migrate_below(fx, "008_hubs");
 	assert_false(tmpdb_has_table(&fx->t, "hubs"));
 	assert_int_not_equal(tmpdb_try(&fx->t, "SELECT hub_token FROM backup_jobs"), 0);
@@ -532,6 +544,11 @@ static void rows_of_the_later_tables_keep_their_rules(void **state)
 		"INSERT INTO restore_mounts (id, backup_disk_id, status, created_at, last_used_at)"
 		" SELECT 'mnt-2', MIN(id), 'mounted', 1, 1 FROM backup_disks",
 		"DELETE FROM backup_repositories",
+		"DELETE FROM appliance_pairings",
+		"UPDATE appliance_enrollments SET status = 'expired'",
+		"INSERT INTO appliance_enrollments (id, pairing_id, name, public_key, fingerprint,"
+		" challenge, status, created_at, updated_at, expires_at) VALUES ('enr-2', 'pair-1',"
+		" 'vma', 'k2', 'f', 'c', 'approved', 1, 1, 1)",
 	};
 	struct fx *fx = *state;
 
