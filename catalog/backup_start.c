@@ -158,6 +158,31 @@ static int check_parent(struct db *db, const char *context_id, const struct cata
 	return 0;
 }
 
+/* What is being deleted goes by its name: that name is not free yet. */
+static int check_path(struct db *db, const struct catalog_backup_disk *d, struct err *err)
+{
+	int64_t n = 0;
+	int r = db_query_i64(db,
+			     "SELECT COUNT(*) FROM backup_deletion_files"
+			     " WHERE qcow2_path = ? AND committed = 1",
+			     DB_ARGS(DB_TEXT(d->qcow2_path)), 0, &n, err);
+
+	if (!r && n)
+		r = err_set(err, CATALOG_E_CONFLICT,
+			    "disk %d (%s): %s is still being deleted: plan the backup again",
+			    d->disk_index, d->disk_id, d->qcow2_path);
+	return r;
+}
+
+static int check_paths(struct db *db, const struct start *s, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < s->n; i++)
+		r = check_path(db, &s->disks[i], err);
+	return r;
+}
+
 /* The job's parent is the newest job a disk leans on; usually all lean on the same one. */
 static int find_parent_job(struct db *db, const struct start *s, const char *context_id,
 			   char parent_job[CATALOG_ID_SIZE], struct err *err)
@@ -298,6 +323,8 @@ static int start_tx(struct catalog *tx, void *arg, struct err *err)
 		r = check_free(db, s, &ctx, err);
 	if (!r)
 		r = find_parent_job(db, s, ctx.context_id, job.parent_backup_id, err);
+	if (!r)
+		r = check_paths(db, s, err);
 	if (r)
 		return r;
 	fill_job(&job, s, &ctx);

@@ -236,6 +236,15 @@ static int delete_tx(struct catalog *tx, void *arg, struct err *err)
 	if (n)
 		return err_set(err, CATALOG_E_IN_USE,
 			       "repository %s holds %" PRId64 " backups: delete them first", id, n);
+	r = db_query_i64(db, "SELECT COUNT(*) FROM backup_deletions WHERE repository_id = ?",
+			 DB_ARGS(DB_TEXT(id)), 0, &n, err);
+	if (r)
+		return r;
+	if (n)
+		return err_set(err, CATALOG_E_IN_USE,
+			       "repository %s has files of %" PRId64 " deleted backups that could "
+			       "not be removed yet",
+			       id, n);
 	r = db_query_i64(db,
 			 "SELECT (SELECT COUNT(*) FROM backup_policies"
 			 " WHERE primary_repository_id = ?) + (SELECT COUNT(*)"

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+#include "catalog/deletions.h"
 #include "catalog/hubs.h"
 #include "catalog/job_log.h"
 
@@ -20,6 +21,8 @@ static const char *const tables[] = {"vm_replication_contexts",
 				     "backup_chains",
 				     "backup_disks",
 				     "job_log",
+				     "backup_deletions",
+				     "backup_deletion_files",
 				     "hubs",
 				     "hub_tokens"};
 
@@ -177,6 +180,87 @@ static int op_delete_repository(struct fx *fx, void *arg, struct err *err)
 	return catalog_repository_delete(fx->cat, ((struct fx_ready *)arg)->repo.id, err);
 }
 
+/* --- deletions -------------------------------------------------------------------------------- */
+
+static int op_delete_backup(struct fx *fx, void *arg, struct err *err)
+{
+	struct catalog_deletion *rows = NULL;
+	size_t n = 0;
+	int r = catalog_backup_delete(fx->cat, ((struct fx_job *)arg)->job.id, true, &rows, &n,
+				      err);
+
+	free(rows);
+	return r;
+}
+
+static int op_delete_all(struct fx *fx, void *arg, struct err *err)
+{
+	struct catalog_deletion *rows = NULL;
+	size_t n = 0;
+	int r = catalog_vm_context_delete_all(fx->cat, ((struct fx_ready *)arg)->v.vm.context_id,
+					      &rows, &n, err);
+
+	free(rows);
+	return r;
+}
+
+static int op_claim(struct fx *fx, void *arg, struct err *err)
+{
+	struct catalog_deletion entry;
+
+	return catalog_deletion_claim(fx->cat, ((struct fx_job *)arg)->job.id, 0, &entry, err);
+}
+
+static int op_give_back(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_deletion_failed(fx->cat, *(int64_t *)arg, "because", 0, err);
+}
+
+static int op_files_gone(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_deletion_files_gone(fx->cat, *(int64_t *)arg, err);
+}
+
+static int op_done(struct fx *fx, void *arg, struct err *err)
+{
+	return catalog_deletion_done(fx->cat, *(int64_t *)arg, err);
+}
+
+/* The k-th row that an operation writes is refused; so are, on SQLite, those that foreign keys take
+ * along. */
+static void delete_things(struct fx *fx, bool whole_transaction)
+{
+	struct fx_job full, first, second;
+	struct catalog_deletion entry;
+	struct fx_ready r;
+
+	fx_ready(fx, &r, "pgtest1", 2);
+	fx_backup(fx, &r, CATALOG_BACKUP_FULL, "a", &full);
+	fx_backup(fx, &r, CATALOG_BACKUP_INCREMENTAL, "b", &first);
+	fx_backup(fx, &r, CATALOG_BACKUP_INCREMENTAL, "c", &second);
+	install(fx, whole_transaction);
+	/* Each of two: an entry, two files, two chains, the job, the context. */
+	assert_true(torture(fx, op_delete_backup, &first) >= 14);
+	assert_int_equal(torture(fx, op_claim, &second), 1);
+	OK(catalog_deletion_get(fx->cat, second.job.id, &entry, &err));
+	assert_int_equal(torture(fx, op_give_back, &entry.id), 1);
+	assert_int_equal(torture(fx, op_claim, &second), 1);
+	assert_int_equal(torture(fx, op_files_gone, &entry.id), 1);
+	assert_true(torture(fx, op_done, &entry.id) >= tmpdb_either(3, 1));
+	/* An entry and two files; the context; the VM. */
+	assert_true(torture(fx, op_delete_all, &r) >= 5);
+}
+
+static void a_deletion_that_fails_anywhere_did_not_happen(void **state)
+{
+	delete_things(*state, false);
+}
+
+static void a_deletion_whose_transaction_breaks_did_not_happen(void **state)
+{
+	delete_things(*state, true);
+}
+
 /* --- hubs ------------------------------------------------------------------------------------- */
 
 static int op_join(struct fx *fx, void *arg, struct err *err)
@@ -312,6 +396,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		FX_TEST(a_statement_that_fails_anywhere_undoes_its_operation),
 		FX_TEST(a_transaction_that_breaks_anywhere_undoes_its_operation),
+		FX_TEST(a_deletion_that_fails_anywhere_did_not_happen),
+		FX_TEST(a_deletion_whose_transaction_breaks_did_not_happen),
 		FX_TEST(hubs_come_and_go_whole_or_not_at_all),
 		FX_TEST(hubs_survive_transactions_that_break),
 	};

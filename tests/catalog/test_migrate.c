@@ -88,7 +88,12 @@ static void add_other_rows(const struct fx *fx)
 		" VALUES ('pair-1', 'h1', 'ann', 1, 1);"
 		"INSERT INTO appliance_enrollments (id, pairing_id, name, public_key, fingerprint,"
 		" challenge, status, created_at, updated_at, expires_at, approved_key) VALUES"
-		" ('enr-1', 'pair-1', 'vma', 'k1', 'f', 'c', 'approved', 1, 1, 1, 'k1')");
+		" ('enr-1', 'pair-1', 'vma', 'k1', 'f', 'c', 'approved', 1, 1, 1, 'k1');"
+		"INSERT INTO backup_deletions (backup_id, vm_name, repository_id, backup_type,"
+		" backup_created_at, created_at, retry_at) SELECT 'backup-gone', 'vm', id, 'full',"
+		" 1, 1, 1 FROM backup_repositories;"
+		"INSERT INTO backup_deletion_files (deletion_id, qcow2_path, committed)"
+		" SELECT id, 'x.qcow2', 1 FROM backup_deletions");
 }
 
 static void open_with_data(struct fx *fx)
@@ -459,7 +464,7 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 {
 	_cleanup_(freep) char *clean = NULL;
 	struct fx *fx = *state;
-	int hubs;
+	int hubs, deletions;
 
 	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
 	close_catalog(fx);
@@ -471,6 +476,10 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 				      " '008_hubs'");
 	recover_from_crashes(fx, "008_hubs.up", hubs, true, 1, clean);
 	recover_from_crashes(fx, "008_hubs.down", hubs, false, 1, clean);
+	deletions = (int)tmpdb_i64(&fx->t, "SELECT version FROM schema_version WHERE name ="
+					   " '012_deletions'");
+	recover_from_crashes(fx, "012_deletions.up", deletions, true, 1, clean);
+	recover_from_crashes(fx, "012_deletions.down", deletions, false, 1, clean);
 }
 
 /* What a statement finds in its way is taken for its own work only where it was begun before. */

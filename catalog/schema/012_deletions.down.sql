@@ -1,0 +1,2 @@
+DROP TABLE backup_deletion_files;
+DROP TABLE backup_deletions;
