@@ -120,8 +120,8 @@ $(filter $(O)/tests/tools/%,$(TEST_BIN)): $(O)/tests/tools/%: $(O)/obj/tests/too
 		$(call obj,$(filter-out tools/agent.c,$(wildcard tools/agent_*.c))) \
 		$(call obj,$(filter-out tools/ctl.c,$(wildcard tools/ctl_*.c))) $(LIB_DOWN)
 	$(call link,-lcmocka -lnbd $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
-$(O)/tests/soak/test_soak: $(call obj,$(wildcard tests/soak/*.c)) $(LIB_DOWN)
-	$(call link,-lnbd $(LIBS_NBD) $(LIBS_SYS))
+$(O)/tests/soak/test_soak: $(call obj,$(wildcard tests/soak/*.c) tests/support/nbdpeer.c) $(LIB_DOWN)
+	$(call link,-lcmocka -lnbd $(LIBS_NBD) $(LIBS_SYS))
 $(O)/tests/%: $(O)/obj/tests/%.o $(call obj,$(SUPPORT)) $(LIB_DOWN)
 	$(call link,-lcmocka $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 $(O)/bench/%: $(O)/obj/bench/%.o $(LIB_DOWN)

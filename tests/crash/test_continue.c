@@ -4,8 +4,6 @@
  */
 #include "tests/crash/workload.h"
 
-static struct qcow2_session loop;
-
 static void open_rw(const char *path)
 {
 	struct qcow2_open_opts opts = {.writable = true};
@@ -115,18 +113,6 @@ static void an_image_that_qemu_grew(void **state)
 	assert_survives_crashes("grew.qcow2", 2 * MIB);
 }
 
-static int setup(void **state)
-{
-	imgloop_start(&loop, 4);
-	return scratch_setup(state);
-}
-
-static int teardown(void **state)
-{
-	imgloop_stop(&loop);
-	return scratch_teardown(state);
-}
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -137,5 +123,5 @@ int main(int argc, char **argv)
 
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, crash_setup, crash_teardown);
 }

@@ -5,22 +5,8 @@
  */
 #include "tests/crash/workload.h"
 
-static struct qcow2_session loop;
-static uint64_t seed;
-
-static const struct shape small = {.name = "small clusters",
-				   .size = 3 * MIB + 512,
-				   .cluster = 4096,
-				   .steps = 40,
-				   .max = 70000,
-				   .delay = 2};
-static const struct shape overlay = {.name = "over a parent",
-				     .size = 4 * MIB + 1536,
-				     .cluster = 65536,
-				     .parent = true,
-				     .steps = 40,
-				     .max = 200000,
-				     .delay = 2};
+static const struct shape small = SHAPE_SMALL_CLUSTERS;
+static const struct shape overlay = SHAPE_OVER_A_PARENT;
 
 /* Opens the start image behind a faultfile. */
 static struct faultfile *open_behind(const struct faultfile_opts *opts)
@@ -380,20 +366,6 @@ static void a_flush_of_a_read_only_image_is_done_at_once(void **state)
 	assert_int_equal(imgloop_close(&loop), 0);
 }
 
-static int setup(void **state)
-{
-	seed = seed_from_env();
-	print_message("SEED=%llu\n", (unsigned long long)seed);
-	imgloop_start(&loop, 4);
-	return scratch_setup(state);
-}
-
-static int teardown(void **state)
-{
-	imgloop_stop(&loop);
-	return scratch_teardown(state);
-}
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -411,5 +383,5 @@ int main(int argc, char **argv)
 
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, crash_setup, crash_teardown);
 }

@@ -5,9 +5,6 @@
  */
 #include "tests/crash/workload.h"
 
-static struct qcow2_session loop;
-static uint64_t seed;
-
 /* Cuts tried per shape, other ones with every seed. CUTS=n tries more, all of them when it is
  * large. What a sanitizer watches is the same code with every cut. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -19,25 +16,9 @@ static uint64_t seed;
 #define OUTCOMES 4
 
 static const struct shape shapes[] = {
-	{.name = "small clusters",
-	 .size = 3 * MIB + 512,
-	 .cluster = 4096,
-	 .steps = 40,
-	 .max = 70000,
-	 .delay = 2},
-	{.name = "ordinary clusters",
-	 .size = 5 * MIB,
-	 .cluster = 65536,
-	 .steps = 40,
-	 .max = 300000,
-	 .delay = 3},
-	{.name = "over a parent",
-	 .size = 4 * MIB + 1536,
-	 .cluster = 65536,
-	 .parent = true,
-	 .steps = 40,
-	 .max = 200000,
-	 .delay = 2},
+	SHAPE_SMALL_CLUSTERS,
+	SHAPE_ORDINARY_CLUSTERS,
+	SHAPE_OVER_A_PARENT,
 	{.name = "over a parent, large requests",
 	 .size = 12 * MIB,
 	 .cluster = 65536,
@@ -45,14 +26,7 @@ static const struct shape shapes[] = {
 	 .steps = 25,
 	 .max = 4 * MIB,
 	 .delay = 8},
-	{.name = "over a parent, small clusters, suppressed",
-	 .size = 3 * MIB,
-	 .cluster = 4096,
-	 .parent = true,
-	 .suppress = true,
-	 .steps = 40,
-	 .max = 60000,
-	 .delay = 2},
+	SHAPE_SUPPRESSED,
 	{.name = "continued, several refcount blocks",
 	 .size = 11 * MIB,
 	 .cluster = 4096,
@@ -259,20 +233,6 @@ static void a_second_cut_while_continuing_is_survived(void **state)
 	workload_deinit(&start);
 }
 
-static int setup(void **state)
-{
-	seed = seed_from_env();
-	print_message("SEED=%llu\n", (unsigned long long)seed);
-	imgloop_start(&loop, 4);
-	return scratch_setup(state);
-}
-
-static int teardown(void **state)
-{
-	imgloop_stop(&loop);
-	return scratch_teardown(state);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -281,5 +241,5 @@ int main(void)
 		cmocka_unit_test(a_second_cut_while_continuing_is_survived),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, crash_setup, crash_teardown);
 }

@@ -8,37 +8,13 @@
 #define CUTS_DEFAULT 40
 #define EXTENTS	     4096
 
-static struct qcow2_session loop;
-static uint64_t seed, known; /* bytes that were said to have arrived, of all stories */
+static uint64_t known; /* bytes that were said to have arrived, of all stories */
 
 static const struct shape shapes[] = {
-	{.name = "small clusters",
-	 .size = 3 * MIB + 512,
-	 .cluster = 4096,
-	 .steps = 40,
-	 .max = 70000,
-	 .delay = 2},
-	{.name = "ordinary clusters",
-	 .size = 5 * MIB,
-	 .cluster = 65536,
-	 .steps = 40,
-	 .max = 300000,
-	 .delay = 3},
-	{.name = "over a parent",
-	 .size = 4 * MIB + 1536,
-	 .cluster = 65536,
-	 .parent = true,
-	 .steps = 40,
-	 .max = 200000,
-	 .delay = 2},
-	{.name = "over a parent, small clusters, suppressed",
-	 .size = 3 * MIB,
-	 .cluster = 4096,
-	 .parent = true,
-	 .suppress = true,
-	 .steps = 40,
-	 .max = 60000,
-	 .delay = 2},
+	SHAPE_SMALL_CLUSTERS,
+	SHAPE_ORDINARY_CLUSTERS,
+	SHAPE_OVER_A_PARENT,
+	SHAPE_SUPPRESSED,
 };
 
 /* Every byte of [off, off + len) is what one of the requests from @first on sent there. */
@@ -208,20 +184,6 @@ static void what_a_list_named_is_on_the_disk(void **state)
 	free(data);
 }
 
-static int setup(void **state)
-{
-	seed = seed_from_env();
-	print_message("SEED=%llu\n", (unsigned long long)seed);
-	imgloop_start(&loop, 4);
-	return scratch_setup(state);
-}
-
-static int teardown(void **state)
-{
-	imgloop_stop(&loop);
-	return scratch_teardown(state);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -229,5 +191,5 @@ int main(void)
 		cmocka_unit_test(what_a_list_named_is_on_the_disk),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, crash_setup, crash_teardown);
 }

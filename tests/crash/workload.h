@@ -47,6 +47,29 @@ struct shape {
 	bool busy;	/* nobody waits: batches are stored while flushes are under way */
 };
 
+/* Those that more than one test tries. */
+#define SHAPE_SMALL_CLUSTERS                                                                       \
+	{                                                                                          \
+		.name = "small clusters", .size = 3 * MIB + 512, .cluster = 4096, .steps = 40,     \
+		.max = 70000, .delay = 2                                                           \
+	}
+#define SHAPE_ORDINARY_CLUSTERS                                                                    \
+	{                                                                                          \
+		.name = "ordinary clusters", .size = 5 * MIB, .cluster = 65536, .steps = 40,       \
+		.max = 300000, .delay = 3                                                          \
+	}
+#define SHAPE_OVER_A_PARENT                                                                        \
+	{                                                                                          \
+		.name = "over a parent", .size = 4 * MIB + 1536, .cluster = 65536, .parent = true, \
+		.steps = 40, .max = 200000, .delay = 2                                             \
+	}
+#define SHAPE_SUPPRESSED                                                                           \
+	{                                                                                          \
+		.name = "over a parent, small clusters, suppressed", .size = 3 * MIB,              \
+		.cluster = 4096, .parent = true, .suppress = true, .steps = 40, .max = 60000,      \
+		.delay = 2                                                                         \
+	}
+
 struct request {
 	uint64_t off, len; /* model */
 	uint64_t tag;	   /* 0: zeroes */
@@ -652,6 +675,25 @@ static inline void judge_reopened(struct workload *w, const char *path)
 	assert_int_equal(imgloop_open(w->loop, "ended.qcow2", &(struct qcow2_open_opts){0}), 0);
 	judge_content(w);
 	assert_int_equal(imgloop_close(w->loop), 0);
+}
+
+/* --- set-up of a test program ---------------------------------------------------------------- */
+
+static struct qcow2_session loop;
+static uint64_t seed;
+
+static inline int crash_setup(void **state)
+{
+	seed = seed_from_env();
+	print_message("SEED=%llu\n", (unsigned long long)seed);
+	imgloop_start(&loop, 4);
+	return scratch_setup(state);
+}
+
+static inline int crash_teardown(void **state)
+{
+	imgloop_stop(&loop);
+	return scratch_teardown(state);
 }
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "nbd/wire.h"
 #include "tests/soak/soak.h"
+#include "tests/support/nbdpeer.h"
 
 #define FLOOD	   96
 #define PATIENCE_S 40 /* many times SOAK_HANDSHAKE */
@@ -97,16 +98,13 @@ static void rest(struct foe *f, unsigned ms)
 /* All that a client says on its way into an export. */
 static size_t put_negotiation(unsigned char *p, const char *name)
 {
-	size_t len = strlen(name);
+	size_t len = peer_info_data(p + 20, name, NULL, 0);
 
 	store_be32(p, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
 	store_be64(p + 4, NBD_OPTION_MAGIC);
 	store_be32(p + 12, NBD_OPT_GO);
-	store_be32(p + 16, len + 6);
-	store_be32(p + 20, len);
-	memcpy(p + 24, name, len);
-	store_be16(p + 24 + len, 0);
-	return 26 + len;
+	store_be32(p + 16, len);
+	return 20 + len;
 }
 
 static int enter(struct foe *f, const char *name)
@@ -139,18 +137,6 @@ static int enter_writable(struct foe *f, struct soak_disk **disk)
 	return enter(f, (*disk)->name);
 }
 
-static size_t put_request(unsigned char *p, uint16_t flags, uint16_t type, uint64_t cookie,
-			  uint64_t off, uint32_t len)
-{
-	store_be32(p, NBD_REQUEST_MAGIC);
-	store_be16(p + 4, flags);
-	store_be16(p + 6, type);
-	store_be64(p + 8, cookie);
-	store_be64(p + 16, off);
-	store_be32(p + 24, len);
-	return NBD_REQUEST_SIZE;
-}
-
 /* --- kinds ------------------------------------------------------------------------------------ */
 
 static void aborts_a_write(struct foe *f)
@@ -163,8 +149,8 @@ static void aborts_a_write(struct foe *f)
 
 	if (fd < 0)
 		return;
-	put_request(b, below(f, 2), NBD_CMD_WRITE, 1,
-		    disk->size - SOAK_SCRATCH + below(f, SOAK_SCRATCH - len), len);
+	peer_put_request(b, below(f, 2), NBD_CMD_WRITE, 1,
+			 disk->size - SOAK_SCRATCH + below(f, SOAK_SCRATCH - len), len);
 	if (say(fd, b, sizeof(b)))
 		for (left = below(f, len); left;) {
 			size_t n = 1 + below(f, MIN(left, sizeof(junk)));
@@ -236,7 +222,7 @@ static void stops_in_the_middle_of_a_header(struct foe *f)
 
 	if (fd < 0)
 		return;
-	put_request(b, 0, NBD_CMD_FLUSH, 1, 0, 0);
+	peer_put_request(b, 0, NBD_CMD_FLUSH, 1, 0, 0);
 	say(fd, b, below(f, sizeof(b)));
 	rest(f, 500);
 	leave(f, fd);
@@ -252,7 +238,7 @@ static void reads_slowly(struct foe *f)
 	if (fd < 0)
 		return;
 	for (i = 0; i < 16; i++)
-		put_request(b + i * NBD_REQUEST_SIZE, 0, NBD_CMD_READ, i, i * MIB, MIB);
+		peer_put_request(b + i * NBD_REQUEST_SIZE, 0, NBD_CMD_READ, i, i * MIB, MIB);
 	say(fd, b, sizeof(b));
 	for (i = 0; i < 100 && !atomic_load(&f->soak->stop); i++) {
 		if (recv(fd, b, 1 + below(f, sizeof(b)), 0) <= 0)
@@ -272,11 +258,11 @@ static void reads_no_replies(struct foe *f)
 	if (fd < 0)
 		return;
 	for (i = 0; i < 64; i++)
-		put_request(b + i * NBD_REQUEST_SIZE, 0,
-			    i % 4	  ? NBD_CMD_CACHE
-			    : below(f, 2) ? NBD_CMD_READ
-					  : NBD_CMD_FLUSH,
-			    i, 0, i % 4 ? 4096 : 0);
+		peer_put_request(b + i * NBD_REQUEST_SIZE, 0,
+				 i % 4	       ? NBD_CMD_CACHE
+				 : below(f, 2) ? NBD_CMD_READ
+					       : NBD_CMD_FLUSH,
+				 i, 0, i % 4 ? 4096 : 0);
 	for (i = 0; i < 2000; i++)
 		if (send(fd, b, sizeof(b), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 			break;
@@ -311,7 +297,7 @@ static void sends_single_bytes(struct foe *f)
 
 	if (fd < 0)
 		return;
-	put_request(b, 0, NBD_CMD_CACHE, 7, 0, 512);
+	peer_put_request(b, 0, NBD_CMD_CACHE, 7, 0, 512);
 	for (i = 0; i < sizeof(b); i++) {
 		if (!say(fd, b + i, 1))
 			goto out;
@@ -327,21 +313,30 @@ out:
 /* Each of these is refused, in order or not, and costs nothing else. */
 static void asks_for_what_is_not_there(struct foe *f)
 {
-	unsigned char b[8 * NBD_REQUEST_SIZE], reply[NBD_SIMPLE_SIZE], *p = b;
+	unsigned char b[8 * NBD_REQUEST_SIZE], reply[NBD_SIMPLE_SIZE];
 	struct soak_disk *disk;
 	unsigned i, seen = 0;
 	int fd = enter_writable(f, &disk);
+	const struct {
+		uint16_t flags, type;
+		uint64_t off;
+		uint32_t len;
+	} asked[8] = {
+		{0, NBD_CMD_READ, disk->size, 1},
+		{0, NBD_CMD_READ, ~0ULL, 4096},
+		{0, NBD_CMD_READ, 0, ~0U},
+		{0, NBD_CMD_TRIM, disk->size - 5, 6},
+		{0, NBD_CMD_WRITE_ZEROES, 1ULL << 63, 1},
+		{0, 0x4242, 0, 0},
+		{0xff00, NBD_CMD_FLUSH, 0, 0},
+		{0, NBD_CMD_BLOCK_STATUS, 0, 512},
+	};
 
 	if (fd < 0)
 		return;
-	p += put_request(p, 0, NBD_CMD_READ, 0, disk->size, 1);
-	p += put_request(p, 0, NBD_CMD_READ, 1, ~0ULL, 4096);
-	p += put_request(p, 0, NBD_CMD_READ, 2, 0, ~0U);
-	p += put_request(p, 0, NBD_CMD_TRIM, 3, disk->size - 5, 6);
-	p += put_request(p, 0, NBD_CMD_WRITE_ZEROES, 4, 1ULL << 63, 1);
-	p += put_request(p, 0, 0x4242, 5, 0, 0);
-	p += put_request(p, 0xff00, NBD_CMD_FLUSH, 6, 0, 0);
-	p += put_request(p, 0, NBD_CMD_BLOCK_STATUS, 7, 0, 512);
+	for (i = 0; i < ARRAY_SIZE(asked); i++)
+		peer_put_request(b + i * NBD_REQUEST_SIZE, asked[i].flags, asked[i].type, i,
+				 asked[i].off, asked[i].len);
 	if (!say(fd, b, sizeof(b)))
 		goto out;
 	for (i = 0; i < 8; i++) {
@@ -366,7 +361,7 @@ static void visits_the_guest(struct foe *f)
 	if (fd < 0)
 		return;
 	while (!atomic_load(&f->soak->stop)) {
-		put_request(b, NBD_CMD_FLAG_FUA, NBD_CMD_WRITE, 1, 0, 4096);
+		peer_put_request(b, NBD_CMD_FLAG_FUA, NBD_CMD_WRITE, 1, 0, 4096);
 		if (!say(fd, b, sizeof(b)) || !hear(fd, b, NBD_SIMPLE_SIZE))
 			break;
 	}
