@@ -58,7 +58,18 @@ static inline void rig_must(int rc, const struct err *err, const char *what)
 
 /* --- the hub -------------------------------------------------------------------------------- */
 
-/* Makes the folder and the agent; the hub's timeouts are long, its tick is short. */
+/* The agent, and how the hub is to be: long timeouts, a short tick. */
+static inline void hubrig_equip(struct hubrig *rig)
+{
+	rig->peer = agentpeer_start();
+	rig->config = HUB_CONFIG_INIT;
+	rig->config.db_url = rig->db.url;
+	rig->config.tick_ms = 20;
+	rig->config.progress_poll_ms = 50;
+	rig->config.nbd.workers = 1;
+}
+
+/* Makes the folder and an empty database; hubrig_equip(). */
 static inline void hubrig_init(struct hubrig *rig)
 {
 	const char *tmp = getenv("TMPDIR");
@@ -67,13 +78,8 @@ static inline void hubrig_init(struct hubrig *rig)
 	snprintf(rig->dir, sizeof(rig->dir), "%s/hubrig-XXXXXX", tmp ? tmp : "/tmp");
 	if (!mkdtemp(rig->dir))
 		abort();
-	rig->peer = agentpeer_start();
 	tmpdb_init(&rig->db);
-	rig->config = HUB_CONFIG_INIT;
-	rig->config.db_url = rig->db.url;
-	rig->config.tick_ms = 20;
-	rig->config.progress_poll_ms = 50;
-	rig->config.nbd.workers = 1;
+	hubrig_equip(rig);
 }
 
 /* fails the test */

@@ -1,5 +1,6 @@
 /* How backups fail, and what a failure leaves: earlier points as they were, the partial in the
  * quarantine, the reason on the job, the VM free. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -20,12 +21,17 @@
 static struct hubrig rig;
 static struct rig_vm vm;
 
-static int setup(void **state)
+static void make_vm(void)
 {
-	(void)state;
 	vm = (struct rig_vm){
 		.name = "pgtest1", .id = "vm-1", .disk_count = 2, .size = {8 * MI, 3 * MI + 1536}};
 	rig_vm_init(&vm);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	make_vm();
 	hubrig_init(&rig);
 	return 0;
 }
@@ -868,49 +874,53 @@ struct crash_note {
 	char part[CATALOG_PATH_SIZE + 8], path[CATALOG_PATH_SIZE];
 };
 
-/* In a child: a full; an incremental whose disk 0 is committed and whose disk 1 is under way; and
- * then nothing any more, as after SIGKILL. */
-static void crash_in_child(int fd)
+/* Another process, on this test's folder and database: a full; an incremental whose disk 0 is
+ * committed and whose disk 1 is under way; and then nothing any more, as after SIGKILL. */
+static int crash_main(const char *dir, const char *db_url)
 {
 	struct hub_backup_view view;
 	struct catalog_completed done;
 	struct crash_note note;
 	struct err err = ERR_INIT;
 
+	snprintf(rig.dir, sizeof(rig.dir), "%s", dir);
+	snprintf(rig.db.url, sizeof(rig.db.url), "%s", db_url);
+	hubrig_equip(&rig);
+	make_vm();
 	start_hub();
 	rig_full(&rig, &vm, 1, note.full);
 	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
 	if (rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]) ||
-	    hub_backup_complete(rig.hub, view.job.id, 0, "disk-2000/2", &done, &err) ||
 	    rig_send(&rig, &vm, &view.disks[1], 0, MI))
-		_exit(1);
+		_exit(2);
+	rig_must(hub_backup_complete(rig.hub, view.job.id, 0, "disk-2000/2", &done, &err), &err,
+		 "complete");
 	strcpy(note.id, view.job.id);
 	strcpy(note.path, view.disks[1].row.qcow2_path);
 	snprintf(note.part, sizeof(note.part), "%s.part", note.path);
-	_exit(write(fd, &note, sizeof(note)) == sizeof(note) ? 0 : 1);
+	_exit(write(STDOUT_FILENO, &note, sizeof(note)) == sizeof(note) ? 0 : 3);
 }
 
 static void crash(struct crash_note *note)
 {
 	int fds[2], status;
+	ssize_t n;
 	pid_t pid;
 
-	/* The agent's threads do not follow into the child: it makes its own. */
-	agentpeer_stop(rig.peer);
-	rig.peer = NULL;
-	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
 	pid = fork();
 	assert_true(pid >= 0);
 	if (!pid) {
-		rig.peer = agentpeer_start();
-		crash_in_child(fds[1]);
+		dup2(fds[1], STDOUT_FILENO);
+		execl("/proc/self/exe", "test_failure", "--crash", rig.dir, rig.db.url, NULL);
+		_exit(127);
 	}
-	assert_int_equal(read(fds[0], note, sizeof(*note)), sizeof(*note));
+	close(fds[1]);
+	n = read(fds[0], note, sizeof(*note));
+	close(fds[0]);
 	waitpid(pid, &status, 0);
 	assert_int_equal(status, 0);
-	close(fds[0]);
-	close(fds[1]);
-	rig.peer = agentpeer_start();
+	assert_int_equal(n, sizeof(*note));
 	hubrig_show(&rig, &vm, 1);
 }
 
@@ -969,7 +979,7 @@ static void after_a_crash_behind_the_sidecar_nothing_is_offered(void **state)
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		T(after_a_crash_mid_copy_the_next_backup_works),
@@ -1006,6 +1016,8 @@ int main(void)
 		T(a_database_killed_in_mid_backup_and_started_again_costs_nothing),
 	};
 
+	if (argc == 4 && !strcmp(argv[1], "--crash"))
+		return crash_main(argv[2], argv[3]);
 	return tmpdb_run_tests("hub/failure", tests, NULL, NULL) +
 	       tmpdb_run_tests_on("mariadb", "hub/failure of the server", server_tests, NULL, NULL);
 }
