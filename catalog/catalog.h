@@ -103,6 +103,9 @@ struct catalog_pool_stats {
 };
 void catalog_get_pool_stats(struct catalog *cat, struct catalog_pool_stats *out);
 
+/* The schema version this program's queries are written for. */
+int64_t catalog_schema_latest(void);
+
 /* True when @url has a form catalog_open() accepts; for checking a configuration. */
 bool catalog_url_valid(const char *url, struct err *err);
 

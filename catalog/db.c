@@ -18,7 +18,10 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "catalog/db_backend.h"
+
+static const struct log_scope catalog_log = {.name = "catalog"};
 
 #define DB_CACHE_MAX 128
 
@@ -148,8 +151,10 @@ int db_copy_done(const char *tmp, const char *path, struct err *err)
 		r = -errno;
 	if (!r)
 		r = file_sync_dir_of(path);
-	if (!r)
+	if (!r) {
+		log_info(&catalog_log, "the catalog database was copied to %s", path);
 		return 0;
+	}
 	unlink(tmp);
 	return err_sys(err, r, "cannot copy the catalog database to %s", path);
 }

@@ -51,6 +51,16 @@ int64_t catalog_schema_latest(void)
 	return ARRAY_SIZE(migrations);
 }
 
+const char *catalog_schema_name(int64_t version)
+{
+	return migrations[version - 1].name;
+}
+
+const char *catalog_schema_down(int64_t version)
+{
+	return migrations[version - 1].down;
+}
+
 /* A migration that has begun and is not recorded, where DDL commits: the row of schema_step. */
 struct schema_step {
 	int64_t version; /* 0: none */
@@ -76,9 +86,10 @@ static int too_new(int64_t version, struct err *err)
 {
 	return err_set(err, CATALOG_E_SCHEMA,
 		       "the catalog has schema %" PRId64 ", this program knows schemas up to "
-		       "%" PRId64 ": run the newer program, or restore the copy made before its "
-		       "first start",
-		       version, catalog_schema_latest());
+		       "%" PRId64 ": run the newer program, or let it go back (its "
+		       "--migrate-down-to %" PRId64 "), or restore the copy made before its first "
+		       "start",
+		       version, catalog_schema_latest(), catalog_schema_latest());
 }
 
 static int read_version(struct db *db, int64_t *version, struct err *err)

@@ -21,8 +21,10 @@
 #include "base/err.h"
 #include "catalog/db.h"
 
-/* The version this program's queries are written for. */
-int64_t catalog_schema_latest(void);
+/* The migration that leads to @version, 1 to catalog_schema_latest(): "008_hubs", and the script
+ * that undoes it. */
+const char *catalog_schema_name(int64_t version);
+const char *catalog_schema_down(int64_t version);
 
 /* The database's version; 0 for an empty one. CATALOG_E_SCHEMA if newer than this program, or if a
  * newer program has begun to change it. */

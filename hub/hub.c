@@ -99,14 +99,23 @@ static int hub_lock_data(struct hub *hub, struct err *err)
 	return err_set(err, HUB_E_EXISTS, "another hub runs on data folder %s", hub->data_dir);
 }
 
+#define CATALOG_URL_SIZE (CATALOG_PATH_SIZE + 32)
+
+/* @configured, or that of our own database, in @own. */
+static const char *hub_catalog_url(const struct hub *hub, const char *configured,
+				   char own[CATALOG_URL_SIZE])
+{
+	snprintf(own, CATALOG_URL_SIZE, "sqlite:%s/catalog.db", hub->data_dir);
+	return configured && configured[0] ? configured : own;
+}
+
 static int hub_open_catalog(struct hub *hub, const char *db_url, struct err *err)
 {
 	const struct catalog_options opt = {.copy_dir = hub->data_dir};
-	char own[CATALOG_PATH_SIZE + 32];
+	char own[CATALOG_URL_SIZE];
 
-	snprintf(own, sizeof(own), "sqlite:%s/catalog.db", hub->data_dir);
 	return hub_from_catalog(
-		catalog_open(db_url && db_url[0] ? db_url : own, &opt, &hub->catalog, err));
+		catalog_open(hub_catalog_url(hub, db_url, own), &opt, &hub->catalog, err));
 }
 
 static int hub_open_secrets(struct hub *hub, const char *key_file, struct err *err)
@@ -320,6 +329,25 @@ int hub_import_legacy(const struct hub_config *config, const char *source,
 		rc = hub_open_catalog(hub, config->db_url, err);
 	if (!rc)
 		rc = hub_from_catalog(catalog_import_legacy(hub->catalog, source, out, err));
+	hub_free(hub);
+	return rc;
+}
+
+int hub_migrate_down(const struct hub_config *config, int64_t version, catalog_tell_fn *tell,
+		     void *arg, struct err *err)
+{
+	struct hub *hub = hub_new();
+	char own[CATALOG_URL_SIZE];
+	int rc;
+
+	if (!hub)
+		return err_sys(err, -ENOMEM, "hub");
+	rc = hub_take_config(hub, config, err);
+	if (!rc)
+		rc = hub_lock_data(hub, err);
+	if (!rc)
+		rc = hub_from_catalog(catalog_downgrade(hub_catalog_url(hub, config->db_url, own),
+							hub->data_dir, version, tell, arg, err));
 	hub_free(hub);
 	return rc;
 }

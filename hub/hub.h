@@ -20,6 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "catalog/downgrade.h"
 #include "nbd/server.h"
 
 struct hub;
@@ -91,6 +92,11 @@ int hub_start(struct hub **out, const struct hub_config *config, struct err *err
 struct catalog_legacy;
 int hub_import_legacy(const struct hub_config *config, const char *source,
 		      struct catalog_legacy *out, struct err *err);
+
+/* Takes the catalog of a hub that is not running down to an older schema, and ends
+ * (catalog/downgrade.h). HUB_E_EXISTS: it runs. */
+int hub_migrate_down(const struct hub_config *config, int64_t version, catalog_tell_fn *tell,
+		     void *arg, struct err *err);
 
 /* Calls that wait for the agent return HUB_E_STOPPING from now on, no backup starts and no NBD
  * client comes in: lets the threads of the API come home before hub_stop(). */

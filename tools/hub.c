@@ -81,6 +81,9 @@ static const char usage[] =
 	"                       repeated (default: all of them)\n"
 	"  --import-legacy mariadb://USER@HOST[:PORT]/NAME[?OPTION=VALUE&...]\n"
 	"                       takes the backups of an old database into the catalog, and ends\n"
+	"  --migrate-down-to N  takes the catalog down to the schema of an older program, after\n"
+	"                       copying it aside, and ends: docs/admin-guide.md, Going back.\n"
+	"                       --version tells a program's schema\n"
 	"  --log-level error|warn|info|debug\n"
 	"                       (default info; --verbose: debug)\n"
 	"  --log-format auto|text|json|journal\n"
@@ -99,7 +102,14 @@ static const char usage[] =
 	"Example: sendense-hub --data-dir /srv/hub --nbd 127.0.0.1:10100 --nbd "
 	"unix:/run/hub.sock\n";
 
-enum { OPT_HELP = 1000, OPT_VERSION, OPT_VERBOSE, OPT_IMPORT_LEGACY, OPT_CHECK_CONFIG };
+enum {
+	OPT_HELP = 1000,
+	OPT_VERSION,
+	OPT_VERBOSE,
+	OPT_IMPORT_LEGACY,
+	OPT_MIGRATE_DOWN_TO,
+	OPT_CHECK_CONFIG,
+};
 
 static const struct option options[] = {
 	{"data-dir", required_argument, NULL, HUB_OPT_DATA_DIR},
@@ -118,6 +128,7 @@ static const struct option options[] = {
 	{"tls-verify-peer", no_argument, NULL, HUB_OPT_TLS_VERIFY_PEER},
 	{"tls-allow", required_argument, NULL, HUB_OPT_TLS_ALLOW},
 	{"import-legacy", required_argument, NULL, OPT_IMPORT_LEGACY},
+	{"migrate-down-to", required_argument, NULL, OPT_MIGRATE_DOWN_TO},
 	{"log-level", required_argument, NULL, HUB_OPT_LOG_LEVEL},
 	{"log-format", required_argument, NULL, HUB_OPT_LOG_FORMAT},
 	{"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
@@ -126,6 +137,20 @@ static const struct option options[] = {
 	{"version", no_argument, NULL, OPT_VERSION},
 	{0},
 };
+
+static bool parse_version(const char *text, long *version)
+{
+	char *end;
+
+	errno = 0;
+	*version = strtol(text, &end, 10);
+	if (!errno && *text && !*end && *version > 0)
+		return true;
+	fprintf(stderr,
+		"sendense-hub: --migrate-down-to takes the schema of the older program, a number: "
+		"its --version, or what it says of this catalog\n");
+	return false;
+}
 
 /* 0: go on; else the exit status plus one. */
 static int parse_options(struct hub_settings *settings, int argc, char **argv, struct err *err)
@@ -139,7 +164,8 @@ static int parse_options(struct hub_settings *settings, int argc, char **argv, s
 			fputs(usage, stdout);
 			return 1;
 		case OPT_VERSION:
-			puts("sendense-hub " SENDENSE_VERSION);
+			printf("sendense-hub " SENDENSE_VERSION ", catalog schema %lld\n",
+			       (long long)catalog_schema_latest());
 			return 1;
 		case OPT_VERBOSE:
 			hub_settings_option(settings, HUB_OPT_LOG_LEVEL, "debug", err);
@@ -149,6 +175,10 @@ static int parse_options(struct hub_settings *settings, int argc, char **argv, s
 			break;
 		case OPT_IMPORT_LEGACY:
 			settings->import_legacy = optarg;
+			break;
+		case OPT_MIGRATE_DOWN_TO:
+			if (!parse_version(optarg, &settings->migrate_down_to))
+				return 3;
 			break;
 		case '?':
 			return 3;
@@ -263,6 +293,26 @@ static int import_legacy(const struct hub_settings *settings, struct err *err)
 			 "failed in the catalog, their files stay where they are",
 			 (long long)done.unusable);
 	return 0;
+}
+
+static void say_loss(void *arg, const char *line)
+{
+	(void)arg;
+	printf("goes: %s\n", line);
+}
+
+static int migrate_down(const struct hub_settings *settings, struct err *err)
+{
+	struct hub_config config;
+	int rc;
+
+	hub_settings_apply(settings, &config);
+	rc = hub_migrate_down(&config, settings->migrate_down_to, say_loss, NULL, err);
+	if (!rc)
+		printf("the catalog has schema %ld now: start the program that knows it, for this "
+		       "one would bring it up again\n",
+		       settings->migrate_down_to);
+	return rc;
 }
 
 /* --- settings, and settings again ----------------------------------------------------------- */
@@ -391,8 +441,9 @@ int main(int argc, char **argv)
 	}
 	if (!rc)
 		hub_settings_apply_log(settings);
-	if (!rc && settings->import_legacy) {
-		rc = import_legacy(settings, &err);
+	if (!rc && (settings->import_legacy || settings->migrate_down_to)) {
+		rc = settings->import_legacy ? import_legacy(settings, &err)
+					     : migrate_down(settings, &err);
 		if (rc)
 			log_error(&hub_log, "%s", err.text);
 		hub_settings_free(settings);

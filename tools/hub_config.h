@@ -76,6 +76,7 @@ struct hub_settings {
 	size_t tls_allow_count;
 	bool new_admin_token;
 	const char *import_legacy; /* URL of an old database; NULL: none. Command line alone */
+	long migrate_down_to;	   /* schema version; 0: none. Command line alone */
 	char log_level[HUB_SETTINGS_TEXT], log_format[HUB_SETTINGS_TEXT];
 	bool check_only;	 /* --check-config */
 	enum hub_source reading; /* what is being read now */
