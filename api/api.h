@@ -28,6 +28,13 @@ struct api_config {
 /* Serves @hub, which must outlive it. HUB_E_INVALID: the address; -EADDRINUSE and its like. */
 int api_start(struct api **out, struct hub *hub, const struct api_config *config, struct err *err);
 
+/*
+ * Serves those who come from now on by @config: limits, time, certificate (read again), HTTPS or
+ * not; its address is left alone. Who is connected stays so, is answered as before, and asked to
+ * come back on a new connection. HUB_E_INVALID, -errno: nothing has changed. One thread at a time.
+ */
+int api_change(struct api *api, const struct api_config *config, struct err *err);
+
 /* "127.0.0.1:8080", as it came out. */
 const char *api_address(const struct api *api);
 

@@ -45,32 +45,53 @@
 #define HTTP_IO_TIMEOUT_MS    (60 * 1000)
 #define HTTP_IDLE_TIMEOUT_MS  (120 * 1000) /* between requests; more than Go's 90 s */
 #define HTTP_SWEEP_MS	      500
+#define HTTP_RETIRE_MS	      2000
+#define HTTP_RETIRED_MAX      16 /* servers that still have connections */
 #define HTTP_PEM_MAX	      (1U << 20)
 /* TLS 1.2 with forward secrecy, and 1.3. */
 #define HTTP_TLS_PRIORITY "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-RSA:%SERVER_PRECEDENCE"
 
-struct api {
+/* What the library is told when it starts, and then for good. */
+struct http_settings {
+	unsigned max_connections, max_connections_per_peer, io_timeout_ms;
+	char *certificate, *key; /* PEM texts; NULL: HTTP */
+};
+
+/* A server of the library's. Other settings mean another one on the same socket; who is connected
+ * to the old one stays there until it is done. */
+struct http_server {
+	struct list node; /* api->retired */
 	struct hub *hub;
-	struct MHD_Daemon *daemon;
-	struct log_scope log;
-	char address[96];
 	bool for_agents;
-	unsigned io_timeout_ms;
-	char *certificate, *key; /* PEM texts, for the library */
-	char complaint[256];	 /* the library's, while it starts */
+	struct http_settings settings;
+	bool started;
+	char complaint[256]; /* the library's, while it starts */
 
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	struct list conns; /* struct http_conn; lock */
-	bool stop;	   /* lock */
+	struct MHD_Daemon *daemon; /* lock; NULL: ended */
+	struct list conns;	   /* struct http_conn; lock */
+	bool stop;		   /* lock */
+	int64_t retired_ns;	   /* lock; 0: it is the one that accepts */
 	bool sweeper_runs;
 	pthread_t sweeper;
+	int quiet_fd; /* of a retired one: its socket, on which it accepts no more */
+};
+
+struct api {
+	struct hub *hub;
+	struct log_scope log;
+	char address[96];
+	bool for_agents;
+	int fd; /* listens; every server has a descriptor of its own for it */
+	struct http_server *server;
+	struct list retired;
 };
 
 struct http_conn {
 	struct list node;
 	int fd;		     /* the library's */
-	int64_t deadline_ns; /* 0: a handler runs; api->lock */
+	int64_t deadline_ns; /* 0: a handler runs; server->lock */
 };
 
 struct http_request {
@@ -91,7 +112,7 @@ static int64_t http_now_ns(void)
 	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
 }
 
-static void http_set_deadline(struct api *api, struct MHD_Connection *mhd, unsigned ms)
+static void http_set_deadline(struct http_server *server, struct MHD_Connection *mhd, unsigned ms)
 {
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -99,9 +120,9 @@ static void http_set_deadline(struct api *api, struct MHD_Connection *mhd, unsig
 
 	if (!conn)
 		return;
-	pthread_mutex_lock(&api->lock);
+	pthread_mutex_lock(&server->lock);
 	conn->deadline_ns = ms ? http_now_ns() + ms * 1000000LL : 0;
-	pthread_mutex_unlock(&api->lock);
+	pthread_mutex_unlock(&server->lock);
 }
 
 /* The library tells of the end of a connection before it closes the socket: the number is ours as
@@ -109,7 +130,7 @@ static void http_set_deadline(struct api *api, struct MHD_Connection *mhd, unsig
 static void http_on_connection(void *arg, struct MHD_Connection *mhd, void **context,
 			       enum MHD_ConnectionNotificationCode what)
 {
-	struct api *api = arg;
+	struct http_server *server = arg;
 	struct http_conn *conn = *context;
 
 	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
@@ -122,27 +143,27 @@ static void http_on_connection(void *arg, struct MHD_Connection *mhd, void **con
 			return;
 		}
 		conn->fd = info->connect_fd;
-		conn->deadline_ns = http_now_ns() + api->io_timeout_ms * 1000000LL;
+		conn->deadline_ns = http_now_ns() + server->settings.io_timeout_ms * 1000000LL;
 		*context = conn;
-		pthread_mutex_lock(&api->lock);
-		list_add_tail(&api->conns, &conn->node);
-		pthread_mutex_unlock(&api->lock);
+		pthread_mutex_lock(&server->lock);
+		list_add_tail(&server->conns, &conn->node);
+		pthread_mutex_unlock(&server->lock);
 	} else if (conn) {
-		pthread_mutex_lock(&api->lock);
+		pthread_mutex_lock(&server->lock);
 		list_del(&conn->node);
-		pthread_mutex_unlock(&api->lock);
+		pthread_mutex_unlock(&server->lock);
 		*context = NULL;
 		free(conn);
 	}
 }
 
 /* `lock` held. */
-static void http_sweep(struct api *api)
+static void http_sweep(struct http_server *server)
 {
 	int64_t now = http_now_ns();
 	struct list *pos;
 
-	list_for_each (pos, &api->conns) {
+	list_for_each (pos, &server->conns) {
 		struct http_conn *conn = list_entry(pos, struct http_conn, node);
 
 		if (conn->deadline_ns && now > conn->deadline_ns) {
@@ -152,21 +173,48 @@ static void http_sweep(struct api *api)
 	}
 }
 
+/* A retired server whose last connection is gone is not needed any more. It may have taken one in
+ * the moment it was told to stop accepting: that one shows up before long. `lock` held. */
+static struct MHD_Daemon *http_take_idle(struct http_server *server)
+{
+	if (!server->retired_ns || !list_empty(&server->conns) ||
+	    http_now_ns() - server->retired_ns < HTTP_RETIRE_MS * 1000000LL)
+		return NULL;
+	return steal(&server->daemon);
+}
+
+static void http_end_daemon(struct http_server *server, struct MHD_Daemon *daemon)
+{
+	if (!daemon)
+		return;
+	MHD_stop_daemon(daemon);
+	if (server->quiet_fd >= 0)
+		close(server->quiet_fd);
+	server->quiet_fd = -1;
+}
+
 static void *http_sweeper_main(void *arg)
 {
-	struct api *api = arg;
+	struct http_server *server = arg;
+	struct MHD_Daemon *idle;
 	struct timespec until;
 
-	pthread_mutex_lock(&api->lock);
-	while (!api->stop) {
+	pthread_mutex_lock(&server->lock);
+	while (!server->stop) {
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += HTTP_SWEEP_MS * 1000000L;
 		until.tv_sec += until.tv_nsec / 1000000000L;
 		until.tv_nsec %= 1000000000L;
-		pthread_cond_timedwait(&api->cond, &api->lock, &until);
-		http_sweep(api);
+		pthread_cond_timedwait(&server->cond, &server->lock, &until);
+		http_sweep(server);
+		idle = http_take_idle(server);
+		if (!idle)
+			continue;
+		pthread_mutex_unlock(&server->lock);
+		http_end_daemon(server, idle);
+		pthread_mutex_lock(&server->lock);
 	}
-	pthread_mutex_unlock(&api->lock);
+	pthread_mutex_unlock(&server->lock);
 	return NULL;
 }
 
@@ -224,7 +272,7 @@ static bool http_take_body(struct http_request *req, const char *data, size_t le
 
 /* A stream on its way out: what its reads need to know. */
 struct http_stream {
-	struct api *api;
+	struct http_server *server;
 	struct MHD_Connection *mhd;
 	struct api_stream from;
 };
@@ -236,9 +284,9 @@ static ssize_t http_read_stream(void *arg, uint64_t pos, char *buf, size_t max)
 	ssize_t n;
 
 	(void)pos;
-	http_set_deadline(s->api, s->mhd, 0);
+	http_set_deadline(s->server, s->mhd, 0);
 	n = s->from.read(s->from.arg, buf, max);
-	http_set_deadline(s->api, s->mhd, s->api->io_timeout_ms);
+	http_set_deadline(s->server, s->mhd, s->server->settings.io_timeout_ms);
 	return n > 0   ? n
 	       : n < 0 ? MHD_CONTENT_READER_END_WITH_ERROR
 		       : MHD_CONTENT_READER_END_OF_STREAM;
@@ -253,14 +301,15 @@ static void http_end_stream(void *arg)
 	free(s);
 }
 
-static struct MHD_Response *http_stream_response(struct api *api, struct MHD_Connection *mhd,
+static struct MHD_Response *http_stream_response(struct http_server *server,
+						 struct MHD_Connection *mhd,
 						 const struct api_stream *from)
 {
 	struct http_stream *s = calloc(1, sizeof(*s));
 	struct MHD_Response *answer;
 
 	if (s) {
-		*s = (struct http_stream){.api = api, .mhd = mhd, .from = *from};
+		*s = (struct http_stream){.server = server, .mhd = mhd, .from = *from};
 		answer = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, http_read_stream,
 							   s, http_end_stream);
 		if (answer)
@@ -289,12 +338,22 @@ static struct MHD_Response *http_text_response(struct api_exchange *x)
 	return answer;
 }
 
+static bool http_is_retired(struct http_server *server)
+{
+	bool retired;
+
+	pthread_mutex_lock(&server->lock);
+	retired = server->retired_ns != 0;
+	pthread_mutex_unlock(&server->lock);
+	return retired;
+}
+
 /* What the exchange gives away is taken, whatever happens. */
-static enum MHD_Result http_send(struct api *api, struct MHD_Connection *mhd,
+static enum MHD_Result http_send(struct http_server *server, struct MHD_Connection *mhd,
 				 struct api_exchange *x)
 {
-	struct MHD_Response *answer =
-		x->stream.read ? http_stream_response(api, mhd, &x->stream) : http_text_response(x);
+	struct MHD_Response *answer = x->stream.read ? http_stream_response(server, mhd, &x->stream)
+						     : http_text_response(x);
 	enum MHD_Result res;
 
 	if (!answer)
@@ -303,6 +362,8 @@ static enum MHD_Result http_send(struct api *api, struct MHD_Connection *mhd,
 				x->content_type ? x->content_type : "application/json");
 	MHD_add_response_header(answer, "Cache-Control", "no-store");
 	MHD_add_response_header(answer, "X-Content-Type-Options", "nosniff");
+	if (http_is_retired(server))
+		MHD_add_response_header(answer, "Connection", "close");
 	for (size_t i = 0; i < x->header_count; i++)
 		MHD_add_response_header(answer, x->headers[i].name, x->headers[i].value);
 	res = MHD_queue_response(mhd, (unsigned)x->status, answer);
@@ -310,24 +371,24 @@ static enum MHD_Result http_send(struct api *api, struct MHD_Connection *mhd,
 	return res;
 }
 
-static enum MHD_Result http_refuse_large(struct api *api, struct MHD_Connection *mhd,
+static enum MHD_Result http_refuse_large(struct http_server *server, struct MHD_Connection *mhd,
 					 const struct http_request *req)
 {
 	struct api_exchange x = {.target = req->target};
 
 	api_refuse(&x, API_STATUS(413), "the body is larger than 1 MiB", "");
-	return http_send(api, mhd, &x);
+	return http_send(server, mhd, &x);
 }
 
-static enum MHD_Result http_begin(struct api *api, struct MHD_Connection *mhd,
+static enum MHD_Result http_begin(struct http_server *server, struct MHD_Connection *mhd,
 				  struct http_request *req)
 {
 	const char *length = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, "Content-Length");
 
 	req->begun = true;
-	http_set_deadline(api, mhd, api->io_timeout_ms);
+	http_set_deadline(server, mhd, server->settings.io_timeout_ms);
 	if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX)
-		return http_refuse_large(api, mhd, req);
+		return http_refuse_large(server, mhd, req);
 	return MHD_YES;
 }
 
@@ -351,8 +412,8 @@ static void http_note_peer(struct MHD_Connection *mhd, char *out, size_t size)
 		snprintf(out, size, "?");
 }
 
-static enum MHD_Result http_finish(struct api *api, struct MHD_Connection *mhd, const char *method,
-				   struct http_request *req)
+static enum MHD_Result http_finish(struct http_server *server, struct MHD_Connection *mhd,
+				   const char *method, struct http_request *req)
 {
 	struct api_exchange x = {
 		.method = method,
@@ -364,16 +425,16 @@ static enum MHD_Result http_finish(struct api *api, struct MHD_Connection *mhd, 
 	};
 	enum MHD_Result res;
 
-	http_set_deadline(api, mhd, 0);
+	http_set_deadline(server, mhd, 0);
 	if (req->too_large) {
-		http_set_deadline(api, mhd, api->io_timeout_ms);
-		return http_refuse_large(api, mhd, req);
+		http_set_deadline(server, mhd, server->settings.io_timeout_ms);
+		return http_refuse_large(server, mhd, req);
 	}
 	http_note_peer(mhd, x.peer, sizeof(x.peer));
-	x.for_agents = api->for_agents;
-	api_dispatch(api->hub, &x);
-	http_set_deadline(api, mhd, api->io_timeout_ms);
-	res = http_send(api, mhd, &x);
+	x.for_agents = server->for_agents;
+	api_dispatch(server->hub, &x);
+	http_set_deadline(server, mhd, server->settings.io_timeout_ms);
+	res = http_send(server, mhd, &x);
 	api_exchange_deinit(&x);
 	return res;
 }
@@ -485,8 +546,9 @@ static int http_listen_passed(struct api *api, const char *address, struct err *
 			       address);
 	if (api->for_agents && !http_is_loopback(&addr))
 		return http_not_loopback(address, err);
-	http_format_address(fd, api->address, sizeof(api->address));
-	return fd;
+	fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+	http_format_address((int)fd, api->address, sizeof(api->address));
+	return (int)fd;
 }
 
 /* A listening socket, or -errno. */
@@ -517,11 +579,11 @@ static int http_listen(struct api *api, const char *address, struct err *err)
 /* What it says while it starts is why it does not; later it would only tell of clients. */
 static void http_on_complaint(void *arg, const char *format, va_list ap)
 {
-	struct api *api = arg;
+	struct http_server *server = arg;
 
-	if (!api->daemon && !api->complaint[0]) {
-		vsnprintf(api->complaint, sizeof(api->complaint), format, ap);
-		api->complaint[strcspn(api->complaint, "\r\n")] = '\0';
+	if (!server->started && !server->complaint[0]) {
+		vsnprintf(server->complaint, sizeof(server->complaint), format, ap);
+		server->complaint[strcspn(server->complaint, "\r\n")] = '\0';
 	}
 }
 
@@ -542,7 +604,17 @@ static int http_read_pem(const char *path, char **out, struct err *err)
 	return n == st.st_size ? 0 : err_sys(err, n < 0 ? -errno : -EIO, "cannot read '%s'", path);
 }
 
-static int http_read_tls(struct api *api, const struct api_config *config, struct err *err)
+static void http_settings_deinit(struct http_settings *settings)
+{
+	if (settings->key)
+		explicit_bzero(settings->key, strlen(settings->key));
+	free(settings->key);
+	free(settings->certificate);
+	*settings = (struct http_settings){0};
+}
+
+static int http_read_tls(struct http_settings *settings, const struct api_config *config,
+			 struct err *err)
 {
 	int rc;
 
@@ -550,96 +622,268 @@ static int http_read_tls(struct api *api, const struct api_config *config, struc
 		return 0;
 	if (!config->tls_certificate || !config->tls_key)
 		return err_set(err, HUB_E_INVALID, "HTTPS needs a certificate and its key");
-	rc = http_read_pem(config->tls_certificate, &api->certificate, err);
-	return rc ? rc : http_read_pem(config->tls_key, &api->key, err);
+	rc = http_read_pem(config->tls_certificate, &settings->certificate, err);
+	return rc ? rc : http_read_pem(config->tls_key, &settings->key, err);
 }
 
-static int http_start_daemon(struct api *api, const struct api_config *config, int fd,
-			     struct err *err)
+static int http_read_settings(struct http_settings *settings, const struct api_config *config,
+			      struct err *err)
 {
 	unsigned limit = config->max_connections ? config->max_connections : HTTP_CONNECTIONS;
 	/* All agents come out of one tunnel. */
 	unsigned half = config->for_agents ? limit : MAX(limit / 2, 1U);
-	unsigned peer = config->max_connections_per_peer ? config->max_connections_per_peer : half;
+	int rc;
+
+	*settings = (struct http_settings){
+		.max_connections = limit,
+		.max_connections_per_peer =
+			config->max_connections_per_peer ? config->max_connections_per_peer : half,
+		.io_timeout_ms = config->io_timeout_ms ? config->io_timeout_ms : HTTP_IO_TIMEOUT_MS,
+	};
+	rc = http_read_tls(settings, config, err);
+	if (rc)
+		http_settings_deinit(settings);
+	return rc;
+}
+
+static bool http_same_text(const char *a, const char *b)
+{
+	return !a || !b ? a == b : !strcmp(a, b);
+}
+
+static bool http_same_settings(const struct http_settings *a, const struct http_settings *b)
+{
+	return a->max_connections == b->max_connections &&
+	       a->max_connections_per_peer == b->max_connections_per_peer &&
+	       a->io_timeout_ms == b->io_timeout_ms &&
+	       http_same_text(a->certificate, b->certificate) && http_same_text(a->key, b->key);
+}
+
+/* @fd is the library's when this succeeds. */
+static int http_start_daemon(struct http_server *server, const char *certificate, int fd,
+			     struct err *err)
+{
+	const struct http_settings *settings = &server->settings;
 	/* With a channel of its own to be woken by: without, it may shut the listening socket down
-	 * in order to stop, for everybody who has it. */
+	 * in order to stop, for everybody who has it, and cannot retire. */
 	unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD |
 			 MHD_USE_ITC | MHD_USE_ERROR_LOG;
 	struct MHD_OptionItem tls[] = {
-		{MHD_OPTION_HTTPS_MEM_CERT, 0, api->certificate},
-		{MHD_OPTION_HTTPS_MEM_KEY, 0, api->key},
+		{MHD_OPTION_HTTPS_MEM_CERT, 0, settings->certificate},
+		{MHD_OPTION_HTTPS_MEM_KEY, 0, settings->key},
 		{MHD_OPTION_HTTPS_PRIORITIES, 0, (char *)HTTP_TLS_PRIORITY},
 		{MHD_OPTION_END, 0, NULL},
 	};
 
-	if (api->certificate)
+	if (settings->certificate)
 		flags |= MHD_USE_TLS;
 	else
 		tls[0].option = MHD_OPTION_END;
-	api->daemon = MHD_start_daemon(
-		flags, 0, NULL, NULL, http_on_request, api, MHD_OPTION_EXTERNAL_LOGGER,
-		http_on_complaint, api, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-		limit, MHD_OPTION_PER_IP_CONNECTION_LIMIT, peer, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-		(size_t)HTTP_CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, http_on_target, api,
-		MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, api, MHD_OPTION_NOTIFY_CONNECTION,
-		http_on_connection, api, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls,
-		MHD_OPTION_END);
-	if (api->daemon)
+	server->daemon = MHD_start_daemon(
+		flags, 0, NULL, NULL, http_on_request, server, MHD_OPTION_EXTERNAL_LOGGER,
+		http_on_complaint, server, MHD_OPTION_LISTEN_SOCKET, fd,
+		MHD_OPTION_CONNECTION_LIMIT, settings->max_connections,
+		MHD_OPTION_PER_IP_CONNECTION_LIMIT, settings->max_connections_per_peer,
+		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_BYTES,
+		MHD_OPTION_URI_LOG_CALLBACK, http_on_target, server, MHD_OPTION_NOTIFY_COMPLETED,
+		http_on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, server,
+		MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+	server->started = true;
+	if (server->daemon)
 		return 0;
-	return err_set(err, api->certificate ? HUB_E_INVALID : -EIO,
-		       "the HTTP server does not start%s%s: %s", api->certificate ? " with " : "",
-		       api->certificate ? config->tls_certificate : "",
-		       api->complaint[0] ? api->complaint : "no reason given");
+	return err_set(err, settings->certificate ? HUB_E_INVALID : -EIO,
+		       "the HTTP server does not start%s%s: %s",
+		       settings->certificate ? " with " : "",
+		       settings->certificate ? certificate : "",
+		       server->complaint[0] ? server->complaint : "no reason given");
 }
 
-/* --- life ----------------------------------------------------------------------------------- */
+/* --- a server's life ------------------------------------------------------------------------ */
 
-static struct api *api_new(struct hub *hub, const struct api_config *config)
+/* Who is connected is answered what it has asked, and cut. */
+static void http_server_stop(struct http_server *server)
 {
-	struct api *api = calloc(1, sizeof(*api));
+	struct MHD_Daemon *daemon;
+
+	if (!server)
+		return;
+	pthread_mutex_lock(&server->lock);
+	daemon = steal(&server->daemon);
+	pthread_mutex_unlock(&server->lock);
+	http_end_daemon(server, daemon);
+	pthread_mutex_lock(&server->lock);
+	server->stop = true;
+	pthread_cond_broadcast(&server->cond);
+	pthread_mutex_unlock(&server->lock);
+	if (server->sweeper_runs)
+		pthread_join(server->sweeper, NULL);
+	pthread_mutex_destroy(&server->lock);
+	pthread_cond_destroy(&server->cond);
+	http_settings_deinit(&server->settings);
+	free(server);
+}
+
+DEFINE_CLEANUP(struct http_server *, http_server_stop)
+
+/* Takes @settings over. */
+static struct http_server *http_server_new(const struct api *api, struct http_settings *settings)
+{
+	struct http_server *server = calloc(1, sizeof(*server));
 	pthread_condattr_t attr;
 
-	if (!api)
+	if (!server) {
+		http_settings_deinit(settings);
 		return NULL;
-	api->hub = hub;
-	api->for_agents = config->for_agents;
-	api->io_timeout_ms = config->io_timeout_ms ? config->io_timeout_ms : HTTP_IO_TIMEOUT_MS;
-	log_scope_init(&api->log, "api");
-	list_init(&api->conns);
-	pthread_mutex_init(&api->lock, NULL);
+	}
+	server->hub = api->hub;
+	server->for_agents = api->for_agents;
+	server->settings = *settings;
+	server->quiet_fd = -1;
+	list_init(&server->node);
+	list_init(&server->conns);
+	pthread_mutex_init(&server->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&api->cond, &attr);
+	pthread_cond_init(&server->cond, &attr);
 	pthread_condattr_destroy(&attr);
-	return api;
+	return server;
 }
 
-int api_start(struct api **out, struct hub *hub, const struct api_config *config, struct err *err)
+/* Takes @settings over, also when it fails. @certificate names them in errors. */
+static int http_server_start(struct http_server **out, const struct api *api,
+			     struct http_settings *settings, const char *certificate,
+			     struct err *err)
 {
-	_cleanup_(api_stopp) struct api *api = api_new(hub, config);
+	_cleanup_(http_server_stopp) struct http_server *server = http_server_new(api, settings);
 	int fd, rc;
 
-	if (!api)
+	if (!server)
 		return err_sys(err, -ENOMEM, "HTTP server");
-	rc = api_routes_check(err);
-	if (rc)
-		return rc;
-	rc = http_read_tls(api, config, err);
-	if (rc)
-		return rc;
-	fd = http_listen(api, config->listen, err);
+	fd = fcntl(api->fd, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
-		return fd == -EINVAL ? HUB_E_INVALID : fd;
-	rc = http_start_daemon(api, config, fd, err);
+		return err_sys(err, -errno, "HTTP server");
+	/* The sweeper is first: once the daemon runs, somebody may be served. */
+	rc = pthread_create(&server->sweeper, NULL, http_sweeper_main, server);
+	if (rc) {
+		close(fd);
+		return err_sys(err, -rc, "starting a thread of the HTTP server");
+	}
+	server->sweeper_runs = true;
+	rc = http_start_daemon(server, certificate, fd, err);
 	if (rc) {
 		close(fd);
 		return rc;
 	}
-	rc = pthread_create(&api->sweeper, NULL, http_sweeper_main, api);
+	*out = steal(&server);
+	return 0;
+}
+
+/* Accepts no more; ends when its connections have. */
+static void http_server_retire(struct http_server *server)
+{
+	int fd = MHD_quiesce_daemon(server->daemon);
+
+	pthread_mutex_lock(&server->lock);
+	server->quiet_fd = fd;
+	server->retired_ns = http_now_ns();
+	pthread_mutex_unlock(&server->lock);
+}
+
+static bool http_server_ended(struct http_server *server)
+{
+	bool ended;
+
+	pthread_mutex_lock(&server->lock);
+	ended = !server->daemon;
+	pthread_mutex_unlock(&server->lock);
+	return ended;
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+/* Frees retired servers that have ended; how many are left. */
+static unsigned api_reap(struct api *api)
+{
+	struct list *node, *next;
+	unsigned left = 0;
+
+	list_for_each_safe (node, next, &api->retired) {
+		struct http_server *server = list_entry(node, struct http_server, node);
+
+		if (!http_server_ended(server)) {
+			left++;
+			continue;
+		}
+		list_del(node);
+		http_server_stop(server);
+	}
+	return left;
+}
+
+static int api_open(struct api *api, const struct api_config *config, struct err *err)
+{
+	struct http_settings settings;
+	int rc = api_routes_check(err);
+
+	if (!rc)
+		rc = http_read_settings(&settings, config, err);
 	if (rc)
-		return err_sys(err, -rc, "starting a thread of the HTTP server");
-	api->sweeper_runs = true;
-	*out = steal(&api);
+		return rc;
+	api->fd = http_listen(api, config->listen, err);
+	if (api->fd < 0) {
+		http_settings_deinit(&settings);
+		return api->fd == -EINVAL ? HUB_E_INVALID : api->fd;
+	}
+	/* A client may be taken by another server on the same socket while one wakes up for it. */
+	fcntl(api->fd, F_SETFL, fcntl(api->fd, F_GETFL) | O_NONBLOCK);
+	return http_server_start(&api->server, api, &settings, config->tls_certificate, err);
+}
+
+int api_start(struct api **out, struct hub *hub, const struct api_config *config, struct err *err)
+{
+	_cleanup_(api_stopp) struct api *api = calloc(1, sizeof(*api));
+	int rc;
+
+	if (!api)
+		return err_sys(err, -ENOMEM, "HTTP server");
+	api->fd = -1;
+	api->hub = hub;
+	api->for_agents = config->for_agents;
+	log_scope_init(&api->log, "api");
+	list_init(&api->retired);
+	rc = api_open(api, config, err);
+	if (!rc)
+		*out = steal(&api);
+	return rc;
+}
+
+int api_change(struct api *api, const struct api_config *config, struct err *err)
+{
+	struct http_settings settings;
+	struct http_server *server, *old = api->server;
+	int rc = http_read_settings(&settings, config, err);
+
+	if (rc)
+		return rc;
+	if (http_same_settings(&settings, &old->settings)) {
+		http_settings_deinit(&settings);
+		return 0;
+	}
+	if (api_reap(api) >= HTTP_RETIRED_MAX) {
+		http_settings_deinit(&settings);
+		return err_set(err, -EBUSY,
+			       "%d earlier changes of HTTP's settings still have clients "
+			       "connected: try again when they are gone",
+			       HTTP_RETIRED_MAX);
+	}
+	rc = http_server_start(&server, api, &settings, config->tls_certificate, err);
+	if (rc)
+		return rc;
+	api->server = server;
+	http_server_retire(old);
+	list_add_tail(&api->retired, &old->node);
+	log_info(&api->log, "new connections to %s meet the new settings; those there are stay",
+		 api->address);
 	return 0;
 }
 
@@ -650,21 +894,14 @@ const char *api_address(const struct api *api)
 
 void api_stop(struct api *api)
 {
+	struct list *node;
+
 	if (!api)
 		return;
-	if (api->daemon)
-		MHD_stop_daemon(api->daemon); /* closes the listening socket as well */
-	pthread_mutex_lock(&api->lock);
-	api->stop = true;
-	pthread_cond_broadcast(&api->cond);
-	pthread_mutex_unlock(&api->lock);
-	if (api->sweeper_runs)
-		pthread_join(api->sweeper, NULL);
-	pthread_mutex_destroy(&api->lock);
-	pthread_cond_destroy(&api->cond);
-	if (api->key)
-		explicit_bzero(api->key, strlen(api->key));
-	free(api->key);
-	free(api->certificate);
+	if (api->fd >= 0)
+		close(api->fd);
+	http_server_stop(api->server);
+	while ((node = list_pop(&api->retired)))
+		http_server_stop(list_entry(node, struct http_server, node));
 	free(api);
 }

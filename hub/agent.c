@@ -59,6 +59,13 @@ static int agent_parse_url(const char *url, char base[AGENT_URL_MAX], struct err
 	return 0;
 }
 
+int hub_agent_check_url(const char *url, struct err *err)
+{
+	char base[AGENT_URL_MAX];
+
+	return agent_parse_url(url, base, err);
+}
+
 int hub_agent_reconfigure(struct hub_agent *agent, const struct hub_agent_config *config,
 			  struct err *err)
 {

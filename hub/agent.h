@@ -25,6 +25,8 @@ struct hub_agent_config {
 /* HUB_E_INVALID: the URL. */
 int hub_agent_new(struct hub_agent **out, const struct hub_agent_config *config, struct err *err);
 void hub_agent_free(struct hub_agent *agent); /* accepts NULL */
+/* HUB_E_INVALID. */
+int hub_agent_check_url(const char *url, struct err *err);
 /* Calls from now on go there and take so long; `stop` stays as it is. HUB_E_INVALID: the URL. */
 int hub_agent_reconfigure(struct hub_agent *agent, const struct hub_agent_config *config,
 			  struct err *err);

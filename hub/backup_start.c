@@ -329,7 +329,7 @@ static int start_run(struct hub *hub, struct hub_job *job, const struct hub_logi
 		rc = start_disk(hub, job, &job->disks[i], err);
 	if (rc)
 		return rc;
-	out->nbd_port = hub->nbd_port;
+	out->nbd_port = hub_advertised(hub).port;
 	out->nbd_targets = hub_nbd_targets(hub, job);
 	if (!out->nbd_targets)
 		return err_sys(err, -ENOMEM, "backup of \"%s\"", job->vm_name);

@@ -139,38 +139,48 @@ static int hub_make_agent(struct hub *hub, const char *url, struct err *err)
 	return hub_agent_new(&hub->agent, &config, err);
 }
 
-enum nbd_tls_policy hub_tls_policy(const struct hub_config *config, size_t listener)
+/* What the @i-th listener of @config is to do. */
+static struct nbd_listen_config hub_listener_config(const struct hub_config *config, size_t i)
 {
-	return config->nbd_listen_tls ? config->nbd_listen_tls[listener] : NBD_TLS_OFF;
+	struct nbd_listen_config listener = {.tls = config->nbd_tls};
+
+	listener.tls.policy = config->nbd_listen_tls ? config->nbd_listen_tls[i] : NBD_TLS_OFF;
+	return listener;
+}
+
+static int hub_listen_one(struct hub *hub, const struct hub_config *config, size_t i,
+			  struct err *err)
+{
+	const struct nbd_listen_config listener = hub_listener_config(config, i);
+	struct hub_listener *l = &hub->listeners[i];
+	int rc;
+
+	if (!CATALOG_TEXT(l->given, config->nbd_listen[i]))
+		return err_set(err, HUB_E_INVALID, "an NBD address is too long");
+	l->tls = listener.tls.policy;
+	rc = nbd_server_listen(hub->nbd, l->given, &listener, l->bound, sizeof(l->bound), err);
+	if (!rc)
+		hub->listener_count++;
+	return rc > 0 ? -EIO : rc;
 }
 
 static int hub_listen(struct hub *hub, const struct hub_config *config, struct err *err)
 {
-	char bound[HUB_LISTENERS_MAX][160];
-	const char *names[HUB_LISTENERS_MAX];
 	size_t used = 0;
-	int rc;
+	int rc = 0;
 
-	for (size_t i = 0; i < config->nbd_listen_count; i++) {
-		struct nbd_listen_config listener = {.tls = config->nbd_tls};
-
-		listener.tls.policy = hub_tls_policy(config, i);
-		rc = nbd_server_listen(hub->nbd, config->nbd_listen[i], &listener, bound[i],
-				       sizeof(bound[i]), err);
+	for (size_t i = 0; !rc && i < config->nbd_listen_count; i++) {
+		rc = hub_listen_one(hub, config, i, err);
 		if (rc)
-			return rc < 0 ? rc : -EIO;
-		names[i] = bound[i];
+			return rc;
 		used += (size_t)snprintf(hub->nbd_addresses + used,
 					 sizeof(hub->nbd_addresses) - used, "%s%s", i ? "," : "",
-					 bound[i]);
+					 hub->listeners[i].bound);
 		if (used >= sizeof(hub->nbd_addresses))
 			return err_set(err, HUB_E_INVALID, "the NBD addresses are too long");
 	}
-	hub_choose_advertised(hub, names, config);
-	if (hub->nbd_advertised_tls)
-		log_warn(&hub->log, "every NBD listener requires TLS: capture agents are told "
-				    "nbds:// and must know how");
-	return 0;
+	hub_choose_advertised(hub);
+	return rc;
 }
 
 static int hub_start_nbd(struct hub *hub, const struct hub_config *config, struct err *err)
@@ -290,29 +300,135 @@ struct hub_config hub_config_now(struct hub *hub)
 	return now;
 }
 
-int hub_reconfigure(struct hub *hub, const struct hub_config *config, struct err *err)
+/* --- settings, and settings again ----------------------------------------------------------- */
+
+struct hub_change {
+	struct hub_config config; /* numbers alone; its texts are not ours */
+	char *agent_url;
+	struct nbd_change *nbd;
+	int tls[HUB_LISTENERS_MAX]; /* of hub->listeners; -1: stays */
+};
+
+void hub_change_free(struct hub_change *change)
 {
+	if (!change)
+		return;
+	nbd_change_free(change->nbd);
+	free(change->agent_url);
+	free(change);
+}
+
+DEFINE_CLEANUP(struct hub_change *, hub_change_free)
+
+/* Which of @config's addresses is the @listener-th of the hub: as nbd_server_prepare() finds it,
+ * the first of that text for the first, the second for the second. */
+static int hub_find_listener(const struct hub *hub, const struct hub_config *config,
+			     size_t listener)
+{
+	const char *given = hub->listeners[listener].given;
+	size_t before = 0;
+
+	for (size_t i = 0; i < listener; i++)
+		before += !strcmp(hub->listeners[i].given, given);
+	for (size_t i = 0; i < config->nbd_listen_count; i++)
+		if (!strcmp(config->nbd_listen[i], given) && !before--)
+			return (int)i;
+	return -1;
+}
+
+static int hub_prepare_nbd(struct hub *hub, const struct hub_config *config,
+			   struct hub_change *change, struct err *err)
+{
+	struct nbd_listen_config listeners[HUB_LISTENERS_MAX];
+	size_t n = config->nbd_listen_count;
+	int rc;
+
+	if (n > HUB_LISTENERS_MAX)
+		return err_set(err, HUB_E_INVALID, "more than %d NBD addresses", HUB_LISTENERS_MAX);
+	for (size_t i = 0; i < n; i++)
+		listeners[i] = hub_listener_config(config, i);
+	for (size_t i = 0; i < hub->listener_count; i++) {
+		int at = hub_find_listener(hub, config, i);
+
+		change->tls[i] = at < 0 ? -1 : (int)listeners[at].tls.policy;
+	}
+	rc = nbd_server_prepare(hub->nbd, &config->nbd, config->nbd_listen, listeners, n,
+				&change->nbd, err);
+	return rc > 0 ? -EIO : rc;
+}
+
+int hub_prepare(struct hub *hub, const struct hub_config *config, struct hub_change **out,
+		struct err *err)
+{
+	_cleanup_(hub_change_freep) struct hub_change *change = calloc(1, sizeof(*change));
+	int rc = hub_agent_check_url(config->agent_url, err);
+
+	if (rc)
+		return rc;
+	if (change)
+		change->agent_url = strdup(config->agent_url);
+	if (!change || !change->agent_url)
+		return err_sys(err, -ENOMEM, "the hub's settings");
+	change->config = *config;
+	rc = hub_prepare_nbd(hub, config, change, err);
+	if (!rc)
+		*out = steal(&change);
+	return rc;
+}
+
+/* `lock` held. */
+static void hub_apply_policies(struct hub *hub, const struct hub_change *change)
+{
+	bool other = false;
+
+	for (size_t i = 0; i < hub->listener_count; i++) {
+		if (change->tls[i] < 0 || (int)hub->listeners[i].tls == change->tls[i])
+			continue;
+		hub->listeners[i].tls = change->tls[i];
+		other = true;
+	}
+	if (other)
+		hub_choose_advertised(hub);
+}
+
+void hub_apply(struct hub *hub, struct hub_change *change)
+{
+	const struct hub_config *config = &change->config;
 	const struct hub_agent_config agent = {
-		.url = config->agent_url,
+		.url = change->agent_url,
 		.timeout_ms = config->agent_timeout_ms,
 		.discovery_timeout_ms = config->discovery_timeout_ms,
 	};
 	struct hub_config *now = &hub->config;
-	int rc = hub_agent_reconfigure(hub->agent, &agent, err);
 
-	if (rc)
-		return rc;
+	hub_agent_reconfigure(hub->agent, &agent, NULL);
+	nbd_server_apply(hub->nbd, steal(&change->nbd));
 	pthread_mutex_lock(&hub->lock);
+	now->agent_timeout_ms = config->agent_timeout_ms;
 	now->cancel_keeps_partial = config->cancel_keeps_partial;
 	now->start_timeout_ms = config->start_timeout_ms;
 	now->disconnect_grace_ms = config->disconnect_grace_ms;
 	now->silence_timeout_ms = config->silence_timeout_ms;
 	now->stall_warning_ms = config->stall_warning_ms;
+	now->schedule_max_running = config->schedule_max_running;
 	now->tick_ms = config->tick_ms;
 	now->progress_poll_ms = config->progress_poll_ms;
+	hub_apply_policies(hub, change);
 	pthread_mutex_unlock(&hub->lock);
-	return 0;
+	hub_change_free(change);
 }
+
+int hub_reconfigure(struct hub *hub, const struct hub_config *config, struct err *err)
+{
+	struct hub_change *change;
+	int rc = hub_prepare(hub, config, &change, err);
+
+	if (!rc)
+		hub_apply(hub, change);
+	return rc;
+}
+
+/* --- an old database ------------------------------------------------------------------------ */
 
 int hub_import_legacy(const struct hub_config *config, const char *source,
 		      struct catalog_legacy *out, struct err *err)
@@ -351,6 +467,8 @@ int hub_migrate_down(const struct hub_config *config, int64_t version, catalog_t
 	hub_free(hub);
 	return rc;
 }
+
+/* --- stop ----------------------------------------------------------------------------------- */
 
 void hub_interrupt(struct hub *hub)
 {

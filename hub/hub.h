@@ -102,9 +102,20 @@ int hub_migrate_down(const struct hub_config *config, int64_t version, catalog_t
  * client comes in: lets the threads of the API come home before hub_stop(). */
 void hub_interrupt(struct hub *hub);
 
-/* Takes over from @config what can change while the hub runs: the timeouts, the rhythm, the agent's
- * address, cancel_keeps_partial. The rest is left alone. HUB_E_INVALID: the
- * agent's address; nothing has changed. */
+/*
+ * Takes over from @config what can change while the hub runs: the timeouts, the rhythm, the agent's
+ * address, cancel_keeps_partial, schedule_max_running; NBD limits, and certificates, keys and TLS
+ * policy of the NBD listeners that are there (nbd/server.h: nbd_server_prepare()). The rest is left
+ * alone. In two steps, of which only the first can fail, with nothing changed: HUB_E_INVALID,
+ * -errno. The second frees @change.
+ */
+struct hub_change;
+int hub_prepare(struct hub *hub, const struct hub_config *config, struct hub_change **out,
+		struct err *err);
+void hub_apply(struct hub *hub, struct hub_change *change);
+void hub_change_free(struct hub_change *change); /* one that is not applied; accepts NULL */
+
+/* Both at once. */
 int hub_reconfigure(struct hub *hub, const struct hub_config *config, struct err *err);
 
 /* No other call may be running. Running backups fail with @reason. NULL is fine. */

@@ -41,6 +41,18 @@
 #define HUB_SECRET_SIZE	      256
 #define HUB_STAMP_SIZE	      16 /* "YYYYMMDD-HHMMSS" */
 
+/* Where NBD is served. */
+struct hub_address {
+	char text[256]; /* "127.0.0.1:10100", or "unix:PATH" */
+	int port;	/* of it; 0: a unix socket */
+	bool tls;	/* it requires TLS */
+};
+
+struct hub_listener {
+	char given[512], bound[160];
+	enum nbd_tls_policy tls; /* lock */
+};
+
 struct hub {
 	/* Its texts point into the members below; what hub_reconfigure() may change is under
 	 * `lock`, and read by hub_config_now(). */
@@ -67,9 +79,9 @@ struct hub {
 	struct hub_totals totals; /* lock */
 
 	char nbd_addresses[HUB_NBD_ADDRESSES_MAX];
-	char nbd_advertised[256]; /* "127.0.0.1:10100", or "unix:PATH" */
-	int nbd_port;		  /* of it; 0: a unix socket */
-	bool nbd_advertised_tls;  /* it requires TLS */
+	struct hub_listener listeners[HUB_LISTENERS_MAX];
+	size_t listener_count;
+	struct hub_address advertised; /* lock */
 
 	pthread_mutex_t lock;
 	struct list jobs; /* struct hub_job */
@@ -215,12 +227,13 @@ void hub_export_names(const struct hub_job *job, const struct catalog_backup_dis
 /* Last part of an inventory path. */
 const char *hub_path_name(const char *vm_path);
 /* "2000:nbd://127.0.0.1:10100/NAME,2001:..." in a malloc()ed string; NULL: no memory. */
-char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job);
-/* What to advertise of the listeners, which are bound to @bound: of those that require no TLS, if
- * any, the first TCP port in 10100-10200, else the first TCP one, else the first. */
-void hub_choose_advertised(struct hub *hub, const char *const *bound,
-			   const struct hub_config *config);
-enum nbd_tls_policy hub_tls_policy(const struct hub_config *config, size_t listener);
+char *hub_nbd_targets(struct hub *hub, const struct hub_job *job);
+/* Chooses what to advertise of the listeners: of those that require no TLS, if any, the first TCP
+ * port in 10100-10200, else the first TCP one, else the first. `lock` held, or nobody else there.
+ */
+void hub_choose_advertised(struct hub *hub);
+/* What agents are told now. */
+struct hub_address hub_advertised(struct hub *hub);
 
 /* --- backup_plan.c -------------------------------------------------------------------------- */
 

@@ -89,19 +89,18 @@ static int hub_tcp_port(const char *address)
 }
 
 /* Every address of this machine is reached through the tunnel as 127.0.0.1. */
-static void hub_advertise(struct hub *hub, const char *address)
+static void hub_advertise(struct hub_address *to, const char *address)
 {
 	static const char *const anywhere[] = {"0.0.0.0:", "[::]:", "127."};
 
-	hub->nbd_port = hub_tcp_port(address);
-	for (size_t i = 0; hub->nbd_port && i < ARRAY_SIZE(anywhere); i++) {
+	to->port = hub_tcp_port(address);
+	for (size_t i = 0; to->port && i < ARRAY_SIZE(anywhere); i++) {
 		if (strncmp(address, anywhere[i], strlen(anywhere[i])) == 0) {
-			snprintf(hub->nbd_advertised, sizeof(hub->nbd_advertised), "127.0.0.1:%d",
-				 hub->nbd_port);
+			snprintf(to->text, sizeof(to->text), "127.0.0.1:%d", to->port);
 			return;
 		}
 	}
-	snprintf(hub->nbd_advertised, sizeof(hub->nbd_advertised), "%s", address);
+	snprintf(to->text, sizeof(to->text), "%s", address);
 }
 
 /* How much an agent would like to be told of a listener: capture agents of old do no TLS, and their
@@ -114,37 +113,50 @@ static int hub_listener_worth(const char *bound, enum nbd_tls_policy tls)
 	       (port ? 1 : 0);
 }
 
-void hub_choose_advertised(struct hub *hub, const char *const *bound,
-			   const struct hub_config *config)
+void hub_choose_advertised(struct hub *hub)
 {
 	int best = -1;
 
-	for (size_t i = 0; i < config->nbd_listen_count; i++) {
-		enum nbd_tls_policy tls = hub_tls_policy(config, i);
-		int worth = hub_listener_worth(bound[i], tls);
+	for (size_t i = 0; i < hub->listener_count; i++) {
+		const struct hub_listener *l = &hub->listeners[i];
+		int worth = hub_listener_worth(l->bound, l->tls);
 
 		if (worth <= best)
 			continue;
 		best = worth;
-		hub->nbd_advertised_tls = tls == NBD_TLS_REQUIRE;
-		hub_advertise(hub, bound[i]);
+		hub->advertised.tls = l->tls == NBD_TLS_REQUIRE;
+		hub_advertise(&hub->advertised, l->bound);
 	}
+	if (hub->advertised.tls)
+		log_warn(&hub->log, "every NBD listener requires TLS: capture agents are told "
+				    "nbds:// and must know how");
 }
 
-static void hub_target(const struct hub *hub, const struct catalog_backup_disk *row, FILE *to)
+struct hub_address hub_advertised(struct hub *hub)
 {
-	const char *scheme = hub->nbd_advertised_tls ? "nbds" : "nbd";
+	struct hub_address at;
+
+	pthread_mutex_lock(&hub->lock);
+	at = hub->advertised;
+	pthread_mutex_unlock(&hub->lock);
+	return at;
+}
+
+static void hub_target(const struct hub_address *at, const struct catalog_backup_disk *row,
+		       FILE *to)
+{
+	const char *scheme = at->tls ? "nbds" : "nbd";
 
 	fprintf(to, "%lld:%s", (long long)row->vmware_disk_key, scheme);
-	if (hub->nbd_port)
-		fprintf(to, "://%s/%s", hub->nbd_advertised, row->export_name);
+	if (at->port)
+		fprintf(to, "://%s/%s", at->text, row->export_name);
 	else
-		fprintf(to, "+unix:///%s?socket=%s", row->export_name,
-			hub->nbd_advertised + strlen("unix:"));
+		fprintf(to, "+unix:///%s?socket=%s", row->export_name, at->text + strlen("unix:"));
 }
 
-char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job)
+char *hub_nbd_targets(struct hub *hub, const struct hub_job *job)
 {
+	const struct hub_address at = hub_advertised(hub);
 	char *text = NULL;
 	size_t len;
 	FILE *to = open_memstream(&text, &len);
@@ -154,7 +166,7 @@ char *hub_nbd_targets(const struct hub *hub, const struct hub_job *job)
 	for (size_t i = 0; i < job->disk_count; i++) {
 		if (i)
 			fputc(',', to);
-		hub_target(hub, &job->disks[i].row, to);
+		hub_target(&at, &job->disks[i].row, to);
 	}
 	if (fclose(to) != 0) {
 		free(text);

@@ -71,7 +71,8 @@ static void ready_check_nbd(struct hub *hub, struct hub_check *check)
 {
 	static const char greeting[] = "NBDMAGICIHAVEOPT";
 	const struct timeval patience = {.tv_sec = READY_GREETING_S};
-	const char *at = hub->nbd_advertised;
+	const struct hub_address advertised = hub_advertised(hub);
+	const char *at = advertised.text;
 	_cleanup_(closep) int fd =
 		strncmp(at, "unix:", 5) == 0 ? ready_dial_unix(at + 5) : ready_dial_tcp(at);
 	char got[sizeof(greeting) - 1];

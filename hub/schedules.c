@@ -82,10 +82,10 @@ struct run {
 };
 
 /* Long enough for the start of one backup, whatever the agent takes. */
-static int64_t claim_until(const struct hub *hub)
+static int64_t claim_until(struct hub *hub)
 {
 	return catalog_now_us() +
-	       (2 * (int64_t)hub->config.agent_timeout_ms + CLAIM_SPARE_MS) * 1000;
+	       (2 * (int64_t)hub_config_now(hub).agent_timeout_ms + CLAIM_SPARE_MS) * 1000;
 }
 
 static bool run_stopping(const struct run *run)
@@ -108,7 +108,7 @@ static bool run_may_go_on(struct run *run)
 				 err.text);
 			return false;
 		}
-		if (hub_running_backups(hub) < hub->config.schedule_max_running)
+		if (hub_running_backups(hub) < hub_config_now(hub).schedule_max_running)
 			return true;
 	} while (hub_tick(hub, hub_config_now(hub).tick_ms));
 	return false;

@@ -18,6 +18,7 @@
 #include "nbd/request.h"
 #include "nbd/server_priv.h"
 #include "nbd/tls.h"
+#include "nbd/tls_creds.h"
 #include "nbd/turns.h"
 
 #define KEEPALIVE_IDLE_S     60
@@ -320,6 +321,7 @@ static void conn_free(struct ring_op *op, int res)
 	close(conn->fd);
 	nbd_handshake_free(conn->hs);
 	nbd_tls_free(conn->tls);
+	nbd_tls_creds_unref(conn->creds);
 	free(conn->req_mem);
 	list_del(&conn->node);
 	nbd_admit_end(worker, conn->peer);
@@ -415,6 +417,7 @@ void nbd_conn_join(struct nbd_conn *conn, struct nbd_export *export)
 
 	conn->export = export;
 	conn->heard_ns = nbd_now_ns(conn->worker);
+	conn->read_allow = conn->worker->limits.max_inflight_bytes / NBD_SEGMENT;
 	list_add_tail(&export->conns, &conn->export_node);
 	export->conn_count++;
 	nbd_count(&c->connections_total, 1);
@@ -459,7 +462,7 @@ static bool conn_idles(const struct nbd_conn *conn, int64_t timeout_ms)
 void nbd_conn_tick(struct nbd_conn *conn, bool pressure)
 {
 	struct nbd_worker *worker = conn->worker;
-	const struct nbd_server_config *config = &worker->server->config;
+	const struct nbd_server_config *config = &worker->limits;
 
 	if (conn->dead)
 		return;
@@ -513,7 +516,7 @@ static void socket_tune(int fd)
 static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_listener *listener,
 				 int fd)
 {
-	struct nbd_conn *conn = malloc(sizeof(*conn) + worker->server->config.send_queue_bytes);
+	struct nbd_conn *conn = malloc(sizeof(*conn) + worker->limits.send_queue_bytes);
 
 	if (!conn)
 		return NULL;
@@ -524,7 +527,7 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 		return NULL;
 	}
 	conn->worker = worker;
-	conn->listener = listener;
+	conn->creds = nbd_listener_creds(worker->server, listener);
 	conn->fd = fd;
 	conn->in = conn->inbuf;
 	conn->in_slot = -1;
@@ -546,7 +549,6 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	conn->waiter.wake = conn_woken;
 	conn->read_waiter.wake = nbd_read_wake;
 	conn->read_op.done = nbd_read_woken;
-	conn->read_allow = worker->server->config.max_inflight_bytes / NBD_SEGMENT;
 	nbd_send_init(conn);
 	return conn;
 }
@@ -563,8 +565,10 @@ void nbd_conn_start(struct nbd_worker *worker, const struct nbd_listener *listen
 	conn = conn_new(worker, listener, fd);
 	if (!conn || nbd_handshake_new(conn)) {
 		log_warn(&worker->log, "no memory for another connection");
-		if (conn)
+		if (conn) {
+			nbd_tls_creds_unref(conn->creds);
 			free(conn->req_mem);
+		}
 		free(conn);
 		close(fd);
 		nbd_admit_end(worker, peer);

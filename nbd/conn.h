@@ -56,6 +56,7 @@ struct nbd_export;
 struct nbd_handshake;
 struct nbd_req;
 struct nbd_tls;
+struct nbd_tls_creds;
 
 enum nbd_block {
 	NBD_BLOCK_NONE,
@@ -124,12 +125,12 @@ struct nbd_conn {
 	struct list node;	 /* worker->conns */
 	struct list export_node; /* export->conns */
 	struct nbd_worker *worker;
-	struct nbd_worker *move_to;	     /* hand-off: after the current step */
-	const struct nbd_listener *listener; /* it came through this one */
-	struct nbd_export *export;	     /* in transmission: referenced */
-	struct nbd_handshake *hs;	     /* while negotiating: owned */
-	struct nbd_tls *tls;		     /* owned; NULL: what is received is plain */
-	struct nbd_mail mail;		     /* hand-off */
+	struct nbd_worker *move_to;  /* hand-off: after the current step */
+	struct nbd_tls_creds *creds; /* of its listener when it came: referenced; NULL: no TLS */
+	struct nbd_export *export;   /* in transmission: referenced */
+	struct nbd_handshake *hs;    /* while negotiating: owned */
+	struct nbd_tls *tls;	     /* owned; NULL: what is received is plain */
+	struct nbd_mail mail;	     /* hand-off */
 	struct log_scope log;
 	uint64_t id; /* 1, 2, ...: for the log and the probes */
 	int fd;

@@ -102,7 +102,7 @@ int nbd_handshake_new(struct nbd_conn *conn)
 	if (!hs)
 		return -ENOMEM;
 	hs->deadline_ns = nbd_now_ns(conn->worker) +
-			  conn->worker->server->config.handshake_timeout_ms * 1000000LL;
+			  conn->worker->limits.handshake_timeout_ms * 1000000LL;
 	conn->hs = hs;
 	return 0;
 }
@@ -186,7 +186,7 @@ static bool handshake_option(struct nbd_conn *conn)
 		nbd_conn_close(conn);
 		return false;
 	}
-	if (hs->option.len > conn->worker->server->config.max_option_bytes) {
+	if (hs->option.len > conn->worker->limits.max_option_bytes) {
 		nbd_limit_met(conn->worker, NBD_LIMIT_OPTION, &conn->log,
 			      "sends an option that is too long; refused");
 		hs->phase = NBD_HS_SKIP;
@@ -257,7 +257,7 @@ bool nbd_handshake_step(struct nbd_conn *conn)
 
 static bool export_full(struct nbd_export *export)
 {
-	unsigned max = export->server->config.max_connections_per_export;
+	unsigned max = export->worker->limits.max_connections_per_export;
 
 	if (export->conn_count < max)
 		return false;

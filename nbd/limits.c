@@ -175,6 +175,14 @@ void nbd_admission_init(struct nbd_admission *a)
 		list_init(&a->peers[i]);
 }
 
+void nbd_admission_set(struct nbd_admission *a, const struct nbd_server_config *config)
+{
+	pthread_mutex_lock(&a->lock);
+	a->max = config->max_connections;
+	a->max_per_peer = config->max_connections_per_peer;
+	pthread_mutex_unlock(&a->lock);
+}
+
 void nbd_admission_deinit(struct nbd_admission *a)
 {
 	pthread_mutex_destroy(&a->lock);
@@ -256,12 +264,11 @@ static bool total_has_room(struct nbd_worker *worker)
 	struct nbd_server *server = worker->server;
 	struct nbd_admission *a = &server->admission;
 
-	if (a->connections < server->config.max_connections)
+	if (a->connections < a->max)
 		return true;
 	nbd_limit_count(worker, NBD_LIMIT_CONNECTIONS);
 	if (nbd_notice_due(&a->total, nbd_now_ns(worker)))
-		log_warn(&server->log, "%u connections are open; further ones are refused",
-			 server->config.max_connections);
+		log_warn(&server->log, "%u connections are open; further ones are refused", a->max);
 	return false;
 }
 
@@ -271,7 +278,7 @@ static bool peer_has_room(struct nbd_worker *worker, struct nbd_peer *peer)
 	struct nbd_admission *a = &server->admission;
 	char text[INET6_ADDRSTRLEN];
 
-	if (peer->connections < server->config.max_connections_per_peer)
+	if (peer->connections < a->max_per_peer)
 		return true;
 	nbd_limit_count(worker, NBD_LIMIT_PEER);
 	/* What is told of is the address; how often is bounded for all of them. */

@@ -52,11 +52,15 @@ struct nbd_peer {
 struct nbd_admission {
 	pthread_mutex_t lock;
 	unsigned connections;
+	unsigned max, max_per_peer;
 	struct list peers[NBD_PEER_BUCKETS];
 	struct nbd_notice total, peer;
 };
 
 void nbd_admission_init(struct nbd_admission *a);
+/* How many it lets in from now on; who is in stays. */
+void nbd_admission_set(struct nbd_admission *a, const struct nbd_server_config *config);
+
 void nbd_admission_deinit(struct nbd_admission *a);
 
 /* Lets @fd in, on behalf of @worker. False: it is not to be served; counted and told of.

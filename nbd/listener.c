@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "nbd/server_priv.h"
 #include "nbd/tls_creds.h"
 
 #define BACKLOG 256
@@ -176,6 +177,16 @@ void nbd_listener_describe(const struct nbd_listener *l, char *bound, size_t siz
 		describe_tcp(l->fd, bound, size);
 }
 
+struct nbd_tls_creds *nbd_listener_creds(struct nbd_server *server, const struct nbd_listener *l)
+{
+	struct nbd_tls_creds *creds;
+
+	pthread_mutex_lock(&server->lock);
+	creds = nbd_tls_creds_ref(l->tls);
+	pthread_mutex_unlock(&server->lock);
+	return creds;
+}
+
 void nbd_listener_shut(struct nbd_listener *l)
 {
 	if (l->fd < 0)
@@ -189,9 +200,10 @@ void nbd_listener_shut(struct nbd_listener *l)
 void nbd_listener_close(struct nbd_listener *l)
 {
 	nbd_listener_shut(l);
-	nbd_tls_creds_free(l->tls);
+	nbd_tls_creds_unref(l->tls);
 	free(l->acceptors);
 	free(l->path);
+	free(l->address);
 	free(l);
 }
 
@@ -233,6 +245,9 @@ int nbd_listener_open(struct nbd_listener **out, const char *address,
 	if (!l)
 		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
 	l->fd = -1;
+	l->address = strdup(address);
+	if (!l->address)
+		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
 	if (strncmp(address, "unix:", 5) == 0 && !(l->path = strdup(address + 5)))
 		return err_set(err, -ENOMEM, "no memory to listen on '%s'", address);
 	if (config)

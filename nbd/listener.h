@@ -1,7 +1,7 @@
 /*
  * A listening socket: made, described, closed. The workers accept on it (worker.c); a connection
- * remembers the one it came through. Constant from opening to closing, so that any thread may look
- * (the socket itself, which only accepting looks at, excepted).
+ * takes what it needs of the one it came through. Constant from opening to closing, so that any
+ * thread may look (the socket itself, which only accepting looks at, and `tls` excepted).
  */
 #ifndef NBD_LISTENER_H
 #define NBD_LISTENER_H
@@ -18,14 +18,21 @@ struct nbd_tls_creds;
 struct nbd_listener {
 	struct list node; /* server->listeners */
 	int fd;
-	char *path;		   /* of a unix socket we made, to be removed at the end; or NULL */
-	struct nbd_tls_creds *tls; /* NULL: without TLS */
+	char *path;    /* of a unix socket we made, to be removed at the end; or NULL */
+	char *address; /* as it was asked for */
+	/* Of those who come from now on; NULL: without TLS. Under the server's lock. */
+	struct nbd_tls_creds *tls;
 	struct nbd_acceptor *acceptors; /* one for each worker, which uses it; owned */
 };
 
 /* @address and @config (may be NULL) as for nbd_server_listen(). */
 int nbd_listener_open(struct nbd_listener **out, const char *address,
 		      const struct nbd_listen_config *config, struct err *err);
+
+struct nbd_server;
+
+/* What a connection through @l that begins now needs for TLS: referenced; NULL: without. */
+struct nbd_tls_creds *nbd_listener_creds(struct nbd_server *server, const struct nbd_listener *l);
 
 /* Nobody can connect any more. When no worker accepts on it; may be called again. */
 void nbd_listener_shut(struct nbd_listener *l);

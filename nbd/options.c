@@ -94,7 +94,7 @@ static void option_extended_headers(struct nbd_conn *conn)
 
 bool nbd_option_tls_missing(const struct nbd_conn *conn)
 {
-	const struct nbd_tls_creds *creds = conn->listener->tls;
+	const struct nbd_tls_creds *creds = conn->creds;
 
 	return creds && creds->policy == NBD_TLS_REQUIRE && !conn->tls;
 }
@@ -336,7 +336,7 @@ static const struct option_row *option_begin(struct nbd_conn *conn)
 {
 	struct nbd_handshake *hs = conn->hs;
 
-	if (hs->option.code == NBD_OPT_STARTTLS && !conn->listener->tls)
+	if (hs->option.code == NBD_OPT_STARTTLS && !conn->creds)
 		return NULL;
 	if (hs->option.code == NBD_OPT_SET_META_CONTEXT)
 		hs->meta_serial = 0;

@@ -331,7 +331,7 @@ static bool conn_read_room(const struct nbd_conn *conn)
 
 static unsigned read_allow_max(const struct nbd_conn *conn)
 {
-	return conn->worker->server->config.max_inflight_bytes / NBD_SEGMENT;
+	return conn->worker->limits.max_inflight_bytes / NBD_SEGMENT;
 }
 
 void nbd_read_grow(struct nbd_conn *conn)

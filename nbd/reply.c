@@ -298,7 +298,7 @@ void nbd_send_init(struct nbd_conn *conn)
 	list_init(&send->chunks);
 	list_init(&send->later);
 	send->small = conn->small;
-	send->small_size = conn->worker->server->config.send_queue_bytes;
+	send->small_size = conn->worker->limits.send_queue_bytes;
 	send->msg.msg_iov = send->iov;
 	send->op.done = sent;
 	nbd_retract_init(conn);

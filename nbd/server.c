@@ -161,6 +161,7 @@ static struct nbd_server *server_new(const struct nbd_server_config *config)
 	pthread_mutex_init(&server->call_lock, NULL);
 	pthread_cond_init(&server->call_done, NULL);
 	nbd_admission_init(&server->admission);
+	nbd_admission_set(&server->admission, &server->config);
 	list_init(&server->exports);
 	list_init(&server->listeners);
 	return server;

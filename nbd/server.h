@@ -103,6 +103,25 @@ int nbd_server_listen(struct nbd_server *server, const char *address,
 		      struct err *err);
 
 /*
+ * Changes a server that serves, in two steps so that a caller with more to change can make all of
+ * it or nothing. nbd_server_prepare() reads and checks: the limits (`workers` and `batch_count` are
+ * memory taken at the start, and left alone), and for each of the @count listeners, told by the
+ * address nbd_server_listen() was given, what it does about TLS from now on: certificates and keys
+ * are read again. Listeners that are not among them stay as they are, addresses nobody listens on
+ * are ignored. -EINVAL and whatever else nbd_server_listen() may return; nothing has changed.
+ *
+ * nbd_server_apply() cannot fail, and frees @change. Connections that come from then on meet the
+ * new settings; those there are keep their TLS session and their place, but the idle and stall
+ * times and the bytes in flight are the new ones for them, too. Control plane, one at a time.
+ */
+struct nbd_change;
+int nbd_server_prepare(struct nbd_server *server, const struct nbd_server_config *limits,
+		       const char *const *addresses, const struct nbd_listen_config *listeners,
+		       size_t count, struct nbd_change **out, struct err *err);
+void nbd_server_apply(struct nbd_server *server, struct nbd_change *change);
+void nbd_change_free(struct nbd_change *change); /* one that is not applied; accepts NULL */
+
+/*
  * Serves the client at the other end of @fd, a connected stream socket, as if it had been accepted:
  * one that somebody else accepted, or one end of a socketpair. @fd is the server's from here on,
  * and closed when this fails. Limits apply as to any client: one too many is hung up on, which is

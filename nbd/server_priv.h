@@ -20,7 +20,9 @@
 #define NBD_WORKERS_MAX 64
 
 struct nbd_server {
-	struct nbd_server_config config; /* complete; immutable */
+	/* Complete. Immutable but for what nbd_server_apply() changes, which the workers and
+	 * `admission` have copies of. */
+	struct nbd_server_config config;
 	struct log_scope log;
 	struct nbd_worker *workers; /* config.workers of them */
 

@@ -80,7 +80,7 @@ DEFINE_CLEANUP(struct nbd_tls *, nbd_tls_free)
 
 int nbd_tls_start(struct nbd_conn *conn)
 {
-	const struct nbd_tls_creds *creds = conn->listener->tls;
+	const struct nbd_tls_creds *creds = conn->creds;
 	_cleanup_(nbd_tls_freep) struct nbd_tls *tls = malloc(sizeof(*tls));
 	BIO *bio;
 
@@ -138,7 +138,7 @@ static const char *failure_reason(const struct nbd_tls *tls)
  * once until a handshake succeeds: anybody can fail at will. */
 static void tls_fail(struct nbd_conn *conn)
 {
-	struct nbd_tls_creds *creds = conn->listener->tls;
+	struct nbd_tls_creds *creds = conn->creds;
 	struct nbd_tls *tls = conn->tls;
 	bool quiet = !tls->open && atomic_exchange(&creds->failure_said, true);
 
@@ -190,7 +190,7 @@ static bool tls_handshake(struct nbd_conn *conn)
 		return tls_stuck(conn, r);
 	tls->open = true;
 	tls->partial = 0;
-	atomic_store(&conn->listener->tls->failure_said, false);
+	atomic_store(&conn->creds->failure_said, false);
 	log_debug(&conn->log, "%s with %s", SSL_get_version(tls->ssl),
 		  SSL_get_cipher_name(tls->ssl));
 	return true;

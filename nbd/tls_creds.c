@@ -34,7 +34,7 @@ struct nbd_psk {
 	unsigned key_len;
 };
 
-DEFINE_CLEANUP(struct nbd_tls_creds *, nbd_tls_creds_free)
+DEFINE_CLEANUP(struct nbd_tls_creds *, nbd_tls_creds_unref)
 DEFINE_CLEANUP(X509_STORE_CTX *, X509_STORE_CTX_free)
 DEFINE_CLEANUP(BIO *, BIO_free_all)
 
@@ -540,7 +540,7 @@ static int creds_load(struct nbd_tls_creds *creds, const struct nbd_tls_config *
 int nbd_tls_creds_load(struct nbd_tls_creds **out, const struct nbd_tls_config *config,
 		       const char *name, struct err *err)
 {
-	_cleanup_(nbd_tls_creds_freep) struct nbd_tls_creds *creds = NULL;
+	_cleanup_(nbd_tls_creds_unrefp) struct nbd_tls_creds *creds = NULL;
 	int r;
 
 	*out = NULL;
@@ -549,6 +549,7 @@ int nbd_tls_creds_load(struct nbd_tls_creds **out, const struct nbd_tls_config *
 	creds = calloc(1, sizeof(*creds));
 	if (!creds)
 		return err_memory(err);
+	atomic_store(&creds->refs, 1);
 	creds->policy = config->policy;
 	log_scope_init(&creds->log, "nbd tls %s", name);
 	r = creds_load(creds, config, err);
@@ -558,11 +559,18 @@ int nbd_tls_creds_load(struct nbd_tls_creds **out, const struct nbd_tls_config *
 	return 0;
 }
 
-void nbd_tls_creds_free(struct nbd_tls_creds *creds)
+struct nbd_tls_creds *nbd_tls_creds_ref(struct nbd_tls_creds *creds)
+{
+	if (creds)
+		atomic_fetch_add(&creds->refs, 1);
+	return creds;
+}
+
+void nbd_tls_creds_unref(struct nbd_tls_creds *creds)
 {
 	size_t i;
 
-	if (!creds)
+	if (!creds || atomic_fetch_sub(&creds->refs, 1) > 1)
 		return;
 	SSL_CTX_free(creds->ctx);
 	BIO_meth_free(creds->bio);

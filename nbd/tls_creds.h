@@ -1,6 +1,7 @@
 /*
  * What a listener needs to speak TLS: policy, certificate or pre-shared keys, and who may come.
- * Loaded and checked when the listener is made, constant from then on, shared by all workers.
+ * Loaded and checked when the listener is made and when its settings change, constant from then on,
+ * shared by all workers: a connection keeps those it came with.
  *
  * X.509 is the folder QEMU, nbdkit and libnbd use: server-cert.pem (chain, leaf first),
  * server-key.pem, ca-cert.pem, and optionally ca-crl.pem. PSK is the file psktool makes: one
@@ -21,6 +22,7 @@
 struct nbd_psk;
 
 struct nbd_tls_creds {
+	atomic_uint refs;
 	enum nbd_tls_policy policy; /* ALLOW or REQUIRE */
 	SSL_CTX *ctx;
 	BIO_METHOD *bio; /* for the connections: tls.c */
@@ -43,6 +45,8 @@ struct nbd_tls_creds {
 int nbd_tls_creds_load(struct nbd_tls_creds **out, const struct nbd_tls_config *config,
 		       const char *name, struct err *err);
 
-void nbd_tls_creds_free(struct nbd_tls_creds *creds); /* accepts NULL */
+/* Both accept NULL. Any thread. */
+struct nbd_tls_creds *nbd_tls_creds_ref(struct nbd_tls_creds *creds);
+void nbd_tls_creds_unref(struct nbd_tls_creds *creds);
 
 #endif

@@ -10,7 +10,7 @@
 
 static int64_t percent(const struct nbd_worker *worker)
 {
-	return worker->server->config.handshake_percent;
+	return worker->limits.handshake_percent;
 }
 
 void nbd_turns_serving(struct nbd_worker *worker)

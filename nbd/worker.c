@@ -358,6 +358,35 @@ static struct __kernel_timespec tick_period(const struct nbd_server_config *conf
 	return (struct __kernel_timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
 }
 
+struct limit_call {
+	struct nbd_call call;
+	const struct nbd_server_config *limits;
+};
+
+/* What a connection may have in flight shrinks at once; it grows again as for any. */
+static void worker_limit(struct nbd_worker *worker, struct nbd_mail *mail)
+{
+	struct limit_call *limit = container_of(mail, struct limit_call, call.mail);
+	unsigned reads = limit->limits->max_inflight_bytes / NBD_SEGMENT;
+	struct list *node;
+
+	worker->limits = *limit->limits;
+	worker->tick_period = tick_period(&worker->limits);
+	list_for_each (node, &worker->conns) {
+		struct nbd_conn *conn = list_entry(node, struct nbd_conn, node);
+
+		conn->read_allow = MIN(conn->read_allow, reads);
+	}
+	nbd_call_answer(worker, &limit->call, 0);
+}
+
+void nbd_worker_limit(struct nbd_worker *worker, const struct nbd_server_config *limits)
+{
+	struct limit_call limit = {.call.mail.open = worker_limit, .limits = limits};
+
+	nbd_worker_call(worker, &limit.call);
+}
+
 /* --- stopping --------------------------------------------------------------------------------- */
 
 static bool acceptors_idle(struct nbd_worker *worker)
@@ -499,7 +528,7 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	worker->relief.done = relieved;
 	worker->relief_period.tv_nsec = NBD_RELIEF_MS * 1000000L;
 	nbd_turns_init(worker);
-	worker->tick_period = tick_period(&worker->server->config);
+	worker->tick_period = tick_period(&worker->limits);
 	tick_arm(worker);
 	return 0;
 }
@@ -570,6 +599,7 @@ int nbd_worker_start(struct nbd_worker *worker, struct nbd_server *server, unsig
 	int r;
 
 	worker->server = server;
+	worker->limits = server->config;
 	log_scope_init(&worker->log, "nbd worker %u", index);
 	list_init(&worker->starved);
 	list_init(&worker->paced);

@@ -20,6 +20,7 @@
 #include "base/ring.h"
 #include "nbd/export.h"
 #include "nbd/limits.h"
+#include "nbd/server.h"
 #include "nbd/turns.h"
 
 struct nbd_listener;
@@ -97,6 +98,7 @@ struct nbd_worker_counters {
 
 struct nbd_worker {
 	struct nbd_server *server;
+	struct nbd_server_config limits; /* complete; new ones come by mail */
 	struct log_scope log;
 	pthread_t thread;
 	struct nbd_call start; /* answered by the new thread */
@@ -165,6 +167,9 @@ void nbd_worker_listen(struct nbd_worker *worker, const struct nbd_listener *lis
 
 /* Takes the connected socket @fd over as if it had been accepted. Control plane. */
 void nbd_worker_adopt(struct nbd_worker *worker, int fd);
+
+/* Goes by @limits (complete) from now on. Control plane. */
+void nbd_worker_limit(struct nbd_worker *worker, const struct nbd_server_config *limits);
 
 /* Accepts no more; returns when none is pending. Control plane, as what follows; may be called
  * again. */

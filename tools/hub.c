@@ -339,21 +339,39 @@ static void tell_change(const char *key, bool live)
 		log_warn(&hub_log, "%s has changed: it takes effect at the next start", key);
 }
 
-static int reload(struct hub *hub, struct hub_settings **settings, int argc, char **argv,
-		  struct err *err)
+static int change_settings(struct hub *hub, struct faces *faces,
+			   const struct hub_settings *settings, struct err *err)
+{
+	struct api_config control = {0};
+	struct hub_change *change;
+	struct hub_config config;
+	int rc;
+
+	hub_settings_apply(settings, &config);
+	apply_http(settings, &control);
+	rc = hub_prepare(hub, &config, &change, err);
+	if (rc)
+		return rc;
+	rc = api_change(faces->control, &control, err);
+	if (rc)
+		hub_change_free(change);
+	else
+		hub_apply(hub, change);
+	return rc;
+}
+
+static int reload(struct hub *hub, struct faces *faces, struct hub_settings **settings, int argc,
+		  char **argv, struct err *err)
 {
 	struct hub_settings *now = hub_settings_new();
-	struct hub_config config;
 	int rc = now ? 0 : -ENOMEM;
 
 	if (!rc && parse_options(now, argc, argv, err))
 		rc = -EINVAL;
 	if (!rc)
 		rc = read_settings(now, err);
-	if (!rc) {
-		hub_settings_apply(now, &config);
-		rc = hub_reconfigure(hub, &config, err);
-	}
+	if (!rc)
+		rc = change_settings(hub, faces, now, err);
 	if (rc) {
 		hub_settings_free(now);
 		return rc;
@@ -365,13 +383,14 @@ static int reload(struct hub *hub, struct hub_settings **settings, int argc, cha
 	return 0;
 }
 
-static void on_hangup(struct hub *hub, struct hub_settings **settings, int argc, char **argv)
+static void on_hangup(struct hub *hub, struct faces *faces, struct hub_settings **settings,
+		      int argc, char **argv)
 {
 	struct err err = ERR_INIT;
 
 	log_info(&hub_log, "SIGHUP: reading the settings again");
 	notify_reloading();
-	if (reload(hub, settings, argc, argv, &err))
+	if (reload(hub, faces, settings, argc, argv, &err))
 		log_error(&hub_log, "the settings stay as they were: %s", err.text);
 	notify("READY=1");
 }
@@ -394,14 +413,14 @@ static int next_signal(const sigset_t *set, struct hub *hub)
 	return sig;
 }
 
-static void serve(struct hub *hub, struct hub_settings **settings, int argc, char **argv,
-		  const sigset_t *set)
+static void serve(struct hub *hub, struct faces *faces, struct hub_settings **settings, int argc,
+		  char **argv, const sigset_t *set)
 {
 	int sig;
 
 	notify("READY=1");
 	while ((sig = next_signal(set, hub)) == SIGHUP)
-		on_hangup(hub, settings, argc, argv);
+		on_hangup(hub, faces, settings, argc, argv);
 	log_info(&hub_log, "%s: stopping", sig == SIGINT ? "SIGINT" : "SIGTERM");
 	notify("STOPPING=1");
 }
@@ -455,7 +474,7 @@ int main(int argc, char **argv)
 		printf("sendense-hub ready http=%s agent=%s nbd=%s\n", api_address(faces.control),
 		       faces.agents ? api_address(faces.agents) : "off", hub_nbd_addresses(hub));
 		fflush(stdout);
-		serve(hub, &settings, argc, argv, &signals);
+		serve(hub, &faces, &settings, argc, argv, &signals);
 		stop_at_next_signal();
 		hub_interrupt(hub);
 	} else {

@@ -28,13 +28,14 @@ static const struct setting {
 	{"data_dir", HUB_OPT_DATA_DIR, TEXT, offsetof(struct hub_settings, data_dir)},
 	{"http", HUB_OPT_HTTP, TEXT, offsetof(struct hub_settings, http)},
 	{"agent_listen", HUB_OPT_AGENT_LISTEN, TEXT, offsetof(struct hub_settings, agent_listen)},
-	{"http_tls_certificate", 0, TEXT, offsetof(struct hub_settings, http_tls_certificate)},
-	{"http_tls_key", 0, TEXT, offsetof(struct hub_settings, http_tls_key)},
+	{"http_tls_certificate", 0, TEXT, offsetof(struct hub_settings, http_tls_certificate), 0, 0,
+	 LIVE},
+	{"http_tls_key", 0, TEXT, offsetof(struct hub_settings, http_tls_key), 0, 0, LIVE},
 	{"http_max_connections", 0, NUMBER, offsetof(struct hub_settings, http_max_connections), 2,
-	 10000},
+	 10000, LIVE},
 	{"http_max_connections_per_peer", 0, NUMBER,
-	 offsetof(struct hub_settings, http_max_connections_per_peer), 1, 10000},
-	{"http_timeout_s", 0, NUMBER, offsetof(struct hub_settings, http_timeout_s), 1, 3600},
+	 offsetof(struct hub_settings, http_max_connections_per_peer), 1, 10000, LIVE},
+	{"http_timeout_s", 0, NUMBER, offsetof(struct hub_settings, http_timeout_s), 1, 3600, LIVE},
 	{"agent_url", HUB_OPT_AGENT_URL, TEXT, offsetof(struct hub_settings, agent_url), 0, 0,
 	 LIVE},
 	{"db", HUB_OPT_DB, TEXT, offsetof(struct hub_settings, db)},
@@ -60,7 +61,7 @@ static const struct setting {
 	{"agent_timeout_s", 0, NUMBER, offsetof(struct hub_settings, agent_timeout_s), 1, 100000,
 	 LIVE},
 	{"schedule_max_running", 0, NUMBER, offsetof(struct hub_settings, schedule_max_running), 1,
-	 10000},
+	 10000, LIVE},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
 	 100000, LIVE},
 	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0, 1,
@@ -69,33 +70,33 @@ static const struct setting {
 	 LIVE},
 	{"log_format", HUB_OPT_LOG_FORMAT, TEXT, offsetof(struct hub_settings, log_format), 0, 0,
 	 LIVE},
-	{"tls", HUB_OPT_TLS, TEXT, offsetof(struct hub_settings, tls)},
+	{"tls", HUB_OPT_TLS, TEXT, offsetof(struct hub_settings, tls), 0, 0, LIVE},
 	{"tls_certificates", HUB_OPT_TLS_CERTIFICATES, TEXT,
-	 offsetof(struct hub_settings, tls_certificates)},
-	{"tls_psk", HUB_OPT_TLS_PSK, TEXT, offsetof(struct hub_settings, tls_psk)},
+	 offsetof(struct hub_settings, tls_certificates), 0, 0, LIVE},
+	{"tls_psk", HUB_OPT_TLS_PSK, TEXT, offsetof(struct hub_settings, tls_psk), 0, 0, LIVE},
 	{"tls_verify_peer", HUB_OPT_TLS_VERIFY_PEER, FLAG,
-	 offsetof(struct hub_settings, tls_verify_peer), 0, 1},
+	 offsetof(struct hub_settings, tls_verify_peer), 0, 1, LIVE},
 	/* nbd_server_config_check() knows the bounds of these. */
 	{"nbd_max_connections", 0, NUMBER, offsetof(struct hub_settings, nbd_max_connections), 1,
-	 UINT_MAX},
+	 UINT_MAX, LIVE},
 	{"nbd_max_connections_per_peer", 0, NUMBER,
-	 offsetof(struct hub_settings, nbd_max_connections_per_peer), 1, UINT_MAX},
+	 offsetof(struct hub_settings, nbd_max_connections_per_peer), 1, UINT_MAX, LIVE},
 	{"nbd_max_connections_per_export", 0, NUMBER,
-	 offsetof(struct hub_settings, nbd_max_connections_per_export), 1, UINT_MAX},
+	 offsetof(struct hub_settings, nbd_max_connections_per_export), 1, UINT_MAX, LIVE},
 	{"nbd_handshake_percent", 0, NUMBER, offsetof(struct hub_settings, nbd_handshake_percent),
-	 1, UINT_MAX},
+	 1, UINT_MAX, LIVE},
 	{"nbd_handshake_timeout_s", 0, NUMBER,
-	 offsetof(struct hub_settings, nbd_handshake_timeout_s), 1, UINT_MAX / 1000},
+	 offsetof(struct hub_settings, nbd_handshake_timeout_s), 1, UINT_MAX / 1000, LIVE},
 	{"nbd_idle_timeout_s", 0, NUMBER, offsetof(struct hub_settings, nbd_idle_timeout_s), 0,
-	 UINT_MAX / 1000},
+	 UINT_MAX / 1000, LIVE},
 	{"nbd_stall_timeout_s", 0, NUMBER, offsetof(struct hub_settings, nbd_stall_timeout_s), 1,
-	 UINT_MAX / 1000},
+	 UINT_MAX / 1000, LIVE},
 	{"nbd_max_option_bytes", 0, NUMBER, offsetof(struct hub_settings, nbd_max_option_bytes), 1,
-	 UINT_MAX},
+	 UINT_MAX, LIVE},
 	{"nbd_max_inflight_bytes", 0, NUMBER, offsetof(struct hub_settings, nbd_max_inflight_bytes),
-	 1, UINT_MAX},
+	 1, UINT_MAX, LIVE},
 	{"nbd_send_queue_bytes", 0, NUMBER, offsetof(struct hub_settings, nbd_send_queue_bytes), 1,
-	 UINT_MAX},
+	 UINT_MAX, LIVE},
 };
 
 _Static_assert(ARRAY_SIZE(setting_table) <= HUB_SETTINGS_MAX, "room to note where each is from");
@@ -651,12 +652,29 @@ static bool same_setting(const struct hub_settings *a, const struct hub_settings
 	       *(const long *)((const char *)b + s->off);
 }
 
-static bool same_lists(const struct hub_settings *a, const struct hub_settings *b)
+static bool same_addresses(const struct hub_settings *a, const struct hub_settings *b)
 {
-	bool same = a->nbd_count == b->nbd_count && a->tls_allow_count == b->tls_allow_count;
+	bool same = a->nbd_count == b->nbd_count;
 
 	for (size_t i = 0; same && i < a->nbd_count; i++)
-		same = !strcmp(a->nbd[i], b->nbd[i]) && a->nbd_tls[i] == b->nbd_tls[i];
+		same = !strcmp(a->nbd[i], b->nbd[i]);
+	return same;
+}
+
+static bool same_policies(const struct hub_settings *a, const struct hub_settings *b)
+{
+	bool same = true;
+
+	for (size_t i = 0; same && i < a->nbd_count && i < b->nbd_count; i++)
+		same = a->nbd_tls_said[i] == b->nbd_tls_said[i] &&
+		       (!a->nbd_tls_said[i] || a->nbd_tls[i] == b->nbd_tls[i]);
+	return same;
+}
+
+static bool same_allowed(const struct hub_settings *a, const struct hub_settings *b)
+{
+	bool same = a->tls_allow_count == b->tls_allow_count;
+
 	for (size_t i = 0; same && i < a->tls_allow_count; i++)
 		same = !strcmp(a->tls_allow[i], b->tls_allow[i]);
 	return same;
@@ -668,8 +686,12 @@ void hub_settings_compare(const struct hub_settings *before, const struct hub_se
 	for (size_t i = 0; i < ARRAY_SIZE(setting_table); i++)
 		if (!same_setting(before, now, &setting_table[i]))
 			changed(setting_table[i].key, setting_table[i].how & LIVE);
-	if (!same_lists(before, now))
-		changed("nbd or tls_allow", false);
+	if (!same_addresses(before, now))
+		changed("nbd", false);
+	else if (!same_policies(before, now))
+		changed("nbd (tls)", true);
+	if (!same_allowed(before, now))
+		changed("tls_allow", true);
 }
 
 /* "start_timeout_s = 60 (file line 3)" of everything that is set. */

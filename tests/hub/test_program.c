@@ -162,6 +162,19 @@ static void a_wrong_configuration_is_named_by_file_and_line(void **state)
 	assert_int_equal(scratch_run("[ ! -e data ] && [ ! -e /var/lib/sendense/hub.lock ]"), 0);
 }
 
+/* "no CMD": it must fail. A '!' would do for a reader, but not for set -e. */
+static void run_story(const char *story)
+{
+	FILE *f = fopen("story.sh", "w");
+
+	assert_non_null(f);
+	fputs("no() { if \"$@\"; then echo \"should have failed: $*\"; exit 1; fi; }\n", f);
+	fputs(story, f);
+	fclose(f);
+	setenv("HUB", hub, 1);
+	assert_int_equal(scratch_run("sh -e story.sh"), 0);
+}
+
 /* A shell story, because it is about processes. */
 static void it_says_when_it_serves_and_stops_in_order(void **state)
 {
@@ -181,10 +194,10 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 		"grep -Eq '^sendense-hub ready http=127\\.0\\.0\\.1:[0-9]+ "
 		"agent=127\\.0\\.0\\.1:[0-9]+ "
 		"nbd=127\\.0\\.0\\.1:[0-9]+,unix:.*hub\\.sock$' out\n"
-		"[ -e data/catalog.db ] && ! [ -e elsewhere ]\n"
-		"! $HUB --config c.json --data-dir data >out2 2>err2\n"
-		"grep -q 'another hub' err2 && ! [ -s out2 ]\n"
-		"! grep sdn_ out err\n"
+		"[ -e data/catalog.db ]; no [ -e elsewhere ]\n"
+		"no $HUB --config c.json --data-dir data >out2 2>err2\n"
+		"grep -q 'another hub' err2; no [ -s out2 ]\n"
+		"no grep sdn_ out err\n"
 		"[ $(stat -c %a data/admin-token) = 600 ]\n"
 		"url=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
 		"curl -sf --noproxy '*' http://$url/health | grep -q healthy\n"
@@ -194,24 +207,7 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 		"grep -q SIGTERM err\n";
 
 	(void)state;
-	setenv("HUB", hub, 1);
-	FILE *f = fopen("story.sh", "w");
-
-	assert_non_null(f);
-	fputs(story, f);
-	fclose(f);
-	assert_int_equal(scratch_run("sh -e story.sh"), 0);
-}
-
-static void run_story(const char *story)
-{
-	FILE *f = fopen("story.sh", "w");
-
-	assert_non_null(f);
-	fputs(story, f);
-	fclose(f);
-	setenv("HUB", hub, 1);
-	assert_int_equal(scratch_run("sh -e story.sh"), 0);
+	run_story(story);
 }
 
 static void a_hangup_changes_what_can_change_and_says_what_cannot(void **state)
@@ -237,6 +233,80 @@ static void a_hangup_changes_what_can_change_and_says_what_cannot(void **state)
 		"kill -HUP $pid\n"
 		"await 'the settings stay as they were: configuration file c.json line'\n"
 		"curl -sf --noproxy '*' http://$url/health | grep -q healthy\n"
+		"kill -TERM $pid; wait $pid\n");
+}
+
+/* Certificates of two authorities in turn: who trusts the new one is served after the hangup, who
+ * is connected stays, and what is broken changes nothing. */
+static void a_hangup_brings_new_certificates_and_limits(void **state)
+{
+	(void)state;
+	run_story(
+		"set -e\n"
+		"await() { for i in $(seq 400); do grep -q \"$1\" err && return; sleep 0.05; done;"
+		" cat err; false; }\n"
+		"ca() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "
+		"2 -subj \"/CN=$1\" -keyout $1.key -out $1.pem 2>/dev/null; }\n"
+		/* The names are the hub's, so that the same configuration brings other files. */
+		"issue() { openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "
+		"/CN=localhost -keyout k.new -out r.csr 2>/dev/null\n"
+		"  echo 'subjectAltName=DNS:localhost,IP:127.0.0.1' > ext\n"
+		"  openssl x509 -req -in r.csr -CA $1.pem -CAkey $1.key -days 2 -extfile ext -out "
+		"c.new 2>/dev/null\n"
+		"  cp $1.pem tls/ca-cert.pem; mv c.new tls/server-cert.pem; mv k.new "
+		"tls/server-key.pem; }\n"
+		"conf() { echo \"{\\\"tls\\\":\\\"require\\\",\\\"tls_certificates\\\":\\\"tls\\\","
+		"\\\"http_tls_certificate\\\":\\\"tls/server-cert.pem\\\","
+		"\\\"http_tls_key\\\":\\\"tls/server-key.pem\\\",\\\"nbd_max_connections\\\":$1,"
+		"\\\"http_max_connections\\\":$2,\\\"schedule_max_running\\\":$2}\" > c.json; }\n"
+		"mkdir -p tls one two; ca first; ca second; cp first.pem one/ca-cert.pem; cp "
+		"second.pem two/ca-cert.pem\n"
+		"issue first; conf 20 30\n"
+		"$HUB --config c.json --data-dir data --http 127.0.0.1:0 --agent-listen off --nbd "
+		"127.0.0.1:0 >out 2>err & pid=$!\n"
+		"for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done; cat out err\n"
+		"http=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
+		"nbd=$(sed 's/.*nbd=127.0.0.1:\\([^ ]*\\).*/\\1/' out)\n"
+		"get() { curl -sf --noproxy '*' --cacert $1.pem https://$http/health >/dev/null; "
+		"}\n"
+		"list() { nbdinfo --list \"nbds://localhost:$nbd/?tls-certificates=$1\"; }\n"
+		"get first; no get second; list one; no list two\n"
+		/* A connection of each kind that lasts: the hangup must not end it. */
+		"mkfifo say\n"
+		"openssl s_client -quiet -connect $http -CAfile first.pem <say >https 2>/dev/null "
+		"& "
+		"client=$!\n"
+		"exec 8>say\n"
+		"get='GET /health HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n'\n"
+		"printf \"$get\" >&8\n"
+		"for i in $(seq 200); do grep -q healthy https && break; sleep 0.05; done\n"
+		"issue second; conf 21 31\n"
+		"get first\n"
+		"kill -HUP $pid\n"
+		"await 'info  sendense-hub: schedule_max_running has changed$'\n"
+		"grep -q 'info  sendense-hub: nbd_max_connections has changed$' err\n"
+		"grep -q 'limits: .* connections: 21, 10 an IP' err\n"
+		"no grep 'next start' err\n"
+		"get second; no get first; list two; no list one\n"
+		"printf \"$get\" >&8\n"
+		"for i in $(seq 200); do [ $(grep -c healthy https) = 2 ] && break; sleep 0.05; "
+		"done\n"
+		"[ $(grep -c healthy https) = 2 ]; grep -qi 'connection: close' https\n"
+		"exec 8>&-; wait $client\n"
+		/* Broken: for NBD the first to be looked at, then for HTTPS alone. */
+		"echo nonsense > tls/server-cert.pem; conf 22 32\n"
+		"kill -HUP $pid\n"
+		"await 'the settings stay as they were: .*server-cert.pem'\n"
+		"get second; list two\n"
+		"issue second; echo nonsense > other.pem\n"
+		"sed -i "
+		"'s#http_tls_certificate\":\"tls/"
+		"server-cert.pem#http_tls_certificate\":\"other.pem#' "
+		"c.json\n"
+		"kill -HUP $pid\n"
+		"await 'the settings stay as they were: .*other.pem'\n"
+		"get second; list two\n"
+		"no grep 'connections: 22' err\n"
 		"kill -TERM $pid; wait $pid\n");
 }
 
@@ -301,24 +371,19 @@ static void each_nbd_listener_has_a_policy_of_its_own(void **state)
 		"cat out err\n"
 		"nbdinfo --list \"nbds+unix://alice@/?socket=safe.sock&tls-psk-file=keys.psk\" |"
 		" grep 'with TLS'\n"
-		"! nbdinfo --list 'nbd+unix:///?socket=safe.sock'\n"
+		"no nbdinfo --list 'nbd+unix:///?socket=safe.sock'\n"
 		"nbdinfo --list 'nbd+unix:///?socket=open.sock' | grep 'without TLS'\n"
-		"! nbdinfo --list \"nbds+unix://alice@/?socket=open.sock&tls-psk-file=keys.psk\"\n"
-		"! grep 'capture agents' err\n"
+		"no nbdinfo --list \"nbds+unix://alice@/?socket=open.sock&tls-psk-file=keys.psk\"\n"
+		"no grep 'capture agents' err\n"
 		"kill -TERM $pid; wait $pid\n"
 		"$HUB --nbd unix:safe.sock --tls require --tls-psk keys.psk --data-dir data"
 		" --http 127.0.0.1:0 --agent-listen off >out 2>err & pid=$!\n"
 		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
 		"grep 'capture agents' err\n"
 		"kill -TERM $pid; wait $pid\n";
-	FILE *f = fopen("story.sh", "w");
 
 	(void)state;
-	assert_non_null(f);
-	fputs(story, f);
-	fclose(f);
-	setenv("HUB", hub, 1);
-	assert_int_equal(scratch_run("sh -e story.sh"), 0);
+	run_story(story);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
@@ -332,6 +397,7 @@ int main(void)
 		T(settings_have_one_precedence_and_say_where_they_are_from),
 		T(a_wrong_configuration_is_named_by_file_and_line),
 		T(a_hangup_changes_what_can_change_and_says_what_cannot),
+		T(a_hangup_brings_new_certificates_and_limits),
 		T(the_service_manager_hears_of_every_turn),
 		T(it_says_when_it_serves_and_stops_in_order),
 		T(each_nbd_listener_has_a_policy_of_its_own),
