@@ -56,6 +56,21 @@ static inline void rig_must(int rc, const struct err *err, const char *what)
 	abort();
 }
 
+/* Runs a call that ends in `&err`: it does well, or is refused with a sentence that has @part. */
+#define OK(call)                                                                                   \
+	do {                                                                                       \
+		struct err err = ERR_INIT;                                                         \
+		rig_must(call, &err, #call);                                                       \
+	} while (0)
+
+#define REFUSED(result, part, call)                                                                \
+	do {                                                                                       \
+		struct err err = ERR_INIT;                                                         \
+		int got = (call);                                                                  \
+		if (got != (result) || !strstr(err.text, part))                                    \
+			fail_msg("%s gave %d: %s", #call, got, err.text);                          \
+	} while (0)
+
 /* --- the hub -------------------------------------------------------------------------------- */
 
 /* The agent, and how the hub is to be: long timeouts, a short tick. */

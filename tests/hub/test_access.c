@@ -43,17 +43,6 @@ static void read_file(const char *name, char *text, size_t size)
 	text[strcspn(text, "\n")] = '\0';
 }
 
-static void must(int rc, const struct err *err, const char *what)
-{
-	if (rc)
-		fail_msg("%s: %d: %s", what, rc, err->text);
-}
-#define OK(call)                                                                                   \
-	do {                                                                                       \
-		struct err err = ERR_INIT;                                                         \
-		must((call), &err, #call);                                                         \
-	} while (0)
-
 static void refused(const char *token, const char *why)
 {
 	struct hub_caller caller;

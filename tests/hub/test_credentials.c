@@ -34,20 +34,6 @@ static int teardown(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
-#define OK(call)                                                                                   \
-	do {                                                                                       \
-		struct err err = ERR_INIT;                                                         \
-		rig_must(call, &err, #call);                                                       \
-	} while (0)
-
-#define REFUSED(result, part, call)                                                                \
-	do {                                                                                       \
-		struct err err = ERR_INIT;                                                         \
-		int got = (call);                                                                  \
-		if (got != (result) || !strstr(err.text, part))                                    \
-			fail_msg("%s gave %d: %s", #call, got, err.text);                          \
-	} while (0)
-
 static int64_t add(const char *name, const char *host, const char *password, bool is_default)
 {
 	struct catalog_credential row = {.is_default = is_default};

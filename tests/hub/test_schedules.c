@@ -15,20 +15,6 @@ static struct hubrig rig;
 static struct rig_vm vms[3];
 static struct catalog_policy policy;
 
-#define OK(call)                                                                                   \
-	do {                                                                                       \
-		struct err err = ERR_INIT;                                                         \
-		rig_must(call, &err, #call);                                                       \
-	} while (0)
-
-#define REFUSED(result, part, call)                                                                \
-	do {                                                                                       \
-		struct err err = ERR_INIT;                                                         \
-		int got = (call);                                                                  \
-		if (got != (result) || !strstr(err.text, part))                                    \
-			fail_msg("%s gave %d: %s", #call, got, err.text);                          \
-	} while (0)
-
 static int setup(void **state)
 {
 	static const char *const names[] = {"one", "two", "three"}, *const ids[] = {"vm-1", "vm-2",
