@@ -1,4 +1,4 @@
-/* Backups: start, list, look at one. */
+/* Backups: start, list, look at one, delete. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,6 +6,7 @@
 #include "api/json.h"
 #include "api/list.h"
 #include "api/routes.h"
+#include "api/shapes.h"
 #include "base/bytes.h"
 #include "catalog/contexts.h"
 #include "hub/backup.h"
@@ -337,6 +338,17 @@ static int get_backups(struct api_request *req, struct err *err)
 	return api_list_answer(req, &page, "backups", list, total, err);
 }
 
+/* One that was deleted is not found; what became of its files is worth a word. */
+static int tell_deletion(struct api_request *req, struct err *err)
+{
+	struct catalog_deletion row;
+
+	if (catalog_deletion_get(hub_catalog(req->hub), req->args[0], &row, NULL))
+		return HUB_E_NOT_FOUND;
+	return err_set(err, HUB_E_NOT_FOUND, "backup %s is deleted; files of it remain%s%s",
+		       row.backup_id, row.error_message[0] ? ": " : "", row.error_message);
+}
+
 static int get_backup(struct api_request *req, struct err *err)
 {
 	struct hub_backup_view view = {.disks = NULL};
@@ -345,6 +357,21 @@ static int get_backup(struct api_request *req, struct err *err)
 	if (!rc)
 		req->answer = shape_backup(&view);
 	hub_backup_view_deinit(&view);
+	return rc == HUB_E_NOT_FOUND ? tell_deletion(req, err) : rc;
+}
+
+static int delete_backup(struct api_request *req, struct err *err)
+{
+	const char *word = api_uri_query(&req->uri, "cascade");
+	struct hub_deleted deleted = {.n = 0};
+	int rc;
+
+	if (word[0] && strcmp(word, "true") && strcmp(word, "false"))
+		return err_set(err, HUB_E_INVALID, "cascade must be true or false");
+	rc = hub_backup_delete(req->hub, req->args[0], !strcmp(word, "true"), &deleted, err);
+	if (!rc)
+		api_answer_deleted(req, &deleted);
+	hub_deleted_deinit(&deleted);
 	return rc;
 }
 
@@ -421,6 +448,15 @@ static const struct api_route backup_routes[] = {
 		  .query = backup_filters, .list = &backup_list, .gives = &list_shape),
 	API_ROUTE(GET, "/api/v1/backups/{backup_id}", get_backup, VIEWER,
 		  "One backup, and its disks", .gives = &full_view_shape),
+	API_ROUTE(DELETE, "/api/v1/backups/{backup_id}", delete_backup, ADMIN,
+		  "Delete a backup and its files; 409 while others lean on it, it runs, or is kept",
+		  .query = API_PARAMS({"cascade", API_JSON_BOOL,
+				       "true: and everything that leans on it, newest first"}),
+		  .gives = &api_deleted_shape, .later = &api_deleted_shape,
+		  .details =
+			  "The backup is gone with the answer. 202: files of it could not be "
+			  "removed yet; the hub tries again (GET /api/v1/deletions), and so does "
+			  "the same call."),
 	API_ROUTE(POST, "/api/v1/backup/start", post_start, OPERATOR,
 		  "Start a backup of all disks of a VM", .creates = true,
 		  .takes = &early_start_shape, .gives = &early_started_shape,

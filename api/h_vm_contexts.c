@@ -214,6 +214,19 @@ static int patch_vm_context(struct api_request *req, struct err *err)
 	return rc;
 }
 
+static int delete_vm_and_backups(struct api_request *req, struct err *err)
+{
+	struct hub_deleted deleted = {.n = 0};
+	int rc = hub_vm_delete_all(req->hub, req->args[0], &deleted, err);
+
+	if (!rc && deleted.gone == deleted.n)
+		req->status = API_NO_CONTENT;
+	else if (!rc)
+		api_answer_deleted(req, &deleted);
+	hub_deleted_deinit(&deleted);
+	return rc;
+}
+
 static int delete_vm_context(struct api_request *req, struct err *err)
 {
 	const struct catalog_backup_filter of_vm = {
@@ -221,16 +234,22 @@ static int delete_vm_context(struct api_request *req, struct err *err)
 		.status = &(enum catalog_job_status){CATALOG_JOB_COMPLETED},
 		.limit = 1,
 	};
-	bool keep = !strcmp(api_uri_query(&req->uri, "backups"), "keep");
+	const char *word = api_uri_query(&req->uri, "backups");
+	bool keep = !strcmp(word, "keep");
 	_cleanup_(freep) struct catalog_backup *rows = NULL;
 	int64_t total = 0;
 	size_t n = 0;
-	int rc = catalog_backups_list(hub_catalog(req->hub), &of_vm, &rows, &n, &total, err);
+	int rc;
 
+	if (!strcmp(word, "delete"))
+		return delete_vm_and_backups(req, err);
+	if (word[0] && !keep)
+		return err_set(err, HUB_E_INVALID, "backups must be keep or delete");
+	rc = catalog_backups_list(hub_catalog(req->hub), &of_vm, &rows, &n, &total, err);
 	if (!rc && total && !keep)
 		return err_set(err, HUB_E_STATE,
 			       "VM context %s has %lld completed backups: with ?backups=keep it "
-			       "goes and they stay",
+			       "goes and they stay, with ?backups=delete they go too",
 			       req->args[0], (long long)total);
 	if (!rc)
 		rc = catalog_vm_context_delete(hub_catalog(req->hub), req->args[0], err);
@@ -283,8 +302,13 @@ static const struct api_route vm_routes[] = {
 		  .gives = &api_vm_shape),
 	API_ROUTE(DELETE, "/api/v1/vm-contexts/{context_id}", delete_vm_context, ADMIN,
 		  "Take a VM out of management; 409 while it is backed up, or has backups",
-		  .query = API_PARAMS({"backups", API_JSON_TEXT, "keep: they stay", "keep"}),
-		  .status = API_NO_CONTENT),
+		  .query = API_PARAMS({"backups", API_JSON_TEXT,
+				       "keep: they stay; delete: they go, in all repositories, "
+				       "with their files",
+				       "keep|delete"}),
+		  .status = API_NO_CONTENT, .later = &api_deleted_shape,
+		  .details = "202, with backups=delete: files could not be removed yet; the hub "
+			     "tries again (GET /api/v1/deletions)."),
 	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}/disks", get_vm_context_disks, VIEWER,
 		  "The disks of a VM, those marked that were missing at the latest discovery",
 		  .gives = &disk_list_shape),

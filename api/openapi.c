@@ -324,6 +324,11 @@ static json_t *responses(struct openapi *o, const struct api_route *r)
 
 	snprintf(status, sizeof(status), "%d", r->status ? r->status : 200);
 	json_object_set_new(list, status, success(o, r));
+	if (r->later)
+		json_object_set_new(
+			list, "202",
+			json_pack("{s:s,s:o}", "description", "Not over yet", "content",
+				  content("application/json", openapi_ref(o, r->later, false))));
 	json_object_set_new(list, "default",
 			    json_pack("{s:s}", "$ref", "#/components/responses/Problem"));
 	return list;

@@ -14,12 +14,25 @@
 #include "base/log.h"
 
 const struct api_noun *const api_nouns[] = {
-	&api_health_noun,      &api_discovery_noun,    &api_credentials_noun,
-	&api_vm_contexts_noun, &api_repositories_noun, &api_policies_noun,
-	&api_schedules_noun,   &api_replications_noun, &api_backups_noun,
-	&api_jobs_noun,	       &api_events_noun,       &api_metrics_noun,
-	&api_chains_noun,      &api_docs_noun,	       &api_agent_noun,
-	&api_access_noun,      &api_audit_noun,	       NULL,
+	&api_health_noun,
+	&api_discovery_noun,
+	&api_credentials_noun,
+	&api_vm_contexts_noun,
+	&api_repositories_noun,
+	&api_policies_noun,
+	&api_schedules_noun,
+	&api_replications_noun,
+	&api_backups_noun,
+	&api_jobs_noun,
+	&api_events_noun,
+	&api_metrics_noun,
+	&api_chains_noun,
+	&api_docs_noun,
+	&api_agent_noun,
+	&api_deletions_noun,
+	&api_access_noun,
+	&api_audit_noun,
+	NULL,
 };
 
 static const struct log_scope api_log = {.name = "api"};

@@ -55,6 +55,9 @@ typedef int api_handler(struct api_request *req, struct err *err);
 /* The status of an answer without a body. */
 #define API_NO_CONTENT 204
 
+/* The status of an answer that says: it is not over yet. Of routes with `.later`. */
+#define API_ACCEPTED 202
+
 /* For what HTTP alone has a word for. */
 #define API_STATUS(status) (10000 + (status))
 
@@ -140,6 +143,7 @@ struct api_route {
 	const struct api_shape *gives; /* the answer; NULL: not JSON, see content_type */
 	const char *content_type;
 	int status; /* of success; 0: 200; API_NO_CONTENT: neither shape nor type */
+	const struct api_shape *later; /* the answer when the handler says API_ACCEPTED */
 	const struct api_param *query;
 	const struct api_list *list; /* list.h: takes limit, offset and sort besides */
 	const char *details;	     /* what the summary has no room for */
@@ -184,6 +188,7 @@ extern const struct api_noun api_health_noun, api_discovery_noun, api_vm_context
 	api_repositories_noun, api_backups_noun, api_jobs_noun, api_events_noun, api_metrics_noun,
 	api_chains_noun, api_docs_noun, api_agent_noun, api_credentials_noun, api_access_noun,
 	api_audit_noun;
+extern const struct api_noun api_deletions_noun;
 extern const struct api_noun api_policies_noun, api_schedules_noun, api_replications_noun;
 
 /* Looks through the table: roles, summaries, answers, no two rows for one call, no two shapes of

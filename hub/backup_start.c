@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "catalog/disks.h"
 #include "catalog/policies.h"
@@ -21,7 +22,9 @@
 #include "hub/repositories.h"
 #include "nbd/export_qcow2.h"
 
-#define START_PLANS 5
+#define START_PLANS    5
+#define START_FOLDERS  5
+#define START_PAUSE_NS (400 * 1000000L)
 
 /* --- what is asked for ---------------------------------------------------------------------- */
 
@@ -122,7 +125,8 @@ static int start_insert_rows(struct hub *hub, struct hub_job *job, char busy_id[
 }
 
 /* A parent that was chosen may be gone or no longer the latest by the time the rows go in: another
- * hub has made a point, or retention has taken one. What is there now is planned with then. */
+ * hub has made a point, or somebody has deleted one. What is there now is planned with then. A name
+ * that is still being deleted is another one in the next second. */
 static int start_plan(struct hub *hub, struct hub_job *job, const struct catalog_vm_disk *vm_disks,
 		      size_t n, enum catalog_backup_type type, char busy_id[CATALOG_ID_SIZE],
 		      struct err *err)
@@ -132,6 +136,8 @@ static int start_plan(struct hub *hub, struct hub_job *job, const struct catalog
 	for (int i = 0; rc == CATALOG_E_CONFLICT && i < START_PLANS; i++) {
 		if (i)
 			log_info(&job->log, "planning again: %s", err->text);
+		if (i > 1)
+			nanosleep(&(struct timespec){.tv_nsec = START_PAUSE_NS}, NULL);
 		rc = hub_plan(hub, job, vm_disks, n, type, err);
 		if (rc)
 			return rc;
@@ -141,6 +147,21 @@ static int start_plan(struct hub *hub, struct hub_job *job, const struct catalog
 }
 
 /* --- images and exports --------------------------------------------------------------------- */
+
+/* A folder that was empty when the backup was planned may be gone with the last point that was
+ * deleted in it; with a file in it, it stays. */
+static int start_create_file(struct hub_job *job, struct hub_disk *disk,
+			     const struct qcow2_create_opts *opts, struct err *err)
+{
+	int rc = -ENOENT;
+
+	for (int i = 0; rc == -ENOENT && i < START_FOLDERS; i++) {
+		rc = job->repo->ops->make_folder(job->repo, &disk->point, err);
+		if (!rc)
+			rc = qcow2_create(disk->point.part, opts, err);
+	}
+	return rc;
+}
 
 static int start_make_image(struct hub_job *job, struct hub_disk *disk, struct err *err)
 {
@@ -168,7 +189,7 @@ static int start_make_image(struct hub_job *job, struct hub_disk *disk, struct e
 				       disk->row.parent_qcow2_path);
 		opts.backing = backing;
 	}
-	rc = qcow2_create(disk->point.part, &opts, err);
+	rc = start_create_file(job, disk, &opts, err);
 	if (!rc)
 		rc = qcow2_open(&img, disk->point.part, &open_opts, err);
 	if (rc)

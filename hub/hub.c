@@ -207,6 +207,7 @@ static struct hub *hub_new(void)
 	log_scope_init(&hub->log, "hub");
 	pthread_mutex_init(&hub->lock, NULL);
 	pthread_mutex_init(&hub->tick_lock, NULL);
+	pthread_mutex_init(&hub->deleting, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&hub->tick_cond, &attr);
@@ -229,6 +230,7 @@ static void hub_free(struct hub *hub)
 		close(hub->lock_fd);
 	pthread_mutex_destroy(&hub->lock);
 	pthread_mutex_destroy(&hub->tick_lock);
+	pthread_mutex_destroy(&hub->deleting);
 	pthread_cond_destroy(&hub->tick_cond);
 	explicit_bzero(hub->vcenter_password, sizeof(hub->vcenter_password));
 	free(hub);
@@ -264,6 +266,8 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 		rc = hub_start_nbd(hub, config, err);
 	if (!rc)
 		rc = hub_takeover_start(hub, err);
+	if (!rc)
+		rc = hub_deleter_start(hub, err);
 	if (!rc)
 		rc = hub_watchdog_start(hub, err);
 	if (!rc)

@@ -89,8 +89,9 @@ struct hub {
 	pthread_mutex_t tick_lock; /* the housekeeping threads sleep on it */
 	pthread_cond_t tick_cond;
 	bool tick_stop;
-	bool watchdog_runs, poller_runs, lease_runs, takeover_runs, scheduler_runs;
-	pthread_t watchdog, poller, lease, takeover, scheduler;
+	bool watchdog_runs, poller_runs, lease_runs, takeover_runs, scheduler_runs, deleter_runs;
+	pthread_t watchdog, poller, lease, takeover, scheduler, deleter;
+	pthread_mutex_t deleting; /* one entry of the journal of deletions at a time */
 };
 
 /* Bytes per second, smoothed over a few seconds; fed by the watch-dog. */
@@ -283,6 +284,11 @@ int hub_lease_start(struct hub *hub, struct err *err);
 int hub_takeover_start(struct hub *hub, struct err *err);
 /* Last of all: what still runs in its name is for others to end. */
 void hub_lease_leave(struct hub *hub);
+
+/* --- backup_delete.c ------------------------------------------------------------------------ */
+
+/* Finishes deletions: of this run, the last one, and hubs that are gone. After hub_recover(). */
+int hub_deleter_start(struct hub *hub, struct err *err);
 
 /* --- watchdog.c, agent_poll.c --------------------------------------------------------------- */
 

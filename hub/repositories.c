@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "catalog/deletions.h"
 #include "hub/job.h"
 
 /* Two repositories over one folder would quarantine each other's work. */
@@ -109,6 +110,22 @@ int hub_repositories_list(struct hub *hub, struct catalog_repository **rows, siz
 
 /* --- change, test --------------------------------------------------------------------------- */
 
+/* The files of deleted backups are looked for where they were. */
+static int repository_check_deletions(struct hub *hub, const struct catalog_repository *old,
+				      struct err *err)
+{
+	_cleanup_(freep) struct catalog_deletion *rows = NULL;
+	size_t n = 0;
+	int rc = catalog_deletions_list(hub->catalog, old->id, &rows, &n, err);
+
+	if (rc || !n)
+		return rc;
+	return err_set(err, HUB_E_STATE,
+		       "repository \"%s\" has files of %zu deleted backups that could not be "
+		       "removed yet: its place cannot be changed",
+		       old->name, n);
+}
+
 static int repository_check_config(struct hub *hub, const struct catalog_repository *old,
 				   const char *config, struct err *err)
 {
@@ -129,9 +146,13 @@ static int repository_check_config(struct hub *hub, const struct catalog_reposit
 			       "repository \"%s\" holds %lld backups: its place cannot be "
 			       "changed to %s",
 			       old->name, (long long)old->backup_count, then->root);
-	rc = repository_check_other_roots(hub, then, err);
+	rc = repository_check_deletions(hub, old, err);
+	if (!rc)
+		rc = repository_check_other_roots(hub, then, err);
 	if (!rc)
 		rc = then->ops->probe(then, err);
+	if (rc == HUB_E_STATE)
+		return rc;
 	return rc && rc != HUB_E_EXISTS ? HUB_E_INVALID : rc;
 }
 

@@ -288,6 +288,8 @@ void hub_threads_stop(struct hub *hub)
 		pthread_join(hub->lease, NULL);
 	if (hub->takeover_runs)
 		pthread_join(hub->takeover, NULL);
+	if (hub->deleter_runs)
+		pthread_join(hub->deleter, NULL);
 	hub->watchdog_runs = hub->poller_runs = hub->lease_runs = hub->takeover_runs = false;
-	hub->scheduler_runs = false;
+	hub->scheduler_runs = hub->deleter_runs = false;
 }

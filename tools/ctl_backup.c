@@ -1,4 +1,4 @@
-/* The verbs of "backup": start, follow, and look at what there is. */
+/* The verbs of "backup": start, follow, look at what there is, delete. */
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -7,6 +7,8 @@
 #include "base/bytes.h"
 #include "tools/ctl.h"
 #include "tools/ctl_args.h"
+#include "tools/ctl_confirm.h"
+#include "tools/ctl_deleted.h"
 #include "tools/ctl_human.h"
 #include "tools/ctl_lookup.h"
 #include "tools/ctl_progress.h"
@@ -522,6 +524,71 @@ static int backup_chain(struct ctl *ctl, const struct ctl_args *args, struct err
 	return res ? res : print_chains(ctl, chains, err);
 }
 
+/* --- backup delete, backup deletions -------------------------------------------------------- */
+
+static int ask_delete(const struct ctl_args *args, const json_t *job, struct err *err)
+{
+	char question[CTL_TEXT_MAX], vm[128];
+
+	snprintf(question, sizeof(question),
+		 "Delete the %s %s backup %s of VM %s, with its files%s", ctl_text(job, "status"),
+		 ctl_text(job, "backup_type"), ctl_text(job, "backup_id"),
+		 human_printable(vm, sizeof(vm), ctl_text(job, "vm_name")),
+		 ctl_option(args, "cascade") ? ", and every backup that leans on it" : "");
+	return ctl_confirm(args, question, err);
+}
+
+static int backup_delete(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *reply = NULL, *job = NULL;
+	int res = CTL_OK;
+
+	if (!ctl_option(args, "yes")) {
+		res = ctl_rest_get(ctl->rest, BACKUPS, args->argv[0], NULL, NULL, &job, err);
+		if (!res)
+			res = ask_delete(args, job, err);
+	}
+	if (!res)
+		res = ctl_rest_send(ctl->rest, "DELETE", BACKUPS, args->argv[0],
+				    ctl_option(args, "cascade") ? "?cascade=true" : NULL, NULL,
+				    &reply, err);
+	if (!res)
+		ctl_tell_deleted(ctl, reply, args->argv[0]);
+	return res;
+}
+
+static int backup_deletions(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	static const char *const columns[] = {"BACKUP", "VM",	    ">IMAGES", ">SIZE", "REQUESTED",
+					      ">TRIES", "LAST TRY", "REASON",  NULL};
+	_cleanup_(ctl_table_freep) struct ctl_table *table = NULL;
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	char text[HUMAN_MAX];
+	json_t *row;
+	size_t i;
+	int res = ctl_rest_list(ctl->rest, "/api/v1/deletions", "deletions", NULL, &reply, err);
+
+	(void)args;
+	if (res)
+		return res;
+	if (ctl->json) {
+		ctl_print_json(reply);
+		return CTL_OK;
+	}
+	table = ctl_table_new(columns);
+	json_array_foreach (json_object_get(reply, "deletions"), i, row) {
+		ctl_table_add(table, ctl_text(row, "backup_id"));
+		ctl_table_add(table, ctl_text(row, "vm_name"));
+		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(row, "image_count"));
+		ctl_table_add(table, human_bytes(text, ctl_number(row, "size_bytes")));
+		ctl_table_add(table, human_time(text, ctl_text(row, "requested_at")));
+		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(row, "attempts"));
+		ctl_table_add(table, human_time(text, ctl_text(row, "last_try_at")));
+		ctl_table_add_cut(table, ctl_text(row, "error_message"), REMARK_COLUMNS);
+	}
+	return ctl_table_print(table, stdout, err);
+}
+
 const struct ctl_verb ctl_backup_verbs[] = {
 	{
 		.noun = "backup",
@@ -600,6 +667,29 @@ const struct ctl_verb ctl_backup_verbs[] = {
 		.summary = "tell the story of a backup, step by step",
 		.example = "sendense-ctl backup log backup-01j9zk3v7q",
 		.run = backup_log,
+	},
+	{
+		.noun = "backup",
+		.name = "delete",
+		.operands = "ID",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "delete a backup, with its files",
+		.detail =
+			"Refused while it runs, while others lean on it, and while its repository\n"
+			"keeps it. The next incremental leans on the backup before.",
+		.example = "sendense-ctl backup delete backup-01j9zk3v7q",
+		.options = {{"cascade", NULL, "and every backup that leans on it", false},
+			    CTL_YES_OPTION},
+		.run = backup_delete,
+	},
+	{
+		.noun = "backup",
+		.name = "deletions",
+		.operands = "",
+		.summary = "list deleted backups whose files could not be removed yet",
+		.example = "sendense-ctl backup deletions",
+		.run = backup_deletions,
 	},
 	{
 		.noun = "backup",

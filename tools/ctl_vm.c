@@ -3,6 +3,8 @@
 
 #include "tools/ctl.h"
 #include "tools/ctl_args.h"
+#include "tools/ctl_confirm.h"
+#include "tools/ctl_deleted.h"
 #include "tools/ctl_human.h"
 #include "tools/ctl_lookup.h"
 #include "tools/ctl_rest.h"
@@ -243,6 +245,43 @@ static int vm_set(struct ctl *ctl, const struct ctl_args *args, struct err *err)
 	return CTL_OK;
 }
 
+/* --- vm remove ------------------------------------------------------------------------------ */
+
+static int ask_remove(const struct ctl_args *args, const char *backups, struct err *err)
+{
+	char question[CTL_TEXT_MAX], vm[128];
+	const char *what = !strcmp(backups, "delete") ? " and DELETE ALL ITS BACKUPS, everywhere"
+			   : !strcmp(backups, "keep") ? "; its backups stay"
+						      : "";
+
+	snprintf(question, sizeof(question), "Take VM %s out of management%s",
+		 human_printable(vm, sizeof(vm), args->argv[0]), what);
+	return ctl_confirm(args, question, err);
+}
+
+static int vm_remove(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *list = NULL, *reply = NULL;
+	const char *backups = ctl_option(args, "backups") ?: "";
+	const json_t *vm;
+	char tail[32] = "", name[200];
+	int res;
+
+	if (*backups && strcmp(backups, "keep") && strcmp(backups, "delete"))
+		return err_set(err, CTL_USAGE, "--backups is keep or delete, not \"%s\"", backups);
+	if (*backups)
+		snprintf(tail, sizeof(tail), "?backups=%s", backups);
+	res = ctl_find_vm(ctl, args->argv[0], &list, &vm, err);
+	if (!res)
+		res = ask_remove(args, backups, err);
+	if (!res)
+		res = ctl_rest_send(ctl->rest, "DELETE", "/api/v1/vm-contexts",
+				    ctl_text(vm, "context_id"), tail, NULL, &reply, err);
+	if (!res)
+		ctl_tell_deleted(ctl, reply, human_printable(name, sizeof(name), args->argv[0]));
+	return res;
+}
+
 /* --- health --------------------------------------------------------------------------------- */
 
 static int health(struct ctl *ctl, const struct ctl_args *args, struct err *err)
@@ -316,6 +355,21 @@ const struct ctl_verb ctl_vm_verbs[] = {
 			    {"credential", "ID", "0: take it away", false},
 			    {"notes", "TEXT", "what there is to say", false}},
 		.run = vm_set,
+	},
+	{
+		.noun = "vm",
+		.name = "remove",
+		.operands = "NAME",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "take a VM out of management",
+		.detail = "Its disks and its own schedules go. One with backups is refused unless\n"
+			  "--backups says what becomes of them.",
+		.example = "sendense-ctl vm remove pgtest1 --backups keep",
+		.options = {{"backups", "keep|delete", "keep them, or delete them with their files",
+			     false},
+			    CTL_YES_OPTION},
+		.run = vm_remove,
 	},
 	{0},
 };

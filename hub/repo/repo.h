@@ -63,6 +63,9 @@ struct repo_ops {
 	/* Makes the folder and picks names free of any file, also within the same second. */
 	int (*new_point)(struct repo *repo, const struct repo_point_key *key,
 			 struct repo_point *out, struct err *err);
+	/* Makes the folder of a new point once more: the deletion of another one, the last in it,
+	 * may have taken it away before the first file was in it. */
+	int (*make_folder)(struct repo *repo, const struct repo_point *point, struct err *err);
 	/* .part to final name, durable; never overwrites: -EEXIST. */
 	int (*commit)(struct repo *repo, const struct repo_point *point, struct err *err);
 	/* Writes the sidecar of a point, durable; replaces an older one. */
@@ -74,6 +77,12 @@ struct repo_ops {
 	 * *@moved_bytes is the space of what was moved or deleted. */
 	int (*quarantine)(struct repo *repo, const struct repo_point *point,
 			  enum repo_leftover what, int64_t *moved_bytes, struct err *err);
+	/* Deletes a point's image and what lies beside it, durable; files that are absent are
+	 * deleted already. -ENOENT: the repository itself is not there; -EINVAL, -ENOTDIR: not a
+	 * path of its own. */
+	int (*remove_point)(struct repo *repo, const char *path, struct err *err);
+	/* Removes the folders a point was in, as far as they are empty. */
+	int (*remove_folders)(struct repo *repo, const char *path, struct err *err);
 	/* Quarantines every .part nobody has open for writing. *@count, *@bytes: what was moved. */
 	int (*sweep)(struct repo *repo, unsigned *count, int64_t *bytes, struct err *err);
 };
@@ -106,6 +115,11 @@ bool repo_relative(const struct repo *repo, const char *path, const char *parent
 /* True when @path is below the repository's root, by its text. */
 bool repo_contains(const struct repo *repo, const char *path);
 
+/* What lies beside an image, final or .part: "/x/full-1.qcow2" has "/x/full-1.json" and
+ * "/x/full-1.sums". False when the name does not fit. */
+enum repo_companion { REPO_SIDECAR, REPO_SUMS };
+bool repo_companion(const char *path, enum repo_companion which, char *out, size_t size);
+
 /* --- repo_dir.c: points as files in a folder ------------------------------------------------ */
 
 int repo_dir_make(const char *path, struct err *err); /* mkdir -p, mode 0750, durable */
@@ -113,6 +127,7 @@ int repo_dir_probe(struct repo *repo, struct err *err);
 int repo_dir_storage(struct repo *repo, struct repo_storage *out, struct err *err);
 int repo_dir_new_point(struct repo *repo, const struct repo_point_key *key, struct repo_point *out,
 		       struct err *err);
+int repo_dir_make_folder(struct repo *repo, const struct repo_point *point, struct err *err);
 int repo_dir_commit(struct repo *repo, const struct repo_point *point, struct err *err);
 int repo_dir_put_sidecar(struct repo *repo, const char *path, const char *text, size_t len,
 			 struct err *err);
@@ -120,5 +135,10 @@ int64_t repo_dir_stored_size(struct repo *repo, const char *path);
 int repo_dir_quarantine(struct repo *repo, const struct repo_point *point, enum repo_leftover what,
 			int64_t *moved_bytes, struct err *err);
 int repo_dir_sweep(struct repo *repo, unsigned *count, int64_t *bytes, struct err *err);
+
+/* --- repo_remove.c -------------------------------------------------------------------------- */
+
+int repo_dir_remove_point(struct repo *repo, const char *path, struct err *err);
+int repo_dir_remove_folders(struct repo *repo, const char *path, struct err *err);
 
 #endif

@@ -3,8 +3,8 @@
  *
  * A point is offered by the catalog, never by the name of a file: a final name without a completed
  * row is a leftover of a crash, and goes to the quarantine with the .part files. Nothing here
- * overwrites or deletes a point; the quarantine is one rename away in the same file system, so that
- * it works when the disk is full.
+ * overwrites or deletes a point (that is repo_remove.c); the quarantine is one rename away in the
+ * same file system, so that it works when the disk is full.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -122,16 +122,12 @@ static bool repo_exists(const char *path)
 	return lstat(path, &st) == 0 || errno != ENOENT;
 }
 
-/* Files that belong to an image, final or .part, beside it. */
-enum companion { SIDECAR, SUMS };
-
-/* "/x/full-1.qcow2" -> "/x/full-1.json", "/x/full-1.sums". */
-static bool repo_companion(const char *path, enum companion which, char *out, size_t size)
+bool repo_companion(const char *path, enum repo_companion which, char *out, size_t size)
 {
 	const char *dot = strrchr(path, '.');
 	int n;
 
-	if (which == SUMS)
+	if (which == REPO_SUMS)
 		return qcow2_sums_path(path, out, size);
 	if (!dot || strchr(dot, '/'))
 		dot = path + strlen(path);
@@ -143,7 +139,7 @@ static bool repo_name_free(const struct repo_point *point)
 {
 	char name[CATALOG_PATH_SIZE];
 
-	for (enum companion c = SIDECAR; c <= SUMS; c++)
+	for (enum repo_companion c = REPO_SIDECAR; c <= REPO_SUMS; c++)
 		if (!repo_companion(point->path, c, name, sizeof(name)) || repo_exists(name))
 			return false;
 	return !repo_exists(point->path) && !repo_exists(point->part);
@@ -189,6 +185,18 @@ int repo_dir_new_point(struct repo *repo, const struct repo_point_key *key, stru
 	return err_set(err, -EEXIST, "no free name for %s in %s", key->stamp, dir);
 }
 
+int repo_dir_make_folder(struct repo *repo, const struct repo_point *point, struct err *err)
+{
+	char dir[CATALOG_PATH_SIZE];
+	const char *slash = strrchr(point->path, '/');
+
+	if (!repo_contains(repo, point->path) || !slash)
+		return err_set(err, -EINVAL, "%s is not below repository \"%s\" at %s", point->path,
+			       repo->name, repo->root);
+	snprintf(dir, sizeof(dir), "%.*s", (int)(slash - point->path), point->path);
+	return repo_dir_make(dir, err);
+}
+
 /* Without the flag (some network file systems): a hard link refuses an existing name as well. */
 static int repo_rename_noreplace(const char *from, const char *to)
 {
@@ -208,8 +216,8 @@ int repo_dir_commit(struct repo *repo, const struct repo_point *point, struct er
 	char from[CATALOG_PATH_SIZE + 16], to[CATALOG_PATH_SIZE];
 	int rc = 0;
 
-	if (!repo_companion(point->part, SUMS, from, sizeof(from)) ||
-	    !repo_companion(point->path, SUMS, to, sizeof(to)))
+	if (!repo_companion(point->part, REPO_SUMS, from, sizeof(from)) ||
+	    !repo_companion(point->path, REPO_SUMS, to, sizeof(to)))
 		return err_set(err, -ENAMETOOLONG, "checksums of %s", point->path);
 	if (repo_exists(from))
 		rc = repo_rename_noreplace(from, to);
@@ -247,7 +255,7 @@ int repo_dir_put_sidecar(struct repo *repo, const char *path, const char *text, 
 	char name[CATALOG_PATH_SIZE], tmp[CATALOG_PATH_SIZE + 8];
 	int rc;
 
-	if (!repo_companion(path, SIDECAR, name, sizeof(name)))
+	if (!repo_companion(path, REPO_SIDECAR, name, sizeof(name)))
 		return err_set(err, -ENAMETOOLONG, "sidecar of %s", path);
 	snprintf(tmp, sizeof(tmp), "%s.tmp", name);
 	rc = repo_write_synced(tmp, text, len);
@@ -349,14 +357,15 @@ static int repo_quarantine_image(struct repo *repo, const char *image, enum repo
 	if (!image[0])
 		return 0;
 	rc = repo_quarantine_file(repo, image, what, moved_bytes, err);
-	for (enum companion c = SIDECAR; !rc && c <= SUMS; c++) {
+	for (enum repo_companion c = REPO_SIDECAR; !rc && c <= REPO_SUMS; c++) {
 		if (!repo_companion(image, c, name, sizeof(name)))
 			return err_set(err, -ENAMETOOLONG, "what belongs to %s", image);
 		rc = repo_quarantine_file(repo, name, beside, moved_bytes, err);
 		if (rc)
 			break;
 		/* Half-written ones of a crash. */
-		snprintf(part, sizeof(part), "%s%s", name, c == SUMS ? REPO_PART_SUFFIX : ".tmp");
+		snprintf(part, sizeof(part), "%s%s", name,
+			 c == REPO_SUMS ? REPO_PART_SUFFIX : ".tmp");
 		rc = repo_quarantine_file(repo, part, beside, moved_bytes, err);
 	}
 	return rc;

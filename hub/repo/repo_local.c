@@ -89,9 +89,12 @@ const struct repo_ops repo_local_ops = {
 	.probe = repo_dir_probe,
 	.storage = repo_dir_storage,
 	.new_point = repo_dir_new_point,
+	.make_folder = repo_dir_make_folder,
 	.commit = repo_dir_commit,
 	.put_sidecar = repo_dir_put_sidecar,
 	.stored_size = repo_dir_stored_size,
 	.quarantine = repo_dir_quarantine,
+	.remove_point = repo_dir_remove_point,
+	.remove_folders = repo_dir_remove_folders,
 	.sweep = repo_dir_sweep,
 };
