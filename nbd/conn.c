@@ -417,7 +417,6 @@ void nbd_conn_join(struct nbd_conn *conn, struct nbd_export *export)
 
 	conn->export = export;
 	conn->heard_ns = nbd_now_ns(conn->worker);
-	conn->read_allow = conn->worker->limits.max_inflight_bytes / NBD_SEGMENT;
 	list_add_tail(&export->conns, &conn->export_node);
 	export->conn_count++;
 	nbd_count(&c->connections_total, 1);
@@ -549,6 +548,7 @@ static struct nbd_conn *conn_new(struct nbd_worker *worker, const struct nbd_lis
 	conn->waiter.wake = conn_woken;
 	conn->read_waiter.wake = nbd_read_wake;
 	conn->read_op.done = nbd_read_woken;
+	conn->read_allow = 1; /* who reads gets more (nbd_read_grow) */
 	nbd_send_init(conn);
 	return conn;
 }

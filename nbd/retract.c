@@ -56,14 +56,14 @@ bool nbd_retract_slow(const struct nbd_conn *conn)
 
 /* --- taking back ------------------------------------------------------------------------------ */
 
-/* It has held others up for long enough. */
+/* It has held others up for long enough: not long, when it has not read anything yet. */
 static bool is_due(const struct nbd_conn *conn)
 {
 	const struct nbd_send *send = &conn->send;
+	bool doubtful = !send->pace_bytes || nbd_retract_slow(conn);
 	int64_t now = nbd_now_ns(conn->worker);
 
-	if (nbd_retract_slow(conn) && send->piece &&
-	    now - send->piece_ns >= NBD_SLOW_MS * 1000000LL)
+	if (doubtful && send->piece && now - send->piece_ns >= NBD_SLOW_MS * 1000000LL)
 		return true;
 	return now - send->moved_ns >= NBD_RETRACT_MS * 1000000LL;
 }

@@ -419,21 +419,9 @@ static void an_option_may_be_as_long_as_it_was_set(void **state)
 	rig_stop(rig);
 }
 
-/* Once the WRITE behind them is answered, all READs have been looked at. */
-static unsigned reads_in_memory(struct rig *rig)
+static void take_holes(int fd, unsigned n, uint32_t len) /* in any order */
 {
-	int fd = peer_enter_structured(rig->address, RIG_NAME);
-	unsigned i, reads, before = atomic_load(&rig->mem.reads);
-	const uint32_t len = 1000;
-
-	atomic_store(&rig->mem.hold, true);
-	for (i = 0; i < 20; i++)
-		peer_request(fd, 0, NBD_CMD_READ, i, i * len, len);
-	peer_write(fd, 0, 99, 0, "x", 1);
-	assert_int_equal(peer_simple_to(fd, 99), 0);
-	reads = atomic_load(&rig->mem.reads) - before;
-	atomic_store(&rig->mem.hold, false);
-	for (i = 0; i < 20; i++) { /* in any order */
+	while (n--) {
 		struct peer_chunk c;
 
 		peer_chunk(fd, &c);
@@ -442,6 +430,28 @@ static unsigned reads_in_memory(struct rig *rig)
 		assert_int_equal(c.data_len, len);
 		peer_chunk_free(&c);
 	}
+}
+
+/* How many of 20 READs the export has at once, of a client that has read @before already. Once the
+ * WRITE behind them is answered, all READs have been looked at. */
+static unsigned reads_in_memory(struct rig *rig, unsigned before)
+{
+	int fd = peer_enter_structured(rig->address, RIG_NAME);
+	unsigned i, reads;
+	const uint32_t len = 1000;
+
+	for (i = 0; i < before; i++)
+		peer_request(fd, 0, NBD_CMD_READ, 100 + i, i * len, len);
+	take_holes(fd, before, len);
+	reads = atomic_load(&rig->mem.reads);
+	atomic_store(&rig->mem.hold, true);
+	for (i = 0; i < 20; i++)
+		peer_request(fd, 0, NBD_CMD_READ, i, i * len, len);
+	peer_write(fd, 0, 99, 64 << 10, "x", 1);
+	assert_int_equal(peer_simple_to(fd, 99), 0);
+	reads = atomic_load(&rig->mem.reads) - reads;
+	atomic_store(&rig->mem.hold, false);
+	take_holes(fd, 20, len);
 	peer_close(fd);
 	return reads;
 }
@@ -451,11 +461,22 @@ static void data_in_flight_is_bounded_per_connection(void **state)
 	struct rig *rig = start((struct nbd_server_config){.max_inflight_bytes = 600 << 10});
 
 	(void)state;
-	assert_int_equal(reads_in_memory(rig), 2); /* buffers are 256 KiB */
+	assert_int_equal(reads_in_memory(rig, 10), 2); /* buffers are 256 KiB */
 	assert_true(met(rig, NBD_LIMIT_INFLIGHT) >= 18);
 	rig_stop(rig);
 	rig = start((struct nbd_server_config){0});
-	assert_int_equal(reads_in_memory(rig), 12);
+	assert_int_equal(reads_in_memory(rig, 20), 12);
+	rig_stop(rig);
+}
+
+/* So that many who come at once and read nothing do not hold all buffers. */
+static void a_client_has_more_in_flight_as_it_reads(void **state)
+{
+	struct rig *rig = start((struct nbd_server_config){0});
+
+	(void)state;
+	assert_int_equal(reads_in_memory(rig, 0), 1);
+	assert_int_equal(reads_in_memory(rig, 3), 4);
 	rig_stop(rig);
 }
 
@@ -530,6 +551,7 @@ int main(void)
 		cmocka_unit_test(a_slow_handshake_is_counted_and_told_of_once),
 		cmocka_unit_test(an_option_may_be_as_long_as_it_was_set),
 		cmocka_unit_test(data_in_flight_is_bounded_per_connection),
+		cmocka_unit_test(a_client_has_more_in_flight_as_it_reads),
 		cmocka_unit_test(one_buffer_is_enough_for_any_reply),
 		cmocka_unit_test(the_send_queue_has_the_size_it_was_given),
 	};
