@@ -5,7 +5,8 @@
  * user's role, and whose scopes, cover the route's role. The agents' listener asks for nothing,
  * because the capture agent brings nothing: it is on loopback alone, where agents arrive through
  * their tunnel, has the agents' routes alone, and of those a handler admits what concerns a backup
- * that runs (api_admit_agent()).
+ * that runs (api_admit_agent()). What the appliance around the agent calls is there as well, and
+ * needs a token there as well (agents_too).
  *
  * The audit log gets an entry for every request that changes something, when it was done, and for
  * every one that is refused. Who is refused over and over fills a log: past a rate such requests
@@ -47,18 +48,25 @@ static const char *noun_of(const struct api_uri *uri)
 	return uri->segment_count > at ? uri->segments[at] : "";
 }
 
+int api_refuse_stranger(struct api_request *req, int status, struct err *err)
+{
+	req->denied = true;
+	if (hub_access_refusal(req->hub, req->out->peer))
+		return status;
+	req->unlisted = true;
+	api_reply_header(req, "Retry-After", "1");
+	return err_set(err, API_STATUS(429),
+		       "too many requests without a valid token come from %s: wait a second",
+		       req->out->peer);
+}
+
 /* Somebody who is not known. */
 static int refuse_stranger(struct api_request *req, bool has_token, struct err *err)
 {
-	req->denied = true;
-	if (!hub_access_refusal(req->hub, req->out->peer)) {
-		req->unlisted = true;
-		api_reply_header(req, "Retry-After", "1");
-		return err_set(err, API_STATUS(429),
-			       "too many requests without a valid token come from %s: wait a "
-			       "second",
-			       req->out->peer);
-	}
+	int rc = api_refuse_stranger(req, API_STATUS(401), err);
+
+	if (rc != API_STATUS(401))
+		return rc;
 	api_reply_header(req, "WWW-Authenticate", "Bearer realm=\"sendense\"%s",
 			 has_token ? ", error=\"invalid_token\"" : "");
 	if (has_token)
@@ -86,6 +94,14 @@ static int refuse_user(struct api_request *req, const struct api_route *route, s
 		       needed, user->user_name, catalog_role_name(user->role));
 }
 
+static bool caller_may(const struct api_request *req, const struct api_route *route)
+{
+	const char *noun = noun_of(&req->uri);
+
+	return (!req->out->for_agents && hub_caller_may(&req->user, role_of[route->role], noun)) ||
+	       (route->agents_too && hub_caller_may(&req->user, CATALOG_ROLE_AGENT, noun));
+}
+
 static int authorise_by_token(struct api_request *req, const struct api_route *route,
 			      struct err *err)
 {
@@ -100,9 +116,7 @@ static int authorise_by_token(struct api_request *req, const struct api_route *r
 		return rc;
 	snprintf(req->caller, sizeof(req->caller), "%.*s", (int)sizeof(req->caller) - 1,
 		 req->user.user_name);
-	if (!hub_caller_may(&req->user, role_of[route->role], noun_of(&req->uri)))
-		return refuse_user(req, route, err);
-	return 0;
+	return caller_may(req, route) ? 0 : refuse_user(req, route, err);
 }
 
 /* --- the capture agent ------------------------------------------------------------------------ */
@@ -117,8 +131,10 @@ static int too_fast(struct api_request *req, const char *what, struct err *err)
 
 int api_authorise(struct api_request *req, const struct api_route *route, struct err *err)
 {
-	if (!req->out->for_agents)
-		return route->role == API_PUBLIC ? 0 : authorise_by_token(req, route, err);
+	if (route->role == API_PUBLIC)
+		return 0;
+	if (!req->out->for_agents || route->agents_too)
+		return authorise_by_token(req, route, err);
 	snprintf(req->caller, sizeof(req->caller), "(agent at %s)", req->out->peer);
 	return 0;
 }
@@ -173,7 +189,8 @@ static void put_text(char *out, size_t size, const char *text, size_t len)
 /* The id of what was made, when the answer tells one. */
 static const char *answered_id(const struct api_request *req)
 {
-	static const char *const keys[] = {"id", "backup_id", "context_id", "mount_id"};
+	static const char *const keys[] = {"id", "backup_id", "context_id", "mount_id",
+					   "enrollment_id"};
 	const char *id = NULL;
 
 	for (size_t i = 0; !id && i < ARRAY_SIZE(keys); i++)

@@ -173,6 +173,8 @@ static const struct api_json_member token_members[] = {
 	API_AS("expires_at", TIME, TOKEN, expires_at_us, .what = "null: never"),
 	API_AS("revoked_at", TIME, TOKEN, revoked_at_us),
 	API_AS("last_used_at", TIME, TOKEN, last_used_at_us, .what = "to about ten minutes"),
+	API_AS("session_of", TEXT, TOKEN, parent_id,
+	       .what = "the token it was logged in to with; empty: it is no session"),
 };
 static const struct api_shape token_shape = API_SHAPE("Token", token_members);
 
@@ -197,7 +199,7 @@ static const struct api_shape token_list_shape = API_SHAPE("TokenList", token_li
 
 static const char *state_of(const TOKEN *token)
 {
-	if (token->revoked_at_us)
+	if (token->revoked_at_us || token->parent_revoked_at_us)
 		return "revoked";
 	if (token->expires_at_us && token->expires_at_us <= catalog_now_us())
 		return "expired";

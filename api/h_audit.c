@@ -36,9 +36,10 @@ static const char *asked(const struct api_request *req, const char *name)
 	return api_uri_query(&req->uri, name);
 }
 
-static int get_audit(struct api_request *req, struct err *err)
+static int list_audit(struct api_request *req, const char *action_like, struct err *err)
 {
 	struct catalog_audit_filter filter = {
+		.action_like = action_like,
 		.user_name = asked(req, "user_name"),
 		.object = asked(req, "object"),
 		.outcome = asked(req, "outcome"),
@@ -66,6 +67,17 @@ static int get_audit(struct api_request *req, struct err *err)
 			list, api_json_encode(entry_members, ARRAY_SIZE(entry_members), &rows[i]));
 	req->answer = json_pack("{s:o,s:I}", "entries", list, "total", (json_int_t)total);
 	return 0;
+}
+
+static int get_audit(struct api_request *req, struct err *err)
+{
+	return list_audit(req, NULL, err);
+}
+
+/* Under the path where an administrator of appliances looks for it. */
+static int get_appliance_audit(struct api_request *req, struct err *err)
+{
+	return list_audit(req, "% /api/v1/%vma/%", err);
 }
 
 /* --- verify ----------------------------------------------------------------------------------- */
@@ -115,14 +127,20 @@ static int get_verify(struct api_request *req, struct err *err)
 
 /* --- routes ----------------------------------------------------------------------------------- */
 
+static const struct api_param list_params[] = {
+	{"user_name", API_JSON_TEXT, "of this user alone"},
+	{"object", API_JSON_TEXT, "of this path alone"},
+	{"outcome", API_JSON_TEXT, "of this outcome alone", "allowed|denied|failed"},
+	{"limit", API_JSON_INT, "100 unless said, at most 1000"},
+	{"offset", API_JSON_I64, "how many to leave out"},
+	{.name = NULL},
+};
+
 static const struct api_route audit_routes[] = {
 	API_ROUTE(GET, "/api/v1/audit", get_audit, ADMIN, "What was done and refused, newest first",
-		  .query = API_PARAMS({"user_name", API_JSON_TEXT, "of this user alone"},
-				      {"object", API_JSON_TEXT, "of this path alone"},
-				      {"outcome", API_JSON_TEXT, "of this outcome alone",
-				       "allowed|denied|failed"},
-				      {"limit", API_JSON_INT, "100 unless said, at most 1000"},
-				      {"offset", API_JSON_I64, "how many to leave out"}),
+		  .query = list_params, .gives = &list_shape),
+	API_ROUTE(GET, "/api/v1/admin/vma/audit", get_appliance_audit, ADMIN,
+		  "The same, of the enrollment of capture appliances", .query = list_params,
 		  .gives = &list_shape),
 	API_ROUTE(GET, "/api/v1/audit/verify", get_verify, ADMIN,
 		  "Is the log whole? Names each entry that was changed, removed or moved",

@@ -140,8 +140,10 @@ static int delete_replication(struct api_request *req, struct err *err)
 	int rc = hub_from_catalog(
 		catalog_replication_delete(hub_catalog(req->hub), req->args[0], err));
 
+	/* An appliance takes 200 alone for done. */
 	if (!rc)
-		req->status = API_NO_CONTENT;
+		req->answer = json_pack("{s:o,s:s}", "id", api_json_text(req->args[0]), "status",
+					"deleted");
 	return rc;
 }
 
@@ -221,12 +223,18 @@ static const struct api_json_member stored_members[] = {
 };
 static const struct api_shape stored_shape = API_SHAPE("ReplicationStored", stored_members);
 
+static const struct api_json_member deleted_members[] = {
+	API_BY_HAND("id", TEXT),
+	API_BY_HAND("status", TEXT, .one_of = "deleted"),
+};
+static const struct api_shape deleted_shape = API_SHAPE("ReplicationDeleted", deleted_members);
+
 #define ONE "/api/v1/replications/{replication_id}"
 
 static const struct api_route replication_routes[] = {
 	API_ROUTE(POST, "/api/v1/replications", post_replication, OPERATOR,
 		  "Begin a replication with the disks that discovery found", .takes = &create_shape,
-		  .gives = &job_shape, .status = 201),
+		  .gives = &job_shape, .status = 201, .agents_too = true),
 	API_ROUTE(GET, "/api/v1/replications", get_replications, VIEWER, "List replications",
 		  .query = API_PARAMS({"vm_context_id", API_JSON_TEXT, "of this VM"},
 				      {"vm_name", API_JSON_TEXT, "of VMs of this name"},
@@ -242,10 +250,10 @@ static const struct api_route replication_routes[] = {
 		  .gives = &since_shape),
 	API_ROUTE(GET, ONE, get_replication, VIEWER, "One replication", .gives = &job_shape),
 	API_ROUTE(PUT, ONE, put_replication, OPERATOR, "Say how it stands", .takes = &status_shape,
-		  .gives = &job_shape),
+		  .gives = &job_shape, .agents_too = true),
 	API_ROUTE(DELETE, ONE, delete_replication, OPERATOR,
 		  "Forget a replication that does not run; the VM's disks stay",
-		  .status = API_NO_CONTENT),
+		  .gives = &deleted_shape, .agents_too = true),
 	API_ROUTE(POST, ONE "/changeid", post_change_id, AGENT, "A disk was copied up to there",
 		  .takes = &change_id_shape, .gives = &stored_shape),
 };

@@ -334,10 +334,11 @@ static json_t *responses(struct openapi *o, const struct api_route *r)
 	return list;
 }
 
-static json_t *security(enum api_role role)
+static json_t *security(const struct api_route *r)
 {
-	return role == API_PUBLIC || role == API_AGENT ? json_array()
-						       : json_pack("[{s:[]}]", "bearer");
+	return r->role == API_PUBLIC || (r->role == API_AGENT && !r->agents_too)
+		       ? json_array()
+		       : json_pack("[{s:[]}]", "bearer");
 }
 
 static const char *role_name(enum api_role role)
@@ -375,8 +376,10 @@ static json_t *operation(struct openapi *o, const struct api_noun *noun, const s
 	json_t *op = json_pack("{s:[s],s:s,s:s*,s:o,s:s,s:o,s:o}", "tags", noun->tag, "summary",
 			       r->summary, "description", r->details, "operationId",
 			       operation_id(r), "x-role", role_name(r->role), "security",
-			       security(r->role), "parameters", parameters(r));
+			       security(r), "parameters", parameters(r));
 
+	if (r->agents_too)
+		json_object_set_new(op, "x-agents-too", json_true());
 	if (r->instead) {
 		json_object_set_new(op, "deprecated", json_true());
 		json_object_set_new(op, "description",

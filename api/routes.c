@@ -31,6 +31,7 @@ const struct api_noun *const api_nouns[] = {
 	&api_agent_noun,
 	&api_deletions_noun,
 	&api_access_noun,
+	&api_appliances_noun,
 	&api_audit_noun,
 	NULL,
 };
@@ -82,7 +83,7 @@ static void route_consider(struct route_search *search, const struct api_request
 	size_t used = strlen(search->allow);
 
 	/* By the agents' listener there is nothing else. */
-	if (!fit || (req->out->for_agents && r->role != API_AGENT))
+	if (!fit || (req->out->for_agents && r->role != API_AGENT && !r->agents_too))
 		return;
 	if (!strstr(search->allow, r->method))
 		snprintf(search->allow + used, sizeof(search->allow) - used, "%s%s",

@@ -119,7 +119,7 @@ enum api_role {
 	API_VIEWER,
 	API_OPERATOR,
 	API_ADMIN,
-	API_AGENT, /* the capture agent's calls, which bring no credentials */
+	API_AGENT, /* the capture agent's calls; those that are not agents_too bring no token */
 };
 
 /* A parameter after the '?'. A list of them ends with an empty one: API_PARAMS(). */
@@ -150,6 +150,9 @@ struct api_route {
 	bool creates; /* takes an Idempotency-Key (idempotency.h); not where an answer holds a
 			 secret */
 	const char *instead; /* what to call in its place: this one is deprecated */
+	/* A capture agent may call it besides, by the agents' listener too: there as everywhere
+	 * with its token, unless the route is public. */
+	bool agents_too;
 };
 
 /*
@@ -190,6 +193,7 @@ extern const struct api_noun api_health_noun, api_discovery_noun, api_vm_context
 	api_audit_noun;
 extern const struct api_noun api_deletions_noun;
 extern const struct api_noun api_policies_noun, api_schedules_noun, api_replications_noun;
+extern const struct api_noun api_appliances_noun;
 
 /* Looks through the table: roles, summaries, answers, no two rows for one call, no two shapes of
  * one name. -EINVAL, naming the row. */
@@ -200,6 +204,10 @@ int api_routes_check(struct err *err);
 /* May this caller do that? Asked before the body is read; leaves req->caller. 0 or
  * API_STATUS(401), API_STATUS(403). */
 int api_authorise(struct api_request *req, const struct api_route *route, struct err *err);
+
+/* For handlers of public routes that look at a secret themselves: refuses who has none that is
+ * good, with @status, and writes it down as auth.c does. */
+int api_refuse_stranger(struct api_request *req, int status, struct err *err);
 
 /* For handlers of the agents' routes, first of all: by the agents' listener, which asks for no
  * token, only what concerns a running backup is admitted, and that not too often. @name: of what

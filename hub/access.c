@@ -144,6 +144,10 @@ static int check_token(const struct catalog_token *t, int64_t now, struct err *e
 {
 	if (t->revoked_at_us)
 		return err_set(err, HUB_E_TOKEN, "this token (%s) was revoked", t->id);
+	if (t->parent_revoked_at_us)
+		return err_set(err, HUB_E_TOKEN,
+			       "the token that this session (%s) was logged in to with was revoked",
+			       t->id);
 	if (t->expires_at_us && t->expires_at_us <= now)
 		return err_set(err, HUB_E_TOKEN, "this token (%s) has expired", t->id);
 	if (!t->user_enabled)
@@ -367,7 +371,7 @@ static int first_run(struct hub *hub, bool always, struct err *err)
  */
 
 struct hub_limits {
-	struct hub_limiter *refusals, *calls;
+	struct hub_limiter *refusals, *calls, *guesses;
 	atomic_uint unlisted;
 };
 
@@ -379,8 +383,10 @@ int hub_access_start(struct hub *hub, bool new_admin_token, struct err *err)
 	if (l) {
 		l->refusals = hub_limiter_new(20, 200, 1024);
 		l->calls = hub_limiter_new(20, 400, 4096);
+		/* An appliance that enrolls makes two. */
+		l->guesses = hub_limiter_new(1, 30, 1024);
 	}
-	if (!l || !l->refusals || !l->calls)
+	if (!l || !l->refusals || !l->calls || !l->guesses)
 		return err_sys(err, -ENOMEM, "limits");
 	return first_run(hub, new_admin_token, err);
 }
@@ -393,6 +399,7 @@ void hub_access_stop(struct hub *hub)
 		return;
 	hub_limiter_free(l->refusals);
 	hub_limiter_free(l->calls);
+	hub_limiter_free(l->guesses);
 	free(l);
 	hub->limits = NULL;
 }
@@ -408,6 +415,11 @@ bool hub_access_refusal(struct hub *hub, const char *who)
 unsigned hub_access_unlisted(struct hub *hub)
 {
 	return atomic_exchange(&hub->limits->unlisted, 0);
+}
+
+bool hub_access_guess(struct hub *hub, const char *who)
+{
+	return hub_limiter_take(hub->limits->guesses, who, NULL);
 }
 
 bool hub_access_agent_call(struct hub *hub, const char *about, bool *first)

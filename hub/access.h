@@ -77,6 +77,9 @@ bool hub_access_refusal(struct hub *hub, const char *who);
 /* How many were counted since it was asked last. */
 unsigned hub_access_unlisted(struct hub *hub);
 
+/* One more guess at a pairing code, or at a challenge, of @who, right or wrong. False: too many. */
+bool hub_access_guess(struct hub *hub, const char *who);
+
 /* False: too many calls of an agent about one thing. *@first: there was none for a while. */
 bool hub_access_agent_call(struct hub *hub, const char *about, bool *first);
 

@@ -203,19 +203,22 @@ static int discovery_disks(const json_t *vm, struct catalog_vm_disk **out, size_
 	return 0;
 }
 
-/* Some fields arrive under either of two names (mission K33), some as zero values. */
+/* Some fields arrive under one of several names (mission K33), some as zero values. */
 static int discovery_vm(const json_t *answer, const json_t *from, const struct hub_discovery *where,
 			struct catalog_vm_context *to, struct err *err)
 {
 	const char *dc = hub_json_text(from, "datacenter");
 	const char *guest = hub_json_text(from, "guest_os");
-	int64_t cpus = hub_json_i64(from, "num_cpu", 0);
+	static const char *const cpu_keys[] = {"num_cpu", "cpu_count", "cpus"};
+	int64_t cpus = 0;
 	bool fits;
 
+	for (size_t i = 0; !cpus && i < ARRAY_SIZE(cpu_keys); i++)
+		cpus = hub_json_i64(from, cpu_keys[i], 0);
 	if (!dc[0])
 		dc = hub_json_text(json_object_get(answer, "vcenter"), "datacenter");
 	*to = (struct catalog_vm_context){
-		.cpu_count = cpus ? cpus : hub_json_i64(from, "cpu_count", 0),
+		.cpu_count = cpus,
 		.memory_mb = hub_json_i64(from, "memory_mb", 0),
 		.credential_id = where->credential_id,
 	};
@@ -255,22 +258,18 @@ static const json_t *discovery_find(const json_t *answer, const char *name, stru
 	return NULL;
 }
 
-static int discovery_add(struct hub *hub, const struct hub_discovery *where, const json_t *answer,
-			 const char *name, struct catalog_vm_context *out, struct err *err)
+static int discovery_store(struct hub *hub, const struct hub_discovery *where, const json_t *answer,
+			   const json_t *vm, struct catalog_vm_context *out, struct err *err)
 {
 	_cleanup_(freep) struct catalog_vm_disk *disks = NULL;
 	_cleanup_(freep) char *networks = NULL;
-	const json_t *vm = discovery_find(answer, name, err);
 	size_t n = 0;
-	int rc;
+	int rc = discovery_vm(answer, vm, where, out, err);
 
-	if (!vm)
-		return err->code;
-	rc = discovery_vm(answer, vm, where, out, err);
 	if (!rc)
 		rc = discovery_disks(vm, &disks, &n, err);
 	if (rc)
-		return err_prefix(err, rc, "VM \"%s\"", name);
+		return err_prefix(err, rc, "VM \"%.200s\"", hub_json_text(vm, "name"));
 	if (json_is_array(json_object_get(vm, "networks")))
 		networks = json_dumps(json_object_get(vm, "networks"), JSON_COMPACT);
 	rc = catalog_vm_context_upsert(hub->catalog, out, disks, n, networks, err);
@@ -279,6 +278,14 @@ static int discovery_add(struct hub *hub, const struct hub_discovery *where, con
 	log_info(&hub->log, "VM \"%s\" (%s): %zu disks, %lld bytes", out->vm_name, out->context_id,
 		 n, (long long)out->total_capacity_bytes);
 	return 0;
+}
+
+static int discovery_add(struct hub *hub, const struct hub_discovery *where, const json_t *answer,
+			 const char *name, struct catalog_vm_context *out, struct err *err)
+{
+	const json_t *vm = discovery_find(answer, name, err);
+
+	return vm ? discovery_store(hub, where, answer, vm, out, err) : err->code;
 }
 
 static void discovery_add_row(struct hub *hub, const struct hub_discovery *where,
@@ -319,5 +326,74 @@ int hub_add_vms(struct hub *hub, const struct hub_discovery *where, const char *
 	if (!added)
 		return err_set(err, HUB_E_NOT_FOUND, "no VM was added: %s", out[0].error);
 	*rows = steal(&out);
+	return 0;
+}
+
+/* --- what an appliance posts by itself -------------------------------------------------------- */
+
+static const struct catalog_vm_context *inventory_known(const struct catalog_vm_context *rows,
+							size_t n, const char *vm_id)
+{
+	for (size_t i = 0; vm_id[0] && i < n; i++)
+		if (!strcmp(rows[i].vmware_vm_id, vm_id))
+			return &rows[i];
+	return NULL;
+}
+
+/* The appliance names what it does not know with zero values: a VM without disks would lose all of
+ * those it is known with. */
+static int inventory_refresh(struct hub *hub, const json_t *inventory, const json_t *vm,
+			     struct err *err)
+{
+	const struct hub_discovery where = {.credential_id = CATALOG_NONE};
+	struct catalog_vm_context row;
+
+	if (!json_array_size(json_object_get(vm, "disks")))
+		return err_set(err, HUB_E_INVALID, "VM \"%.200s\" is listed without disks",
+			       hub_json_text(vm, "name"));
+	return discovery_store(hub, &where, inventory, vm, &row, err);
+}
+
+static void inventory_vm(struct hub *hub, const json_t *inventory, const json_t *vm,
+			 struct hub_inventory *out, char why[256])
+{
+	struct err err = ERR_INIT;
+
+	if (!inventory_refresh(hub, inventory, vm, &err)) {
+		out->refreshed++;
+		return;
+	}
+	if (!out->failed++)
+		snprintf(why, 256, "%.255s", err.text);
+	log_warn(&hub->log, "inventory: %s", err.text);
+}
+
+int hub_inventory_take(struct hub *hub, const json_t *inventory, struct hub_inventory *out,
+		       char why[256], struct err *err)
+{
+	const char *host = hub_json_text(json_object_get(inventory, "vcenter"), "host");
+	const json_t *vms = json_object_get(inventory, "vms"), *vm;
+	_cleanup_(freep) struct catalog_vm_context *rows = NULL;
+	struct catalog_vm_filter filter = {.vcenter_host = host};
+	size_t n = 0, i;
+	int rc;
+
+	*out = (struct hub_inventory){0};
+	why[0] = '\0';
+	if (!host[0])
+		return err_set(err, HUB_E_INVALID, "vcenter.host is missing");
+	if (!json_is_array(vms))
+		return err_set(err, HUB_E_INVALID, "vms must be a list");
+	rc = hub_from_catalog(
+		catalog_vm_contexts_list(hub->catalog, &filter, &rows, &n, NULL, err));
+	if (rc)
+		return rc;
+	json_array_foreach (vms, i, vm) {
+		out->seen++;
+		if (inventory_known(rows, n, hub_json_text(vm, "id")))
+			inventory_vm(hub, inventory, vm, out, why);
+		else
+			out->unknown++;
+	}
 	return 0;
 }

@@ -45,4 +45,19 @@ struct hub_added_vm {
 int hub_add_vms(struct hub *hub, const struct hub_discovery *where, const char *const *names,
 		size_t n, struct hub_added_vm **rows, struct err *err);
 
+/* --- what an appliance posts by itself -------------------------------------------------------- */
+
+struct hub_inventory {
+	size_t seen, refreshed, unknown, failed; /* VMs; seen is the sum of the others */
+};
+
+/*
+ * Refreshes, of the VMs in @inventory ({"vcenter":{"host":...},"vms":[...]}, each VM as in the
+ * agent's discovery), those that are under management; the others are counted and left alone. One
+ * without disks, or with what cannot be stored, counts as failed and stays as it was; the first
+ * reason is in @why. HUB_E_INVALID: no vCenter, no list.
+ */
+int hub_inventory_take(struct hub *hub, const json_t *inventory, struct hub_inventory *out,
+		       char why[256], struct err *err);
+
 #endif

@@ -16,6 +16,7 @@
 #include "hub/audit.h"
 #include "hub/credentials.h"
 #include "hub/job.h"
+#include "hub/tunnel.h"
 
 /* --- configuration -------------------------------------------------------------------------- */
 
@@ -37,6 +38,7 @@ static int hub_take_config(struct hub *hub, const struct hub_config *config, str
 	hub->config = *config;
 	/* Texts of the caller's that are not kept. */
 	hub->config.db_url = hub->config.agent_url = hub->config.credentials_key = NULL;
+	hub->config.tunnel_keys = hub->config.tunnel_user = hub->config.tunnel_host_key = NULL;
 	hub->config.nbd_listen = NULL;
 	hub->config.nbd_listen_tls = NULL;
 	hub->config.nbd_tls = (struct nbd_tls_config){0};
@@ -220,6 +222,7 @@ static void hub_free(struct hub *hub)
 	hub_threads_stop(hub);
 	nbd_server_stop(hub->nbd);
 	hub_agent_free(hub->agent);
+	hub_tunnel_free(hub);
 	hub_access_stop(hub);
 	hub_audit_stop(hub);
 	secrets_free(hub->secrets);
@@ -240,6 +243,8 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 {
 	int rc = hub_take_config(hub, config, err);
 
+	if (!rc)
+		rc = hub_tunnel_init(hub, config, err);
 	if (!rc)
 		rc = hub_lock_data(hub, err);
 	if (!rc)
@@ -419,6 +424,7 @@ void hub_apply(struct hub *hub, struct hub_change *change)
 	now->progress_poll_ms = config->progress_poll_ms;
 	hub_apply_policies(hub, change);
 	pthread_mutex_unlock(&hub->lock);
+	hub_tunnel_agent_url(hub, change->agent_url);
 	hub_change_free(change);
 }
 

@@ -54,6 +54,15 @@ struct hub_config {
 	const char *vcenter_user, *vcenter_password;
 	const char *credentials_key; /* file; NULL or "": credentials.key in data_dir */
 
+	/* Of the tunnel of capture appliances (hub/tunnel.h); NULL or "" is the default. */
+	const char *tunnel_keys;     /* file; tunnel/authorized_keys in data_dir. "off": none */
+	const char *tunnel_user;     /* who logs in; "vma_tunnel" */
+	const char *tunnel_host_key; /* sshd's public key; /etc/ssh/ssh_host_ed25519_key.pub */
+	unsigned tunnel_port;	     /* sshd's */
+	unsigned pairing_code_s;     /* for how long a pairing code is good, if nothing is said */
+	unsigned enrollment_s;	     /* within which an enrollment must be decided */
+	unsigned session_s;	     /* for how long an appliance is logged in */
+
 	bool cancel_keeps_partial; /* what a cancelled backup has written goes to the quarantine */
 
 	unsigned start_timeout_ms;     /* from the agent's yes to the first NBD connection */
@@ -81,6 +90,10 @@ struct hub_config {
 		.agent_timeout_ms = 60 * 1000,                                                     \
 		.discovery_timeout_ms = 5 * 60 * 1000,                                             \
 		.lease_ms = 30 * 1000,                                                             \
+		.tunnel_port = 443,                                                                \
+		.pairing_code_s = 600,                                                             \
+		.enrollment_s = 3600,                                                              \
+		.session_s = 24 * 3600,                                                            \
 	})
 
 /* The texts of @config are copied. HUB_E_INVALID, HUB_E_EXISTS: another hub holds the data folder.

@@ -64,6 +64,7 @@ struct hub {
 	struct catalog *catalog;
 	struct hub_audit *audit;		     /* audit.c */
 	struct hub_limits *limits;		     /* access.c */
+	struct hub_tunnel *tunnel;		     /* tunnel.c */
 	char new_token_path[CATALOG_PATH_SIZE + 32]; /* the first run's; "": this was none */
 	struct catalog_hub self; /* lease.c; constant for others but for its token and id */
 	int64_t previous_token;	 /* of the last run on this data folder; CATALOG_NONE: unknown */

@@ -23,6 +23,7 @@
 
 #include "base/bytes.h"
 #include "hub/job.h"
+#include "hub/tunnel.h"
 
 #define NS_PER_MS	 1000000LL
 #define TELL_PERIOD_NS	 (10 * 1000 * NS_PER_MS)
@@ -234,8 +235,10 @@ static void *watchdog_main(void *arg)
 {
 	struct hub *hub = arg;
 
-	while (hub_tick(hub, hub_config_now(hub).tick_ms))
+	while (hub_tick(hub, hub_config_now(hub).tick_ms)) {
 		watch_round(hub);
+		hub_tunnel_tick(hub);
+	}
 	return NULL;
 }
 

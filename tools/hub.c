@@ -23,6 +23,7 @@
 #include "catalog/legacy.h"
 #include "hub/access.h"
 #include "hub/hub.h"
+#include "hub/tunnel.h"
 #include "tools/hub_config.h"
 
 static const struct log_scope hub_log = {.name = "sendense-hub"};
@@ -42,7 +43,9 @@ static const char usage[] =
 	"progress_poll_ms, "
 	"agent_timeout_s,\n"
 	"                       discovery_timeout_s, lease_s, vcenter_user, vcenter_password,\n"
-	"                       cancel_keeps_partial,\n"
+	"                       cancel_keeps_partial, pairing_code_s, enrollment_s, session_s,\n"
+	"                       tunnel_authorized_keys, tunnel_user, tunnel_host_key, tunnel_port\n"
+	"                       (docs/tunnel.md),\n"
 	"                       credentials_key (default DATA-DIR/credentials.key), and the NBD\n"
 	"                       limits: nbd_max_connections, nbd_max_connections_per_peer,\n"
 	"                       nbd_max_connections_per_export, nbd_handshake_percent,\n"
@@ -255,6 +258,8 @@ static int start_faces(const struct hub_settings *settings, struct hub *hub, str
 
 	if (!rc && strcmp(settings->agent_listen, "off"))
 		rc = api_start(&faces->agents, hub, &agents, err);
+	if (!rc)
+		hub_tunnel_open(hub, faces->agents ? api_address(faces->agents) : NULL);
 	return rc;
 }
 

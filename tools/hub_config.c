@@ -66,6 +66,13 @@ static const struct setting {
 	 100000, LIVE},
 	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0, 1,
 	 LIVE},
+	{"tunnel_authorized_keys", 0, TEXT, offsetof(struct hub_settings, tunnel_authorized_keys)},
+	{"tunnel_user", 0, TEXT, offsetof(struct hub_settings, tunnel_user)},
+	{"tunnel_host_key", 0, TEXT, offsetof(struct hub_settings, tunnel_host_key)},
+	{"tunnel_port", 0, NUMBER, offsetof(struct hub_settings, tunnel_port), 1, 65535},
+	{"pairing_code_s", 0, NUMBER, offsetof(struct hub_settings, pairing_code_s), 10, 86400},
+	{"enrollment_s", 0, NUMBER, offsetof(struct hub_settings, enrollment_s), 10, 86400},
+	{"session_s", 0, NUMBER, offsetof(struct hub_settings, session_s), 60, 31 * 86400},
 	{"log_level", HUB_OPT_LOG_LEVEL, TEXT, offsetof(struct hub_settings, log_level), 0, 0,
 	 LIVE},
 	{"log_format", HUB_OPT_LOG_FORMAT, TEXT, offsetof(struct hub_settings, log_format), 0, 0,
@@ -618,6 +625,13 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	config->vcenter_password = settings->vcenter_password;
 	config->cancel_keeps_partial = settings->cancel_keeps_partial > 0;
 	config->credentials_key = settings->credentials_key;
+	config->tunnel_keys = settings->tunnel_authorized_keys;
+	config->tunnel_user = settings->tunnel_user;
+	config->tunnel_host_key = settings->tunnel_host_key;
+	apply(&config->tunnel_port, settings->tunnel_port, 1);
+	apply(&config->pairing_code_s, settings->pairing_code_s, 1);
+	apply(&config->enrollment_s, settings->enrollment_s, 1);
+	apply(&config->session_s, settings->session_s, 1);
 	apply(&config->start_timeout_ms, settings->start_timeout_s, 1000);
 	apply(&config->disconnect_grace_ms, settings->disconnect_grace_s, 1000);
 	apply(&config->silence_timeout_ms, settings->silence_timeout_s, 1000);

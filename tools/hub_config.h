@@ -90,6 +90,9 @@ struct hub_settings {
 	long nbd_handshake_percent;
 	long nbd_handshake_timeout_s, nbd_idle_timeout_s, nbd_stall_timeout_s;
 	long nbd_max_option_bytes, nbd_max_inflight_bytes, nbd_send_queue_bytes;
+	char tunnel_authorized_keys[HUB_SETTINGS_TEXT]; /* or "off" */
+	char tunnel_user[HUB_SETTINGS_TEXT], tunnel_host_key[HUB_SETTINGS_TEXT];
+	long tunnel_port, pairing_code_s, enrollment_s, session_s;
 	long lease_s;
 	long tick_ms, schedule_max_running, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
 };

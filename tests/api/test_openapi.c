@@ -93,7 +93,10 @@ static void every_route_is_in_it_and_says_who_may(void **state)
 				fail_msg("%s %s is not documented", r->method, r->path);
 			assert_int_not_equal(r->role, API_ROLE_UNSET);
 			assert_int_equal(json_array_size(json_object_get(op, "security")),
-					 r->role != API_PUBLIC && r->role != API_AGENT);
+					 r->role != API_PUBLIC &&
+						 (r->role != API_AGENT || r->agents_too));
+			assert_int_equal(json_is_true(json_object_get(op, "x-agents-too")),
+					 r->agents_too);
 		}
 	json_decref(doc);
 }
