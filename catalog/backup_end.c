@@ -303,7 +303,10 @@ static int complete_tx(struct catalog *tx, void *arg, struct err *err)
 	if (r)
 		return r;
 	c->out->already = false;
-	return settle(db, &job, now, &c->out->job_status, err);
+	r = settle(db, &job, now, &c->out->job_status, err);
+	if (!r && c->out->job_status == CATALOG_JOB_COMPLETED)
+		r = catalog_copies_plan(tx, &job, err);
+	return r;
 }
 
 static int check_point(const struct complete *c, struct err *err)

@@ -30,6 +30,9 @@ int catalog_point_latest_row(struct db *db, const char *vm_backup_context_id, co
 int catalog_chains_extend(struct db *db, const struct catalog_backup_disk *disks, size_t n,
 			  int64_t now_us, struct err *err);
 
+/* copies.c: the copies that the policy of a job that is just being completed wants of it. */
+int catalog_copies_plan(struct catalog *tx, const struct catalog_backup *job, struct err *err);
+
 /* A line of the job's story, in the transaction of the step it tells of. */
 struct catalog_job_at {
 	const char *job_id;

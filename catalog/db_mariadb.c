@@ -1020,6 +1020,8 @@ static const struct db_word words[] = {
 	{"$AUTO_ID", "BIGINT NOT NULL PRIMARY KEY AUTO_INCREMENT"},
 	/* Byte for byte, and a space at the end counts. */
 	{"$OPTIONS", "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin"},
+	/* What dropped columns leave behind in the table's format would add up. */
+	{"$REBUILD", ", ALGORITHM=COPY"},
 	{NULL, NULL},
 };
 

@@ -383,6 +383,7 @@ static const char *sqlite_col_text(struct db_stmt *st, int col, size_t *len)
 static const struct db_word words[] = {
 	{"$AUTO_ID", "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT"},
 	{"$OPTIONS", ""},
+	{"$REBUILD", ""},
 	{NULL, NULL},
 };
 

@@ -34,6 +34,7 @@ EMBED_MIGRATION(007, idempotency);
 EMBED_MIGRATION(008, hubs);
 EMBED_MIGRATION(010, nouns);
 EMBED_MIGRATION(012, deletions);
+EMBED_MIGRATION(013, copies);
 EMBED_MIGRATION(014, appliances);
 
 /* Version v is migrations[v - 1]. */
@@ -43,7 +44,7 @@ static const struct {
 	MIGRATION(001, inventory),   MIGRATION(002, repositories), MIGRATION(003, backups),
 	MIGRATION(004, policies),    MIGRATION(005, operations),   MIGRATION(006, access),
 	MIGRATION(007, idempotency), MIGRATION(008, hubs),	   MIGRATION(010, nouns),
-	MIGRATION(012, deletions),   MIGRATION(014, appliances),
+	MIGRATION(012, deletions),   MIGRATION(013, copies),	   MIGRATION(014, appliances),
 };
 
 int64_t catalog_schema_latest(void)

@@ -1,8 +1,11 @@
 #include "catalog/repositories.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include "base/bytes.h"
+#include "catalog/copies.h"
 #include "catalog/row.h"
 #include "catalog/session.h"
 
@@ -27,6 +30,8 @@ static const struct row_field fields[] = {
 	TIME_COL(R, updated_at_us, "updated_at"),
 	I64_COL(R, backup_count,
 		"(SELECT COUNT(*) FROM backup_jobs j WHERE j.repository_id = r.id)", ROW_DERIVED),
+	I64_COL(R, copy_count,
+		"(SELECT COUNT(*) FROM backup_copies c WHERE c.repository_id = r.id)", ROW_DERIVED),
 };
 
 static const struct row_map map = ROW_MAP(R, "backup_repositories", "r", "", fields);
@@ -221,6 +226,30 @@ int catalog_repository_update(struct catalog *cat, const char *id,
 	return catalog_tx(cat, update_tx, &u, err);
 }
 
+#define COPIES_NAMED 3
+
+/* Which copies keep the repository: some of them by name. */
+static int check_copies(struct catalog *tx, const char *id, struct err *err)
+{
+	const struct catalog_copy_filter in_it = {.repository_id = id, .limit = COPIES_NAMED};
+	_cleanup_(freep) struct catalog_copy *rows = NULL;
+	char names[COPIES_NAMED * (CATALOG_ID_SIZE + 2) + 8] = "";
+	int64_t total = 0;
+	size_t n = 0, used = 0;
+	int r = catalog_copies_list(tx, &in_it, &rows, &n, &total, err);
+
+	if (r || !total)
+		return r;
+	for (size_t i = 0; i < n; i++)
+		used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "",
+					 rows[i].id);
+	if (total > (int64_t)n)
+		snprintf(names + used, sizeof(names) - used, ", ...");
+	return err_set(err, CATALOG_E_IN_USE,
+		       "repository %s holds %" PRId64 " copies of backups (%s): delete them first",
+		       id, total, names);
+}
+
 /* Contexts without a job hold nothing: they go with the repository. */
 static int delete_tx(struct catalog *tx, void *arg, struct err *err)
 {
@@ -245,6 +274,9 @@ static int delete_tx(struct catalog *tx, void *arg, struct err *err)
 			       "repository %s has files of %" PRId64 " deleted backups that could "
 			       "not be removed yet",
 			       id, n);
+	r = check_copies(tx, id, err);
+	if (r)
+		return r;
 	r = db_query_i64(db,
 			 "SELECT (SELECT COUNT(*) FROM backup_policies"
 			 " WHERE primary_repository_id = ?) + (SELECT COUNT(*)"

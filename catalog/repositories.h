@@ -35,6 +35,7 @@ struct catalog_repository {
 	int64_t created_at_us;
 	int64_t updated_at_us;
 	int64_t backup_count; /* derived: jobs, whatever their state */
+	int64_t copy_count;   /* derived: copies of backups of other repositories, the same */
 };
 
 /* Read from @repo: name (non-empty), type, config (JSON), enabled, is_immutable,
@@ -72,8 +73,8 @@ struct catalog_repository_change {
 int catalog_repository_update(struct catalog *cat, const char *id,
 			      const struct catalog_repository_change *change, struct err *err);
 
-/* Refused while a policy or copy rule names it, and while a backup job of it is in the catalog,
- * whatever the job's state (M65). CATALOG_E_NOT_FOUND, CATALOG_E_IN_USE. */
+/* Refused while a policy or copy rule names it, and while a backup job of it or a copy in it is in
+ * the catalog, whatever the state (M65). CATALOG_E_NOT_FOUND, CATALOG_E_IN_USE. */
 int catalog_repository_delete(struct catalog *cat, const char *id, struct err *err);
 
 #endif

@@ -64,6 +64,9 @@ static void add_other_rows(const struct fx *fx)
 		"INSERT INTO backup_copies (id, backup_job_id, repository_id, copy_rule_id, status,"
 		" created_at) SELECT 'copy-1', MIN(id), MIN(repository_id), 'rule-1', 'pending', 1"
 		" FROM backup_jobs;"
+		"INSERT INTO backup_copy_disks (copy_id, disk_index, qcow2_path, part_path,"
+		" bytes_total) VALUES ('copy-1', 0, 'a', 'b', 5);"
+		"UPDATE backup_copies SET hub_token = 7, task = 'verify', claim = 5;"
 		"INSERT INTO schedules (id, name, policy_id, vm_context_id, backup_type,"
 		" cron_expression, created_at, updated_at) SELECT 'sch-1', 'nightly', 'pol-1',"
 		" context_id, 'full', '0 3 * * *', 1, 1 FROM vm_replication_contexts;"
@@ -158,6 +161,11 @@ static void every_step_down_and_up_works_with_data_in(void **state)
 	assert_false(tmpdb_has_table(&fx->t, "appliance_enrollments"));
 	/* Without what makes it a session it would be a token by itself. */
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM api_tokens"), 1);
+	tmpdb_assert_sound(&fx->t);
+	migrate_below(fx, "013_copies");
+	assert_false(tmpdb_has_table(&fx->t, "backup_copy_disks"));
+	assert_int_not_equal(tmpdb_try(&fx->t, "SELECT task FROM backup_copies"), 0);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_copies"), 1);
 	tmpdb_assert_sound(&fx->t);
 	migrate_below(fx, "008_hubs");
 	assert_false(tmpdb_has_table(&fx->t, "hubs"));
@@ -464,7 +472,7 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 {
 	_cleanup_(freep) char *clean = NULL;
 	struct fx *fx = *state;
-	int hubs, deletions;
+	int hubs, deletions, with_copies;
 
 	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
 	close_catalog(fx);
@@ -480,6 +488,10 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 					   " '012_deletions'");
 	recover_from_crashes(fx, "012_deletions.up", deletions, true, 1, clean);
 	recover_from_crashes(fx, "012_deletions.down", deletions, false, 1, clean);
+	with_copies = (int)tmpdb_i64(&fx->t, "SELECT version FROM schema_version WHERE name ="
+					     " '013_copies'");
+	recover_from_crashes(fx, "013_copies.up", with_copies, true, 1, clean);
+	recover_from_crashes(fx, "013_copies.down", with_copies, false, 1, clean);
 }
 
 /* What a statement finds in its way is taken for its own work only where it was begun before. */

@@ -1,0 +1,10 @@
+DROP TABLE backup_copy_disks;
+ALTER TABLE backup_copies DROP COLUMN hub_token;
+ALTER TABLE backup_copies DROP COLUMN claim;
+ALTER TABLE backup_copies DROP COLUMN retry_at;
+ALTER TABLE backup_copies DROP COLUMN attempts;
+ALTER TABLE backup_copies DROP COLUMN verification;
+ALTER TABLE backup_copies DROP COLUMN verify_after_copy;
+ALTER TABLE backup_copies DROP COLUMN when_idle;
+ALTER TABLE backup_copies DROP COLUMN priority;
+ALTER TABLE backup_copies DROP COLUMN task$REBUILD;
