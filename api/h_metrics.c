@@ -109,6 +109,17 @@ static void tell_totals(const struct hub_totals *t, FILE *out)
 	    (double)t->bytes.bytes_stored);
 }
 
+static void tell_copies(const struct hub_totals *t, FILE *out)
+{
+	head(out, "copies_ended_total", "counter", "Attempts to copy a backup, by outcome.");
+	labelled(out, "copies_ended_total", "outcome", "completed",
+		 (double)t->copies[HUB_COPY_COMPLETED]);
+	labelled(out, "copies_ended_total", "outcome", "failed",
+		 (double)t->copies[HUB_COPY_FAILED]);
+	one(out, "copied_bytes_total", "counter", "Space that completed copies took.",
+	    (double)t->copied_bytes);
+}
+
 /* --- NBD ------------------------------------------------------------------------------------- */
 
 enum nbd_column { REQUESTS, ERRORS, BYTES };
@@ -236,6 +247,7 @@ static int get_metrics(struct api_request *req, struct err *err)
 	hub_get_totals(req->hub, &totals);
 	rc = tell_jobs(req->hub, out, err);
 	tell_totals(&totals, out);
+	tell_copies(&totals, out);
 	tell_nbd(req->hub, &totals, out);
 	if (!rc)
 		rc = tell_repositories(req->hub, out, err);

@@ -191,7 +191,7 @@ extern const struct api_noun api_health_noun, api_discovery_noun, api_vm_context
 	api_repositories_noun, api_backups_noun, api_jobs_noun, api_events_noun, api_metrics_noun,
 	api_chains_noun, api_docs_noun, api_agent_noun, api_credentials_noun, api_access_noun,
 	api_audit_noun;
-extern const struct api_noun api_deletions_noun;
+extern const struct api_noun api_deletions_noun, api_copies_noun;
 extern const struct api_noun api_policies_noun, api_schedules_noun, api_replications_noun;
 extern const struct api_noun api_appliances_noun;
 

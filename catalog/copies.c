@@ -207,15 +207,11 @@ static int check_none_there(struct catalog *tx, struct catalog_copy *copy, struc
 		       there.status == CATALOG_COPY_FAILED ? ": retry or delete it" : "");
 }
 
-static int request_tx(struct catalog *tx, void *arg, struct err *err)
+static int check_request(struct catalog *tx, struct catalog_copy *copy, struct catalog_backup *out,
+			 struct err *err)
 {
-	struct catalog_copy *copy = arg;
-	struct catalog_copy row = {
-		.verify_after_copy = copy->verify_after_copy,
-		.priority = copy->priority ? copy->priority : 1,
-	};
-	struct catalog_backup job;
 	struct catalog_repository repo;
+	struct catalog_backup job;
 	int r = catalog_backup_get(tx, copy->backup_job_id, &job, err);
 
 	if (!r)
@@ -230,11 +226,36 @@ static int request_tx(struct catalog *tx, void *arg, struct err *err)
 		return err_set(err, CATALOG_E_STATE,
 			       "backup %s is in repository \"%s\" itself: name another one", job.id,
 			       repo.name);
-	r = check_none_there(tx, copy, err);
+	*out = job;
+	return check_none_there(tx, copy, err);
+}
+
+static int check_tx(struct catalog *tx, void *arg, struct err *err)
+{
+	struct catalog_backup job;
+
+	return check_request(tx, arg, &job, err);
+}
+
+int catalog_copy_check(struct catalog *cat, struct catalog_copy *copy, struct err *err)
+{
+	return catalog_tx(cat, check_tx, copy, err);
+}
+
+static int request_tx(struct catalog *tx, void *arg, struct err *err)
+{
+	struct catalog_copy *copy = arg;
+	struct catalog_copy row = {
+		.verify_after_copy = copy->verify_after_copy,
+		.priority = copy->priority ? copy->priority : 1,
+	};
+	struct catalog_backup job;
+	int r = check_request(tx, copy, &job, err);
+
 	if (r)
 		return r;
 	CATALOG_TEXT(row.backup_job_id, job.id);
-	CATALOG_TEXT(row.repository_id, repo.id);
+	CATALOG_TEXT(row.repository_id, copy->repository_id);
 	row.bytes_total = job.total_bytes;
 	r = insert_copy(tx, &row, err);
 	if (!r)
@@ -556,7 +577,7 @@ static int check_held(struct catalog *tx, const struct catalog_copy *copy, struc
 
 	if (r && r != CATALOG_E_NOT_FOUND)
 		return r;
-	if (!r && now->claim == copy->claim)
+	if (!r && now->claim == copy->claim && now->hub_token != CATALOG_NONE)
 		return 0;
 	return err_set(err, CATALOG_E_FENCED, "copy %s was taken over by another hub", copy->id);
 }
@@ -664,9 +685,12 @@ static int complete_tx(struct catalog *tx, void *arg, struct err *err)
 {
 	const struct hold *h = arg;
 	struct catalog_copy now;
-	int r = check_held(tx, h->copy, &now, err);
+	int r = find(tx, h->copy->id, &now, NULL);
 
-	if (r || now.status == CATALOG_COPY_COMPLETED)
+	if (!r && now.claim == h->copy->claim && now.status == CATALOG_COPY_COMPLETED)
+		return 0;
+	r = check_held(tx, h->copy, &now, err);
+	if (r)
 		return r;
 	r = store_disks(catalog_db(tx), h, err);
 	if (!r)

@@ -98,6 +98,9 @@ struct catalog_copy_disk {
  */
 int catalog_copy_request(struct catalog *cat, struct catalog_copy *copy, struct err *err);
 
+/* Whether it could be: the same results, nothing is written. */
+int catalog_copy_check(struct catalog *cat, struct catalog_copy *copy, struct err *err);
+
 /* Tries one that failed anew, or now what waits for its next attempt. CATALOG_E_NOT_FOUND,
  * CATALOG_E_STATE. */
 int catalog_copy_retry(struct catalog *cat, const char *id, struct err *err);

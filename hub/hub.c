@@ -279,6 +279,8 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 		rc = hub_poller_start(hub, err);
 	if (!rc)
 		rc = hub_scheduler_start(hub, err);
+	if (!rc)
+		rc = hub_copies_start(hub, err);
 	return rc;
 }
 
@@ -420,6 +422,7 @@ void hub_apply(struct hub *hub, struct hub_change *change)
 	now->silence_timeout_ms = config->silence_timeout_ms;
 	now->stall_warning_ms = config->stall_warning_ms;
 	now->schedule_max_running = config->schedule_max_running;
+	now->copy_retry_ms = config->copy_retry_ms;
 	now->tick_ms = config->tick_ms;
 	now->progress_poll_ms = config->progress_poll_ms;
 	hub_apply_policies(hub, change);

@@ -70,6 +70,8 @@ struct hub_config {
 	unsigned silence_timeout_ms;   /* neither NBD nor telemetry */
 	unsigned stall_warning_ms;     /* the same, for a line in the log; 0: none */
 	unsigned schedule_max_running; /* a schedule starts no backup while so many run */
+	unsigned copy_max_running;     /* copies of backups made at once, by this hub */
+	unsigned copy_retry_ms;	       /* pause before a copy is tried again; it grows */
 	unsigned tick_ms;	       /* how often running backups are looked at */
 	unsigned progress_poll_ms;     /* how often the agent is asked for its own view */
 	unsigned agent_timeout_ms;     /* one call, discovery excepted */
@@ -85,6 +87,8 @@ struct hub_config {
 		.silence_timeout_ms = 10 * 60 * 1000,                                              \
 		.stall_warning_ms = 60 * 1000,                                                     \
 		.schedule_max_running = 4,                                                         \
+		.copy_max_running = 1,                                                             \
+		.copy_retry_ms = 60 * 1000,                                                        \
 		.tick_ms = 1000,                                                                   \
 		.progress_poll_ms = 3000,                                                          \
 		.agent_timeout_ms = 60 * 1000,                                                     \

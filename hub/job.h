@@ -25,6 +25,7 @@
 #include "base/sha256.h"
 #include "catalog/backups.h"
 #include "catalog/contexts.h"
+#include "catalog/copies.h"
 #include "catalog/hubs.h"
 #include "catalog/job_log.h"
 #include "hub/agent.h"
@@ -38,6 +39,7 @@
 
 #define HUB_NBD_ADDRESSES_MAX 1024
 #define HUB_LISTENERS_MAX     16
+#define HUB_COPIERS_MAX	      16
 #define HUB_SECRET_SIZE	      256
 #define HUB_STAMP_SIZE	      16 /* "YYYYMMDD-HHMMSS" */
 
@@ -93,6 +95,8 @@ struct hub {
 	bool watchdog_runs, poller_runs, lease_runs, takeover_runs, scheduler_runs, deleter_runs;
 	pthread_t watchdog, poller, lease, takeover, scheduler, deleter;
 	pthread_mutex_t deleting; /* one entry of the journal of deletions at a time */
+	pthread_t copiers[HUB_COPIERS_MAX]; /* copies.c */
+	unsigned copier_count;
 };
 
 /* Bytes per second, smoothed over a few seconds; fed by the watch-dog. */
@@ -266,6 +270,26 @@ void hub_job_fail_retry(struct hub *hub, struct hub_job *job);
 char *hub_sidecar_text(struct hub *hub, struct hub_job *job, const struct hub_disk *disk,
 		       const char *change_id, const struct catalog_counters *bytes,
 		       int64_t completed_at_us);
+
+struct hub_backup_view;
+/* Of disk @i of @view, copied from @from to @to. As above. */
+char *hub_sidecar_of_copy(struct hub *hub, const struct catalog_copy *copy,
+			  const struct catalog_copy_disk *disk, const struct hub_backup_view *view,
+			  size_t i, const struct repo *from, const struct repo *to);
+
+/* --- backup_copy.c, copies.c ---------------------------------------------------------------- */
+
+/* Does what there is to do with a copy that was claimed, to its end. Takes its time. */
+void hub_copy_run(struct hub *hub, const struct catalog_copy *copy);
+/* One that was begun by a hub that is gone: its files go, and it begins anew. */
+void hub_copy_clear(struct hub *hub, const struct catalog_copy *copy);
+/* One that is to be removed, and held. On failure the row stays and says when it is tried again. */
+int hub_copy_delete(struct hub *hub, const struct catalog_copy *copy, struct err *err);
+/* -ENOSPC: there is no room in @to for the backup, with the numbers. */
+int hub_copy_check_room(struct hub *hub, const char *backup_id, struct repo *to, struct err *err);
+void hub_copies_take_over(struct hub *hub);
+int hub_copies_start(struct hub *hub, struct err *err);
+void hub_copies_stop(struct hub *hub); /* waits for them; they end with the hub's ticks */
 
 /* --- recover.c ------------------------------------------------------------------------------ */
 

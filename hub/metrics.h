@@ -15,7 +15,11 @@ struct hub;
 #define HUB_DURATIONS 12
 extern const unsigned hub_duration_bounds[HUB_DURATIONS];
 
+enum hub_copy_outcome { HUB_COPY_COMPLETED, HUB_COPY_FAILED, HUB_COPY_OUTCOMES };
+
 struct hub_totals {
+	uint64_t copies[HUB_COPY_OUTCOMES];    /* attempts at copies of backups */
+	uint64_t copied_bytes;		       /* size of the images completed ones are */
 	uint64_t ended[CATALOG_JOB_STATUSES];  /* backups; completed, failed, cancelled */
 	uint64_t durations[HUB_DURATIONS + 1]; /* of completed ones, not cumulative */
 	double duration_sum_s;

@@ -88,10 +88,19 @@ int hub_take_over(struct hub *hub, struct err *err)
 	return rc;
 }
 
-static bool recover_is_used(const char *repository_id, const struct catalog_backup *jobs, size_t n)
+struct recover_users {
+	struct catalog_backup *jobs;
+	struct catalog_copy *copies;
+	size_t job_count, copy_count;
+};
+
+static bool recover_is_used(const char *repository_id, const struct recover_users *users)
 {
-	for (size_t i = 0; i < n; i++)
-		if (!strcmp(jobs[i].repository_id, repository_id))
+	for (size_t i = 0; i < users->job_count; i++)
+		if (!strcmp(users->jobs[i].repository_id, repository_id))
+			return true;
+	for (size_t i = 0; i < users->copy_count; i++)
+		if (!strcmp(users->copies[i].repository_id, repository_id))
 			return true;
 	return false;
 }
@@ -117,15 +126,19 @@ static void recover_sweep_one(struct hub *hub, const struct catalog_repository *
 static int recover_sweep(struct hub *hub, struct err *err)
 {
 	_cleanup_(freep) struct catalog_repository *rows = NULL;
-	_cleanup_(freep) struct catalog_backup *jobs = NULL;
-	size_t n = 0, n_jobs = 0;
+	struct recover_users users = {.jobs = NULL};
+	size_t n = 0;
 	int rc = catalog_repositories_list(hub->catalog, &rows, &n, err);
 
 	if (!rc)
-		rc = catalog_backups_running(hub->catalog, &jobs, &n_jobs, err);
+		rc = catalog_backups_running(hub->catalog, &users.jobs, &users.job_count, err);
+	if (!rc)
+		rc = catalog_copies_held(hub->catalog, &users.copies, &users.copy_count, err);
 	for (size_t i = 0; !rc && i < n; i++)
-		if (!recover_is_used(rows[i].id, jobs, n_jobs))
+		if (!recover_is_used(rows[i].id, &users))
 			recover_sweep_one(hub, &rows[i]);
+	free(users.jobs);
+	free(users.copies);
 	return rc;
 }
 
@@ -133,6 +146,8 @@ int hub_recover(struct hub *hub, struct err *err)
 {
 	int rc = hub_take_over(hub, err);
 
+	if (!rc)
+		hub_copies_take_over(hub); /* the files it knows go, before all others are swept */
 	if (!rc)
 		rc = recover_sweep(hub, err);
 	return hub_from_catalog(rc);

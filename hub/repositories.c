@@ -131,21 +131,22 @@ static int repository_check_config(struct hub *hub, const struct catalog_reposit
 {
 	_cleanup_(repo_closep) struct repo *now = NULL, *then = NULL;
 	struct catalog_repository row = *old;
+	const int64_t held = old->backup_count + old->copy_count;
 	int rc;
 
 	if (!CATALOG_TEXT(row.config, config))
 		return err_set(err, HUB_E_INVALID, "config is larger than %zu bytes",
 			       sizeof(row.config) - 1);
-	rc = repo_open(&then, &row, !old->backup_count, err);
+	rc = repo_open(&then, &row, !held, err);
 	if (rc)
 		return HUB_E_INVALID;
 	if (!repo_open(&now, old, false, NULL) && !strcmp(now->root, then->root))
 		return 0;
-	if (old->backup_count)
+	if (held)
 		return err_set(err, HUB_E_STATE,
-			       "repository \"%s\" holds %lld backups: its place cannot be "
-			       "changed to %s",
-			       old->name, (long long)old->backup_count, then->root);
+			       "repository \"%s\" holds %lld backups and copies: its place cannot "
+			       "be changed to %s",
+			       old->name, (long long)held, then->root);
 	rc = repository_check_deletions(hub, old, err);
 	if (!rc)
 		rc = repository_check_other_roots(hub, then, err);

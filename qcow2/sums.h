@@ -61,6 +61,23 @@ static inline uint64_t qcow2_sums_off(uint64_t i)
 	return QCOW2_SUMS_HEADER + i * QCOW2_SUM_BYTES;
 }
 
+/* --- sidecars among themselves -------------------------------------------------------------- */
+
+struct qcow2_sums_difference {
+	uint64_t clusters; /* that differ */
+	uint64_t first;	   /* guest offset of the first of them */
+};
+
+/* Compares two sidecars of images that should hold the same disk in clusters of one size, each
+ * checked against its own root first. Blocking. 0: done, see @out. -ENOENT: one is missing.
+ * -EBADMSG: one is damaged. -EINVAL: disks or clusters of different sizes. */
+int qcow2_sums_compare(const char *a, const char *b, struct qcow2_sums_difference *out,
+		       struct err *err);
+
+/* How many bytes the clusters have that are not all zero: what the point takes when it stands
+ * alone, uncompressed. Blocking. As above. */
+int qcow2_sums_data(const char *path, uint64_t *bytes, struct err *err);
+
 /* --- verify --------------------------------------------------------------------------------- */
 
 struct qcow2_verify_ops {

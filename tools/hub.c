@@ -42,6 +42,7 @@ static const char usage[] =
 	"                       silence_timeout_s, stall_warning_s, schedule_max_running, tick_ms, "
 	"progress_poll_ms, "
 	"agent_timeout_s,\n"
+	"                       copy_max_running, copy_retry_s,\n"
 	"                       discovery_timeout_s, lease_s, vcenter_user, vcenter_password,\n"
 	"                       cancel_keeps_partial, pairing_code_s, enrollment_s, session_s,\n"
 	"                       tunnel_authorized_keys, tunnel_user, tunnel_host_key, tunnel_port\n"

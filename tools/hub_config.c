@@ -62,6 +62,8 @@ static const struct setting {
 	 LIVE},
 	{"schedule_max_running", 0, NUMBER, offsetof(struct hub_settings, schedule_max_running), 1,
 	 10000, LIVE},
+	{"copy_max_running", 0, NUMBER, offsetof(struct hub_settings, copy_max_running), 1, 16},
+	{"copy_retry_s", 0, NUMBER, offsetof(struct hub_settings, copy_retry_s), 1, 86400, LIVE},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
 	 100000, LIVE},
 	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0, 1,
@@ -638,6 +640,8 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	apply(&config->stall_warning_ms, settings->stall_warning_s, 1000);
 	apply(&config->lease_ms, settings->lease_s, 1000);
 	apply(&config->schedule_max_running, settings->schedule_max_running, 1);
+	apply(&config->copy_max_running, settings->copy_max_running, 1);
+	apply(&config->copy_retry_ms, settings->copy_retry_s, 1000);
 	apply(&config->tick_ms, settings->tick_ms, 1);
 	apply(&config->progress_poll_ms, settings->progress_poll_ms, 1);
 	apply(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);

@@ -94,6 +94,7 @@ struct hub_settings {
 	char tunnel_user[HUB_SETTINGS_TEXT], tunnel_host_key[HUB_SETTINGS_TEXT];
 	long tunnel_port, pairing_code_s, enrollment_s, session_s;
 	long lease_s;
+	long copy_max_running, copy_retry_s;
 	long tick_ms, schedule_max_running, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
 };
 
