@@ -16,6 +16,7 @@
 #include "tools/ctl_table.h"
 
 #define BACKUPS	       "/api/v1/backups"
+#define COPIES	       "/api/v1/copies"
 #define POLL_MS	       300
 #define PATIENCE_S     60.0 /* how long a hub may be away (a restart) while its backup is followed */
 #define DISK_INDEX_MAX 1000000UL
@@ -589,6 +590,140 @@ static int backup_deletions(struct ctl *ctl, const struct ctl_args *args, struct
 	return ctl_table_print(table, stdout, err);
 }
 
+/* --- backup copy, backup copies ------------------------------------------------------------- */
+
+static bool copy_has_ended(const json_t *copy)
+{
+	const char *status = ctl_text(copy, "status");
+
+	return strcmp(status, "completed") == 0 || strcmp(status, "failed") == 0;
+}
+
+static void tell_copy_progress(struct ctl *ctl, const json_t *copy, double *last)
+{
+	uint64_t total = ctl_number(copy, "bytes_total");
+	char done[HUMAN_MAX], all[HUMAN_MAX], reason[CTL_TEXT_MAX];
+
+	if (ctl->json || now_s() - *last < 2)
+		return;
+	*last = now_s();
+	fprintf(stderr, "%s: %s of %s%s%s\n", ctl_text(copy, "status"),
+		human_bytes(done, ctl_number(copy, "bytes_copied")), human_bytes(all, total),
+		*ctl_text(copy, "error_message") ? "; the last attempt failed: " : "",
+		human_printable(reason, sizeof(reason), ctl_text(copy, "error_message")));
+}
+
+static int follow_copy(struct ctl *ctl, const char *id, json_t **copy, struct err *err)
+{
+	double last_answer = now_s(), last_told = now_s();
+
+	catch_interrupts();
+	while (!interrupted) {
+		_cleanup_(json_decrefp) json_t *reply = NULL;
+		int res = ctl_rest_get(ctl->rest, COPIES, id, NULL, NULL, &reply, err);
+
+		if (res == CTL_OK) {
+			last_answer = now_s();
+			tell_copy_progress(ctl, reply, &last_told);
+			if (copy_has_ended(reply)) {
+				*copy = steal(&reply);
+				return CTL_OK;
+			}
+		} else if (res != CTL_UNREACHABLE || now_s() - last_answer > PATIENCE_S) {
+			return res;
+		}
+		nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000L}, NULL);
+	}
+	return err_set(err, CTL_INTERRUPTED, "no longer waiting; copy %s goes on", id);
+}
+
+static int wait_for_copy(struct ctl *ctl, const char *id, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *copy = NULL;
+	char reason[CTL_TEXT_MAX];
+	int res = follow_copy(ctl, id, &copy, err);
+
+	if (res)
+		return res;
+	if (ctl->json)
+		ctl_print_json(copy);
+	if (strcmp(ctl_text(copy, "status"), "completed") != 0)
+		return err_set(err, CTL_FAILED, "copy %s failed: %s", id,
+			       human_printable(reason, sizeof(reason),
+					       ctl_text(copy, "error_message")));
+	if (!ctl->json)
+		printf("copy %s is completed, verification: %s\n", id,
+		       ctl_text(copy, "verification"));
+	return CTL_OK;
+}
+
+static int backup_copy(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *repos = NULL;
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	bool wait = ctl_option(args, "wait") != NULL;
+	const json_t *repo;
+	int res = ctl_find_repository(ctl, ctl_option(args, "repo"), &repos, &repo, err);
+
+	if (!res)
+		res = ctl_rest_post_to(ctl->rest, BACKUPS, args->argv[0], "/copy",
+				       json_pack("{s:s, s:b}", "repository_id",
+						 ctl_text(repo, "id"), "verify",
+						 !ctl_option(args, "no-verify")),
+				       &reply, err);
+	if (res)
+		return res;
+	if (ctl->json && !wait)
+		ctl_print_json(reply);
+	else if (!ctl->json)
+		fprintf(wait ? stderr : stdout, "copy %s is asked for\n", ctl_text(reply, "id"));
+	return wait ? wait_for_copy(ctl, ctl_text(reply, "id"), err) : CTL_OK;
+}
+
+static int print_copies(const json_t *reply, struct err *err)
+{
+	static const char *const columns[] = {"COPY",	"REPOSITORY", "STATUS", "VERIFICATION",
+					      ">DONE",	">SIZE",      ">STORED", "COMPLETED",
+					      "REASON", NULL};
+	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
+	char text[HUMAN_MAX];
+	json_t *copy, *disk;
+	size_t i, d;
+
+	json_array_foreach (json_object_get(reply, "copies"), i, copy) {
+		uint64_t stored = 0;
+
+		json_array_foreach (json_object_get(copy, "disks"), d, disk) {
+			stored += ctl_number(disk, "bytes_stored");
+		}
+		ctl_table_add(table, ctl_text(copy, "id"));
+		ctl_table_add(table, ctl_text(copy, "repository_name"));
+		ctl_table_add(table, ctl_text(copy, "status"));
+		ctl_table_add(table, ctl_text(copy, "verification"));
+		ctl_table_add(table, human_bytes(text, ctl_number(copy, "bytes_copied")));
+		ctl_table_add(table, human_bytes(text, ctl_number(copy, "bytes_total")));
+		ctl_table_add(table, human_bytes(text, stored));
+		ctl_table_add(table, human_time(text, ctl_text(copy, "completed_at")));
+		ctl_table_add_cut(table, ctl_text(copy, "error_message"), REMARK_COLUMNS);
+	}
+	return ctl_table_print(table, stdout, err);
+}
+
+static int backup_copies(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	static const struct ctl_query all[] = {{"limit", "1000"}, {NULL, NULL}};
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	int res = ctl_rest_get(ctl->rest, BACKUPS, args->argv[0], "/copies", all, &reply, err);
+
+	if (res)
+		return res;
+	if (ctl->json) {
+		ctl_print_json(reply);
+		return CTL_OK;
+	}
+	return print_copies(reply, err);
+}
+
 const struct ctl_verb ctl_backup_verbs[] = {
 	{
 		.noun = "backup",
@@ -690,6 +825,31 @@ const struct ctl_verb ctl_backup_verbs[] = {
 		.summary = "list deleted backups whose files could not be removed yet",
 		.example = "sendense-ctl backup deletions",
 		.run = backup_deletions,
+	},
+	{
+		.noun = "backup",
+		.name = "copy",
+		.operands = "ID",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "copy a completed backup to another repository",
+		.detail = "The copy is a point by itself: it needs no other backup. It is compared with\n"
+			  "the backup's checksums and, unless told otherwise, read back.",
+		.example = "sendense-ctl backup copy backup-01j9zk3v7q --repo offsite --wait",
+		.options = {{"repo", "NAME|ID", "where to", true},
+			    {"no-verify", NULL, "do not read it back", false},
+			    {"wait", NULL, "follow it until it has ended", false}},
+		.run = backup_copy,
+	},
+	{
+		.noun = "backup",
+		.name = "copies",
+		.operands = "ID",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "list the copies of a backup",
+		.example = "sendense-ctl backup copies backup-01j9zk3v7q",
+		.run = backup_copies,
 	},
 	{
 		.noun = "backup",
