@@ -138,6 +138,68 @@ static void tell_commands(const struct hub_totals *t, FILE *out, enum nbd_column
 	}
 }
 
+/* The buckets that are told: a factor of 4 from one to the next, from 1 us to 67 s. */
+#define LATENCY_STEP 2
+
+static void tell_latency(const char *name, const char *command, const struct nbd_command_stats *c,
+			 FILE *out)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < NBD_LATENCY_BUCKETS; i++) {
+		sum += c->latency[i];
+		if (i + 1 < NBD_LATENCY_BUCKETS && i % LATENCY_STEP == 0)
+			fprintf(out, "sendense_%s_bucket{command=\"%s\",le=\"%.9g\"} %llu\n", name,
+				command, (double)(1ULL << i) / 1e6, (unsigned long long)sum);
+	}
+	fprintf(out, "sendense_%s_bucket{command=\"%s\",le=\"+Inf\"} %llu\n", name, command,
+		(unsigned long long)sum);
+	fprintf(out, "sendense_%s_sum{command=\"%s\"} %.17g\n", name, command,
+		(double)c->took_ns / 1e9);
+	fprintf(out, "sendense_%s_count{command=\"%s\"} %llu\n", name, command,
+		(unsigned long long)sum);
+}
+
+static void tell_latencies(const struct hub_totals *t, FILE *out)
+{
+	static const char name[] = "nbd_request_duration_seconds";
+
+	head(out, name, "histogram", "From a request's header to its reply being queued.");
+	for (unsigned i = 0; i < NBD_STATS_COMMANDS; i++)
+		tell_latency(name, nbd_stats_command(i), &t->nbd[i], out);
+}
+
+static double pool_number(const struct nbd_pool_stats *s, unsigned which)
+{
+	const double numbers[] = {s->count, s->free, s->waiters, (double)s->waits};
+
+	return numbers[which];
+}
+
+static void tell_buffers(struct hub *hub, FILE *out)
+{
+	static const struct {
+		const char *name, *type, *help;
+	} told[] = {
+		{"nbd_buffers", "gauge", "Buffers of an NBD worker, by what they are for."},
+		{"nbd_buffers_free", "gauge", "Of them free, a moment ago."},
+		{"nbd_buffer_waiters", "gauge", "Who waited for one, a moment ago."},
+		{"nbd_buffer_waits_total", "counter", "How often one had to be waited for."},
+	};
+	struct nbd_pool_stats s[NBD_POOLS];
+
+	for (unsigned k = 0; k < ARRAY_SIZE(told); k++) {
+		head(out, told[k].name, told[k].type, told[k].help);
+		for (unsigned i = 0; i < hub_nbd_workers(hub); i++) {
+			hub_get_nbd_pools(hub, i, s);
+			for (unsigned p = 0; p < NBD_POOLS; p++)
+				fprintf(out, "sendense_%s{worker=\"%u\",pool=\"%s\"} %.17g\n",
+					told[k].name, i, nbd_pool_name((enum nbd_pool)p),
+					pool_number(&s[p], k));
+		}
+	}
+}
+
 static void tell_nbd(struct hub *hub, const struct hub_totals *t, FILE *out)
 {
 	struct nbd_server_stats s;
@@ -154,6 +216,10 @@ static void tell_nbd(struct hub *hub, const struct hub_totals *t, FILE *out)
 	tell_commands(t, out, REQUESTS, "nbd_requests_total", "Requests taken up, by command.");
 	tell_commands(t, out, ERRORS, "nbd_errors_total", "Requests answered with an error.");
 	tell_commands(t, out, BYTES, "nbd_bytes_total", "Lengths of requests that succeeded.");
+	tell_latencies(t, out);
+	one(out, "nbd_requests_in_flight", "gauge", "Requests taken up and not answered yet.",
+	    (double)t->nbd_depth);
+	tell_buffers(hub, out);
 }
 
 /* --- repositories, pools, process ------------------------------------------------------------ */

@@ -7,6 +7,7 @@
 #include "api/shapes.h"
 #include "base/bytes.h"
 #include "catalog/backups.h"
+#include "catalog/replications.h"
 
 #define VM struct catalog_vm_context
 static const struct api_json_member vm_members[] = {
@@ -173,6 +174,139 @@ static int get_vm_context_disks(struct api_request *req, struct err *err)
 	return 0;
 }
 
+/* --- recent jobs ---------------------------------------------------------------------------- */
+
+#define RECENT_DEFAULT 20
+#define RECENT_MAX     200
+
+API_WORD_FN(catalog_job_status_name, enum catalog_job_status)
+
+/* A job of either kind, as far as they are alike. */
+struct recent_job {
+	const char *kind, *type;
+	char id[CATALOG_ID_SIZE];
+	enum catalog_job_status status;
+	char error_message[CATALOG_ERROR_SIZE];
+	int64_t created_at_us, started_at_us, completed_at_us;
+};
+
+#define RECENT struct recent_job
+static const struct api_json_member recent_members[] = {
+	API_BY_HAND("kind", TEXT, .one_of = "backup|replication"),
+	API_AS("id", TEXT, RECENT, id),
+	API_BY_HAND("type", TEXT, .one_of = "full|incremental|differential|initial"),
+	API_AS("status", WORD, RECENT, status,
+	       API_WORDS(catalog_job_status_name_int, CATALOG_JOB_CANCELLED)),
+	API_AS("error_message", TEXT, RECENT, error_message),
+	API_AS("created_at", TIME, RECENT, created_at_us),
+	API_AS("started_at", TIME, RECENT, started_at_us,
+	       .what = "null: not yet, or a replication"),
+	API_AS("completed_at", TIME, RECENT, completed_at_us),
+};
+static const struct api_shape recent_shape = API_SHAPE("RecentJob", recent_members);
+
+static const struct api_json_member recent_list_members[] = {
+	API_BY_HAND("vm_context_id", TEXT),
+	API_BY_HAND("vm_name", TEXT),
+	API_LIST("jobs", &recent_shape),
+	API_BY_HAND("total", I64, .what = "jobs there are, whatever the limit"),
+};
+static const struct api_shape recent_list_shape = API_SHAPE("RecentJobs", recent_list_members);
+
+static void recent_backup(const struct catalog_backup *row, struct recent_job *out)
+{
+	*out = (struct recent_job){
+		.kind = "backup",
+		.type = catalog_backup_type_name(row->backup_type),
+		.status = row->status,
+		.created_at_us = row->created_at_us,
+		.started_at_us = row->started_at_us,
+		.completed_at_us = row->completed_at_us,
+	};
+	CATALOG_TEXT(out->id, row->id);
+	CATALOG_TEXT(out->error_message, row->error_message);
+}
+
+static void recent_replication(const struct catalog_replication *row, struct recent_job *out)
+{
+	*out = (struct recent_job){
+		.kind = "replication",
+		.type = catalog_replication_type_name(row->type),
+		.status = row->status,
+		.created_at_us = row->created_at_us,
+		.completed_at_us = row->completed_at_us,
+	};
+	CATALOG_TEXT(out->id, row->id);
+	CATALOG_TEXT(out->error_message, row->error_message);
+}
+
+static json_t *shape_recent(const struct recent_job *job)
+{
+	json_t *obj = api_json_encode(recent_members, ARRAY_SIZE(recent_members), job);
+
+	json_object_set_new(obj, "kind", json_string(job->kind));
+	json_object_set_new(obj, "type", json_string(job->type));
+	return obj;
+}
+
+/* Newest first, of two lists that are; no more than @limit. */
+static json_t *merge_recent(const struct catalog_backup *backups, size_t backups_n,
+			    const struct catalog_replication *replications, size_t replications_n,
+			    int64_t limit)
+{
+	json_t *list = json_array();
+	struct recent_job job;
+	size_t b = 0, r = 0;
+
+	while ((b < backups_n || r < replications_n) && (int64_t)(b + r) < limit) {
+		bool backup = r == replications_n ||
+			      (b < backups_n &&
+			       backups[b].created_at_us >= replications[r].created_at_us);
+
+		if (backup)
+			recent_backup(&backups[b++], &job);
+		else
+			recent_replication(&replications[r++], &job);
+		json_array_append_new(list, shape_recent(&job));
+	}
+	return list;
+}
+
+static int get_recent_jobs(struct api_request *req, struct err *err)
+{
+	_cleanup_(freep) struct catalog_backup *backups = NULL;
+	_cleanup_(freep) struct catalog_replication *replications = NULL;
+	struct catalog_backup_filter of_backups = {.limit = RECENT_DEFAULT};
+	struct catalog_replication_filter of_replications;
+	struct catalog *catalog = hub_catalog(req->hub);
+	int64_t backups_total = 0, replications_total = 0;
+	size_t backups_n = 0, replications_n = 0;
+	struct catalog_vm_context vm;
+	int rc = api_query_int(req, "limit", 1, RECENT_MAX, &of_backups.limit, err);
+
+	if (!rc)
+		rc = find_vm(req, &vm, err);
+	if (rc)
+		return rc;
+	of_backups.vm_context_id = vm.context_id;
+	of_replications = (struct catalog_replication_filter){
+		.vm_context_id = vm.context_id,
+		.limit = of_backups.limit,
+	};
+	rc = catalog_backups_list(catalog, &of_backups, &backups, &backups_n, &backups_total, err);
+	if (!rc)
+		rc = catalog_replications_list(catalog, &of_replications, &replications,
+					       &replications_n, &replications_total, err);
+	if (rc)
+		return hub_from_catalog(rc);
+	req->answer = json_pack(
+		"{s:o,s:o,s:o,s:I}", "vm_context_id", api_json_text(vm.context_id), "vm_name",
+		api_json_text(vm.vm_name), "jobs",
+		merge_recent(backups, backups_n, replications, replications_n, of_backups.limit),
+		"total", (json_int_t)(backups_total + replications_total));
+	return 0;
+}
+
 /* --- change, delete ------------------------------------------------------------------------- */
 
 struct change_body {
@@ -312,6 +446,10 @@ static const struct api_route vm_routes[] = {
 	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}/disks", get_vm_context_disks, VIEWER,
 		  "The disks of a VM, those marked that were missing at the latest discovery",
 		  .gives = &disk_list_shape),
+	API_ROUTE(GET, "/api/v1/vm-contexts/{context_id}/recent-jobs", get_recent_jobs, VIEWER,
+		  "The latest backups and replications of a VM, newest first",
+		  .query = API_PARAMS({"limit", API_JSON_INT, "20 unless said, at most 200"}),
+		  .gives = &recent_list_shape),
 };
 const struct api_noun api_vm_contexts_noun =
 	API_NOUN("VM contexts", "The VMs under management.", vm_routes);

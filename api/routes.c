@@ -34,6 +34,7 @@ const struct api_noun *const api_nouns[] = {
 	&api_access_noun,
 	&api_appliances_noun,
 	&api_audit_noun,
+	&api_hubs_noun,
 	NULL,
 };
 

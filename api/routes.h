@@ -194,6 +194,7 @@ extern const struct api_noun api_health_noun, api_discovery_noun, api_vm_context
 extern const struct api_noun api_deletions_noun, api_copies_noun;
 extern const struct api_noun api_policies_noun, api_schedules_noun, api_replications_noun;
 extern const struct api_noun api_appliances_noun;
+extern const struct api_noun api_hubs_noun;
 
 /* Looks through the table: roles, summaries, answers, no two rows for one call, no two shapes of
  * one name. -EINVAL, naming the row. */

@@ -94,6 +94,7 @@ void pool_wait(struct pool *pool, struct pool_waiter *waiter)
 {
 	list_del(&waiter->node);
 	list_add_tail(&pool->waiters, &waiter->node);
+	pool->waits++;
 	if (!list_empty(&pool->holders)) {
 		struct pool_holder *holder =
 			list_entry(list_pop(&pool->holders), struct pool_holder, node);

@@ -35,6 +35,7 @@ struct pool {
 	unsigned char *mem;
 	size_t slot_size, map_size;
 	unsigned count, free_count;
+	unsigned long waits;  /* how often somebody parked */
 	unsigned *free_slots; /* a stack: the slot returned last is the warmest in cache */
 	struct list waiters;
 	struct list holders;

@@ -1,5 +1,6 @@
 #include "catalog/hubs.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -281,5 +282,43 @@ int catalog_hubs_list(struct catalog *cat, struct catalog_hub **rows, size_t *n,
 	if (!r)
 		r = row_list(l.db, &map, "ORDER BY h.name, h.token", DB_NO_ARGS, (void **)rows, n,
 			     err);
+	return catalog_result(cat, r);
+}
+
+static int count_running(struct db *db, struct catalog_hub_status *out, struct err *err)
+{
+	return db_query_i64(
+		db, "SELECT COUNT(*) FROM backup_jobs j WHERE j.hub_token = ? AND j." JOB_RUNS,
+		DB_ARGS(DB_I64(out->hub.token)), 0, &out->running_jobs, err);
+}
+
+int catalog_hubs_status(struct catalog *cat, struct catalog_hub_status **rows, size_t *n,
+			struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	_cleanup_(freep) struct catalog_hub_status *out = NULL;
+	_cleanup_(freep) struct catalog_hub *hubs = NULL;
+	int64_t now = 0;
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = row_list(l.db, &map, "ORDER BY h.name, h.token", DB_NO_ARGS, (void **)&hubs, n,
+			     err);
+	if (!r)
+		r = db_now_us(l.db, &now, err);
+	if (!r) {
+		out = calloc(*n + 1, sizeof(*out));
+		r = out ? 0 : err_sys(err, -ENOMEM, "hubs");
+	}
+	for (size_t i = 0; !r && i < *n; i++) {
+		out[i] = (struct catalog_hub_status){
+			.hub = hubs[i],
+			.self = hubs[i].token == catalog_hub_token(cat),
+			.live = hubs[i].lease_until_us > now,
+		};
+		r = count_running(l.db, &out[i], err);
+	}
+	if (!r)
+		*rows = steal(&out);
 	return catalog_result(cat, r);
 }

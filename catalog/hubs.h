@@ -58,4 +58,15 @@ int catalog_hub_take_over(struct catalog *cat, struct catalog_backup **jobs, siz
 /* By name. */
 int catalog_hubs_list(struct catalog *cat, struct catalog_hub **rows, size_t *n, struct err *err);
 
+struct catalog_hub_status {
+	struct catalog_hub hub;
+	bool self;	      /* @cat is its handle */
+	bool live;	      /* its lease is not over, by the database's clock */
+	int64_t running_jobs; /* backups in its name */
+};
+
+/* As that, and how they are. One whose lease is over is listed until another takes its place. */
+int catalog_hubs_status(struct catalog *cat, struct catalog_hub_status **rows, size_t *n,
+			struct err *err);
+
 #endif

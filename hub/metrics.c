@@ -21,6 +21,9 @@ static void totals_add_disk(struct hub_totals *t, const struct hub_disk *disk)
 		t->nbd[i].requests += disk->net.commands[i].requests;
 		t->nbd[i].errors += disk->net.commands[i].errors;
 		t->nbd[i].bytes += disk->net.commands[i].bytes;
+		t->nbd[i].took_ns += disk->net.commands[i].took_ns;
+		for (size_t k = 0; k < NBD_LATENCY_BUCKETS; k++)
+			t->nbd[i].latency[k] += disk->net.commands[i].latency[k];
 	}
 }
 
@@ -54,6 +57,17 @@ void hub_totals_add_job(struct hub *hub, struct hub_job *job)
 	pthread_mutex_unlock(&job->face);
 }
 
+/* `face` held. */
+static uint64_t job_depth(const struct hub_job *job)
+{
+	uint64_t depth = 0;
+
+	for (size_t i = 0; i < job->disk_count; i++)
+		if (job->disks[i].export)
+			depth += job->disks[i].net.depth;
+	return depth;
+}
+
 void hub_get_totals(struct hub *hub, struct hub_totals *out)
 {
 	struct list *pos;
@@ -65,6 +79,7 @@ void hub_get_totals(struct hub *hub, struct hub_totals *out)
 
 		pthread_mutex_lock(&job->face);
 		totals_add_disks(out, job);
+		out->nbd_depth += job_depth(job);
 		pthread_mutex_unlock(&job->face);
 	}
 	pthread_mutex_unlock(&hub->lock);
@@ -73,6 +88,16 @@ void hub_get_totals(struct hub *hub, struct hub_totals *out)
 void hub_get_nbd_stats(struct hub *hub, struct nbd_server_stats *out)
 {
 	nbd_server_get_stats(hub->nbd, out);
+}
+
+unsigned hub_nbd_workers(struct hub *hub)
+{
+	return nbd_server_workers(hub->nbd);
+}
+
+void hub_get_nbd_pools(struct hub *hub, unsigned worker, struct nbd_pool_stats out[NBD_POOLS])
+{
+	nbd_server_get_pool_stats(hub->nbd, worker, out);
 }
 
 unsigned hub_followers(struct hub *hub)

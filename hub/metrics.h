@@ -24,14 +24,18 @@ struct hub_totals {
 	uint64_t durations[HUB_DURATIONS + 1]; /* of completed ones, not cumulative */
 	double duration_sum_s;
 	struct catalog_counters bytes; /* of all disks; stored: of committed ones */
-	struct nbd_command_stats nbd[NBD_STATS_COMMANDS]; /* latencies left out */
-	uint64_t nbd_connections;			  /* to exports */
+	struct nbd_command_stats nbd[NBD_STATS_COMMANDS];
+	uint64_t nbd_connections; /* to exports */
+	uint64_t nbd_depth;	  /* requests taken up and not answered, now */
 };
 
 /* Totals with what is under way laid on top, so that they never step back. */
 void hub_get_totals(struct hub *hub, struct hub_totals *out);
 
 void hub_get_nbd_stats(struct hub *hub, struct nbd_server_stats *out);
+/* Buffers of the NBD workers, by their number: < hub_nbd_workers(). */
+unsigned hub_nbd_workers(struct hub *hub);
+void hub_get_nbd_pools(struct hub *hub, unsigned worker, struct nbd_pool_stats out[NBD_POOLS]);
 unsigned hub_followers(struct hub *hub);
 
 #endif

@@ -199,10 +199,12 @@ static void conn_starve(struct nbd_conn *conn)
 {
 	struct nbd_worker *worker = conn->worker;
 
-	if (worker->staging_held == NBD_STAGING)
+	if (worker->staging_held == NBD_STAGING) {
 		list_add_tail(&worker->starved, &conn->starved);
-	else
+		worker->staging_waits++;
+	} else {
 		conn_receive(conn);
+	}
 }
 
 void nbd_conn_unstarve(struct nbd_conn *conn)

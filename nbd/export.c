@@ -341,6 +341,7 @@ void nbd_export_count_answer(struct nbd_export *export, const struct nbd_request
 		nbd_count(&c->errors, 1);
 	else
 		nbd_count(&c->bytes, rq->len);
+	nbd_count(&c->took_ns, MAX(took_ns, 0));
 	nbd_count(&c->latency[latency_bucket(took_ns)], 1);
 }
 
@@ -377,6 +378,7 @@ static void command_stats(const struct nbd_command_counters *c, struct nbd_comma
 	out->requests = atomic_load_explicit(&c->requests, memory_order_relaxed);
 	out->errors = atomic_load_explicit(&c->errors, memory_order_relaxed);
 	out->bytes = atomic_load_explicit(&c->bytes, memory_order_relaxed);
+	out->took_ns = atomic_load_explicit(&c->took_ns, memory_order_relaxed);
 	for (i = 0; i < NBD_LATENCY_BUCKETS; i++)
 		out->latency[i] = atomic_load_explicit(&c->latency[i], memory_order_relaxed);
 }

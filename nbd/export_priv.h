@@ -28,7 +28,7 @@ enum nbd_export_state {
 
 /* All counters are written by the owning worker alone, and read by anybody. */
 struct nbd_command_counters {
-	_Atomic uint64_t requests, errors, bytes, latency[NBD_LATENCY_BUCKETS];
+	_Atomic uint64_t requests, errors, bytes, took_ns, latency[NBD_LATENCY_BUCKETS];
 };
 
 struct nbd_export_counters {

@@ -101,8 +101,8 @@ int nbd_handshake_new(struct nbd_conn *conn)
 
 	if (!hs)
 		return -ENOMEM;
-	hs->deadline_ns = nbd_now_ns(conn->worker) +
-			  conn->worker->limits.handshake_timeout_ms * 1000000LL;
+	hs->deadline_ns =
+		nbd_now_ns(conn->worker) + conn->worker->limits.handshake_timeout_ms * 1000000LL;
 	conn->hs = hs;
 	return 0;
 }

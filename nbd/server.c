@@ -100,6 +100,45 @@ void nbd_server_unregister(struct nbd_server *server, struct nbd_export *export)
 	pthread_mutex_unlock(&server->lock);
 }
 
+/* --- watching --------------------------------------------------------------------------------- */
+
+unsigned nbd_server_workers(const struct nbd_server *server)
+{
+	return server->config.workers;
+}
+
+const char *nbd_pool_name(enum nbd_pool pool)
+{
+	static const char *const names[] = {
+		[NBD_POOL_BATCHES] = "batches", [NBD_POOL_BOUNCES] = "bounces",
+		[NBD_POOL_STAGING] = "staging", [NBD_POOL_READS] = "reads",
+		[NBD_POOL_SLOTS] = "slots",
+	};
+
+	return names[pool];
+}
+
+void nbd_server_get_pool_stats(const struct nbd_server *server, unsigned worker,
+			       struct nbd_pool_stats stats[NBD_POOLS])
+{
+	const struct nbd_pool_counters *c = server->workers[worker].counters.pools;
+	const unsigned counts[NBD_POOLS] = {
+		[NBD_POOL_BATCHES] = server->config.batch_count,
+		[NBD_POOL_BOUNCES] = NBD_BOUNCES,
+		[NBD_POOL_STAGING] = NBD_STAGING,
+		[NBD_POOL_READS] = NBD_READS,
+		[NBD_POOL_SLOTS] = NBD_SLOTS,
+	};
+
+	for (unsigned i = 0; i < NBD_POOLS; i++)
+		stats[i] = (struct nbd_pool_stats){
+			.count = counts[i],
+			.free = atomic_load_explicit(&c[i].free, memory_order_relaxed),
+			.waiters = atomic_load_explicit(&c[i].waiters, memory_order_relaxed),
+			.waits = atomic_load_explicit(&c[i].waits, memory_order_relaxed),
+		};
+}
+
 /* --- start and stop --------------------------------------------------------------------------- */
 
 void nbd_server_shutdown(struct nbd_server *server)

@@ -158,6 +158,31 @@ struct nbd_server_stats {
 /* Never waits for a worker. */
 void nbd_server_get_stats(struct nbd_server *server, struct nbd_server_stats *stats);
 
+/* The kinds of buffers a worker has: worker.h says who needs them. */
+enum nbd_pool {
+	NBD_POOL_BATCHES,
+	NBD_POOL_BOUNCES,
+	NBD_POOL_STAGING,
+	NBD_POOL_READS,
+	NBD_POOL_SLOTS,
+	NBD_POOLS,
+};
+
+/* "batches", ...: for metrics. */
+const char *nbd_pool_name(enum nbd_pool pool);
+
+struct nbd_pool_stats {
+	unsigned count, free; /* free: a moment ago, a second at most */
+	unsigned waiters;     /* who waited for one then */
+	uint64_t waits;	      /* how often somebody had to, ever */
+};
+
+unsigned nbd_server_workers(const struct nbd_server *server);
+
+/* Of the worker with that number, from 0 on. Never waits for it. */
+void nbd_server_get_pool_stats(const struct nbd_server *server, unsigned worker,
+			       struct nbd_pool_stats stats[NBD_POOLS]);
+
 /*
  * An orderly stop, first half: the listening sockets are closed, so that new connections are
  * refused (one that was passed by the service manager lives on there, and who comes waits in its
@@ -224,6 +249,7 @@ struct nbd_command_stats {
 	uint64_t bytes;	   /* lengths of those that succeeded: payload, zeroed, or described */
 	/* Those that were answered: from the header to the reply being queued. */
 	uint64_t latency[NBD_LATENCY_BUCKETS];
+	uint64_t took_ns; /* all of those together */
 };
 
 struct nbd_export_stats {

@@ -319,6 +319,42 @@ void nbd_worker_relieve(struct nbd_worker *worker)
 		relief_arm(worker);
 }
 
+static unsigned list_length(const struct list *list)
+{
+	const struct list *node;
+	unsigned n = 0;
+
+	list_for_each (node, list)
+		n++;
+	return n;
+}
+
+static void tell_pool(struct nbd_pool_counters *c, unsigned free, const struct list *waiters,
+		      uint64_t waits)
+{
+	atomic_store_explicit(&c->free, free, memory_order_relaxed);
+	atomic_store_explicit(&c->waiters, list_length(waiters), memory_order_relaxed);
+	atomic_store_explicit(&c->waits, waits, memory_order_relaxed);
+}
+
+/* The pools are the worker's own: who watches gets to see what they were like at the tick. */
+static void tell_pools(struct nbd_worker *worker)
+{
+	const struct pool *pools[NBD_POOLS] = {
+		[NBD_POOL_BATCHES] = &worker->batches,
+		[NBD_POOL_BOUNCES] = &worker->bounces,
+		[NBD_POOL_READS] = &worker->reads,
+		[NBD_POOL_SLOTS] = &worker->slots,
+	};
+	struct nbd_pool_counters *c = worker->counters.pools;
+
+	for (unsigned i = 0; i < NBD_POOLS; i++)
+		if (pools[i])
+			tell_pool(&c[i], pools[i]->free_count, &pools[i]->waiters, pools[i]->waits);
+	tell_pool(&c[NBD_POOL_STAGING], NBD_STAGING - worker->staging_held, &worker->starved,
+		  worker->staging_waits);
+}
+
 static void ticked(struct ring_op *op, int res)
 {
 	struct nbd_worker *worker = container_of(op, struct nbd_worker, tick);
@@ -328,6 +364,7 @@ static void ticked(struct ring_op *op, int res)
 
 	(void)res;
 	worker->ticking = false;
+	tell_pools(worker);
 	list_for_each_safe (node, next, &worker->conns)
 		nbd_conn_tick(list_entry(node, struct nbd_conn, node), pressure);
 	if (!worker->deaf)
@@ -529,6 +566,7 @@ static int worker_init(struct nbd_worker *worker, struct err *err)
 	worker->relief_period.tv_nsec = NBD_RELIEF_MS * 1000000L;
 	nbd_turns_init(worker);
 	worker->tick_period = tick_period(&worker->limits);
+	tell_pools(worker);
 	tick_arm(worker);
 	return 0;
 }

@@ -92,7 +92,13 @@ struct nbd_acceptor {
 };
 
 /* Written by the worker alone, read by anybody. */
+struct nbd_pool_counters {
+	atomic_uint free, waiters;
+	_Atomic uint64_t waits;
+};
+
 struct nbd_worker_counters {
+	struct nbd_pool_counters pools[NBD_POOLS]; /* as of the last tick */
 	_Atomic uint64_t accepted, retracted, paced, waited, met[NBD_LIMITS];
 };
 
@@ -108,9 +114,10 @@ struct nbd_worker {
 	struct pool batches, bounces, staging, reads, slots;
 	struct nbd_worker_io io; /* what exports borrow of those */
 	struct io_uring_buf_ring *staging_ring;
-	unsigned staging_held; /* by connections; the others are the kernel's */
-	struct list starved;   /* connections that found no staging buffer */
-	struct list paced;     /* and those that have to wait for their turn */
+	unsigned staging_held;	/* by connections; the others are the kernel's */
+	uint64_t staging_waits; /* how often one was starved */
+	struct list starved;	/* connections that found no staging buffer */
+	struct list paced;	/* and those that have to wait for their turn */
 	struct ring_op pace;
 	struct __kernel_timespec pace_period;
 	bool pacing;

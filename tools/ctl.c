@@ -29,6 +29,7 @@ static const struct ctl_verb *const tables[] = {
 	ctl_credential_verbs,
 	ctl_policy_verbs,
 	ctl_schedule_verbs,
+	ctl_hub_verbs,
 	NULL,
 };
 

@@ -55,6 +55,7 @@ extern const struct ctl_verb ctl_whoami_verbs[];
 extern const struct ctl_verb ctl_credential_verbs[];
 extern const struct ctl_verb ctl_policy_verbs[];
 extern const struct ctl_verb ctl_schedule_verbs[];
+extern const struct ctl_verb ctl_hub_verbs[];
 
 struct ctl_globals {
 	const char *hub, *token_file;

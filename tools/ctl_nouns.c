@@ -320,6 +320,146 @@ static int policy_remove(struct ctl *ctl, const struct ctl_args *args, struct er
 	return remove_one(ctl, &policy_noun, args->argv[0], err);
 }
 
+/* --- copy rules ------------------------------------------------------------------------------- */
+
+/* The policy called @name with its rules. *@reply is the caller's, as *@rules, which are those of a
+ * request: what the hub has added of its own is left out. */
+static int get_rules(struct ctl *ctl, const char *name, char id[80], json_t **reply, json_t **rules,
+		     struct err *err)
+{
+	static const char *const members[] = {"destination_repository_id", "copy_mode", "priority",
+					      "enabled", "verify_after_copy"};
+	const json_t *row;
+	size_t i;
+	int res = find_id(ctl, POLICIES, "policies", name, id, err);
+
+	if (!res)
+		res = ctl_rest_get(ctl->rest, POLICIES, id, NULL, NULL, reply, err);
+	if (res)
+		return res;
+	*rules = json_array();
+	json_array_foreach (json_object_get(*reply, "copy_rules"), i, row) {
+		json_t *rule = json_object();
+
+		for (size_t k = 0; k < sizeof(members) / sizeof(members[0]); k++)
+			json_object_set(rule, members[k], json_object_get(row, members[k]));
+		json_array_append_new(*rules, rule);
+	}
+	return CTL_OK;
+}
+
+/* Where in @rules the repository is the destination; their number: nowhere. */
+static size_t rule_to(const json_t *rules, const char *repository)
+{
+	const json_t *rule;
+	size_t i;
+
+	json_array_foreach (rules, i, rule)
+		if (!strcmp(ctl_text(rule, "destination_repository_id"), repository))
+			return i;
+	return json_array_size(rules);
+}
+
+/* All rules go back to the hub, which takes them whole. */
+static int put_rules(struct ctl *ctl, const char *id, json_t *rules, const char *policy,
+		     const char *what, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *reply = NULL;
+	int res = ctl_rest_send(ctl->rest, "PATCH", POLICIES, id, NULL,
+				json_pack("{s:O}", "copy_rules", rules), &reply, err);
+
+	if (!res)
+		say(ctl, reply, "policy", policy, what);
+	return res;
+}
+
+static int copy_add(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *list = NULL, *reply = NULL, *rules = NULL;
+	const char *to = args->argv[1];
+	unsigned long priority = 1;
+	const json_t *repo;
+	char id[80];
+	int res = ctl_option_number(args, "priority", NUMBER_MAX, &priority, err);
+
+	if (!res)
+		res = ctl_find_repository(ctl, to, &list, &repo, err);
+	if (!res)
+		res = get_rules(ctl, args->argv[0], id, &reply, &rules, err);
+	if (res)
+		return res;
+	if (rule_to(rules, ctl_text(repo, "id")) < json_array_size(rules))
+		return err_set(err, CTL_CONFLICT, "policy \"%s\" copies to \"%s\" already",
+			       args->argv[0], to);
+	json_array_append_new(
+		rules, json_pack("{s:s, s:s, s:i, s:b, s:b}", "destination_repository_id",
+				 ctl_text(repo, "id"), "copy_mode",
+				 ctl_option(args, "mode") ? ctl_option(args, "mode") : "immediate",
+				 "priority", (int)priority, "enabled", 1, "verify_after_copy",
+				 ctl_option(args, "no-verify") == NULL));
+	return put_rules(ctl, id, rules, args->argv[0], "has another copy rule", err);
+}
+
+static int copy_remove(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *list = NULL, *reply = NULL, *rules = NULL;
+	const json_t *repo;
+	char id[80];
+	size_t at;
+	int res = ctl_find_repository(ctl, args->argv[1], &list, &repo, err);
+
+	if (!res)
+		res = get_rules(ctl, args->argv[0], id, &reply, &rules, err);
+	if (res)
+		return res;
+	at = rule_to(rules, ctl_text(repo, "id"));
+	if (at == json_array_size(rules))
+		return err_set(err, CTL_NOT_FOUND, "policy \"%s\" does not copy to \"%s\"",
+			       args->argv[0], args->argv[1]);
+	json_array_remove(rules, at);
+	return put_rules(ctl, id, rules, args->argv[0], "has one copy rule less", err);
+}
+
+static const char *name_of(const json_t *repositories, const char *id)
+{
+	const json_t *row;
+	size_t i;
+
+	json_array_foreach (json_object_get(repositories, "repositories"), i, row)
+		if (!strcmp(ctl_text(row, "id"), id))
+			return ctl_text(row, "name");
+	return id;
+}
+
+static int copy_list(struct ctl *ctl, const struct ctl_args *args, struct err *err)
+{
+	static const char *const columns[] = {"TO", "MODE", ">PRIORITY", "ENABLED", "VERIFY", NULL};
+	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
+	_cleanup_(json_decrefp) json_t *list = NULL, *reply = NULL, *rules = NULL;
+	const json_t *row;
+	char id[80];
+	size_t i;
+	int res = get_rules(ctl, args->argv[0], id, &reply, &rules, err);
+
+	if (!res && ctl->json)
+		ctl_print_json(reply);
+	if (!res && !ctl->json)
+		res = ctl_rest_list(ctl->rest, "/api/v1/repositories", "repositories", NULL, &list,
+				    err);
+	if (res || ctl->json)
+		return res;
+	json_array_foreach (rules, i, row) {
+		ctl_table_add(table, name_of(list, ctl_text(row, "destination_repository_id")));
+		ctl_table_add(table, ctl_text(row, "copy_mode"));
+		ctl_table_addf(table, "%llu", (unsigned long long)ctl_number(row, "priority"));
+		ctl_table_add(table, json_is_true(json_object_get(row, "enabled")) ? "yes" : "no");
+		ctl_table_add(table, json_is_true(json_object_get(row, "verify_after_copy"))
+					     ? "yes"
+					     : "no");
+	}
+	return ctl_table_print(table, stdout, err);
+}
+
 const struct ctl_verb ctl_policy_verbs[] = {
 	{
 		.noun = "policy",
@@ -359,6 +499,40 @@ const struct ctl_verb ctl_policy_verbs[] = {
 		.summary = "remove a policy that no VM and no schedule has",
 		.example = "sendense-ctl policy remove gold",
 		.run = policy_remove,
+	},
+	{
+		.noun = "policy",
+		.name = "copy-add",
+		.operands = "POLICY REPOSITORY",
+		.min_args = 2,
+		.max_args = 2,
+		.summary = "copy what a policy backs up to another repository, too",
+		.example = "sendense-ctl policy copy-add gold offsite --mode immediate",
+		.options = {{"mode", "immediate|scheduled|manual", "when (default: immediate)",
+			     false},
+			    {"priority", "N", "1 goes first (default: 1)", false},
+			    {"no-verify", NULL, "do not read the copy back", false}},
+		.run = copy_add,
+	},
+	{
+		.noun = "policy",
+		.name = "copy-list",
+		.operands = "POLICY",
+		.min_args = 1,
+		.max_args = 1,
+		.summary = "list where a policy copies to",
+		.example = "sendense-ctl policy copy-list gold",
+		.run = copy_list,
+	},
+	{
+		.noun = "policy",
+		.name = "copy-remove",
+		.operands = "POLICY REPOSITORY",
+		.min_args = 2,
+		.max_args = 2,
+		.summary = "copy no more to that repository",
+		.example = "sendense-ctl policy copy-remove gold offsite",
+		.run = copy_remove,
 	},
 	{0},
 };

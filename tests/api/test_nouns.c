@@ -458,6 +458,62 @@ static void a_replication_uses_what_discovery_found(void **state)
 	json_decref(disks);
 }
 
+/* Both kinds in one list, newest first. */
+static void a_vm_tells_of_its_latest_jobs(void **state)
+{
+	char backup[CATALOG_ID_SIZE], replication[CATALOG_ID_SIZE], path[200], sub[230];
+	json_t *reply, *jobs;
+
+	(void)state;
+	just("POST", "/api/v1/discovery/add-vms", "{\"vm_names\":[\"pgtest1\"]}", 200);
+	the_vm(path);
+	snprintf(sub, sizeof(sub), "%s/recent-jobs", path);
+	reply = ask("GET", sub, NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 0);
+	assert_string_equal(text_of(reply, "vm_name"), "pgtest1");
+	json_decref(reply);
+	rig_full(&rig, &vm, 1, backup);
+	json_decref(make("/api/v1/replications", "{\"vm_name\":\"pgtest1\"}", replication));
+	rig_full(&rig, &vm, 2, backup);
+	reply = ask("GET", sub, NULL, 200);
+	jobs = json_object_get(reply, "jobs");
+	assert_int_equal(number_of(reply, "total"), 3);
+	assert_int_equal(json_array_size(jobs), 3);
+	assert_string_equal(text_of(json_array_get(jobs, 0), "id"), backup);
+	assert_string_equal(text_of(json_array_get(jobs, 0), "kind"), "backup");
+	assert_string_equal(text_of(json_array_get(jobs, 0), "type"), "full");
+	assert_string_equal(text_of(json_array_get(jobs, 0), "status"), "completed");
+	assert_string_equal(text_of(json_array_get(jobs, 1), "id"), replication);
+	assert_string_equal(text_of(json_array_get(jobs, 1), "kind"), "replication");
+	assert_string_equal(text_of(json_array_get(jobs, 1), "type"), "initial");
+	assert_string_equal(text_of(json_array_get(jobs, 1), "status"), "pending");
+	assert_true(json_is_null(json_object_get(json_array_get(jobs, 1), "completed_at")));
+	json_decref(reply);
+	snprintf(sub, sizeof(sub), "%s/recent-jobs?limit=2", path);
+	reply = ask("GET", sub, NULL, 200);
+	assert_int_equal(number_of(reply, "total"), 3);
+	assert_int_equal(json_array_size(json_object_get(reply, "jobs")), 2);
+	json_decref(reply);
+	snprintf(sub, sizeof(sub), "%s/recent-jobs?limit=0", path);
+	refuse("GET", sub, NULL, 400, "limit");
+	refuse("GET", "/api/v1/vm-contexts/ctx-x/recent-jobs", NULL, 404, "ctx-x");
+}
+
+static void hubs_are_listed_with_what_they_run(void **state)
+{
+	json_t *reply = ask("GET", "/api/v1/hubs", NULL, 200), *row;
+
+	(void)state;
+	assert_int_equal(number_of(reply, "total"), 1);
+	row = json_array_get(json_object_get(reply, "hubs"), 0);
+	assert_string_equal(text_of(row, "state"), "live");
+	assert_true(json_is_true(json_object_get(row, "this")));
+	assert_string_equal(text_of(row, "version"), SENDENSE_VERSION);
+	assert_int_equal(number_of(row, "running_backups"), 0);
+	assert_true(strncmp(text_of(row, "id"), "hub-", 4) == 0);
+	json_decref(reply);
+}
+
 /* Mission M6: by its id in the agent, whatever its name is by now. */
 static void a_vm_without_disk_rows_is_asked_for_again(void **state)
 {
@@ -496,6 +552,8 @@ int main(void)
 		T(a_vm_is_annotated_grouped_and_taken_out),
 		T(a_replication_uses_what_discovery_found),
 		T(a_vm_without_disk_rows_is_asked_for_again),
+		T(a_vm_tells_of_its_latest_jobs),
+		T(hubs_are_listed_with_what_they_run),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

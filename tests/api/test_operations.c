@@ -371,7 +371,7 @@ static void ready_says_what_is_missing(void **state)
 
 /* Prometheus' text format 0.0.4, read as strictly as its own parser and lint do. */
 
-#define SERIES_MAX 400
+#define SERIES_MAX 1000
 
 struct series {
 	char name[100], labels[200];
@@ -494,28 +494,32 @@ static double value_of(const struct scrape *s, const char *name, const char *lab
 	return 0;
 }
 
-/* Buckets grow, the last is the count. */
-static void check_histogram(const struct scrape *s, const char *family)
+/* Buckets grow, the last is the count. @labels: those besides le, with a comma behind. */
+static void check_histogram(const struct scrape *s, const char *family, const char *labels)
 {
-	char name[120];
+	char name[120], first[120], rest[120] = "";
 	double last = 0, bound = -1;
 
 	snprintf(name, sizeof(name), "%s_bucket", family);
+	snprintf(first, sizeof(first), "{%sle=\"", labels);
+	if (labels[0])
+		snprintf(rest, sizeof(rest), "{%.*s}", (int)strlen(labels) - 1, labels);
 	for (size_t i = 0; i < s->n; i++) {
 		double le;
 
-		if (strcmp(s->series[i].name, name))
+		if (strcmp(s->series[i].name, name) ||
+		    strncmp(s->series[i].labels, first, strlen(first)))
 			continue;
-		le = strtod(s->series[i].labels + strlen("{le=\""), NULL);
+		le = strtod(s->series[i].labels + strlen(first), NULL);
 		assert_true(le > bound && s->series[i].value >= last);
 		bound = le;
 		last = s->series[i].value;
 	}
 	assert_true(isinf(bound));
 	snprintf(name, sizeof(name), "%s_count", family);
-	assert_true(last == value_of(s, name, ""));
+	assert_true(last == value_of(s, name, rest));
 	snprintf(name, sizeof(name), "%s_sum", family);
-	value_of(s, name, "");
+	value_of(s, name, rest);
 }
 
 static void scrape(struct scrape *s)
@@ -538,7 +542,13 @@ static void scrape(struct scrape *s)
 		else
 			read_sample(s, line);
 	}
-	check_histogram(s, "sendense_backup_duration_seconds");
+	check_histogram(s, "sendense_backup_duration_seconds", "");
+	for (unsigned i = 0; i < NBD_STATS_COMMANDS; i++) {
+		char labels[60];
+
+		snprintf(labels, sizeof(labels), "command=\"%s\",", nbd_stats_command(i));
+		check_histogram(s, "sendense_nbd_request_duration_seconds", labels);
+	}
 	get_deinit(&g);
 }
 
@@ -559,7 +569,14 @@ static void the_metrics_are_what_prometheus_reads_and_what_happened(void **state
 	rig_full(&rig, &vm, 1, id);
 	start_backup(&view);
 	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI / 4), 0);
-	scrape(&after);
+	/* A request counts as in flight until its reply has left, which the client may be told
+	 * before. */
+	for (int i = 0; i < 200; i++) {
+		scrape(&after);
+		if (value_of(&after, "sendense_nbd_requests_in_flight", "") == 0)
+			break;
+		nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000L}, NULL);
+	}
 	assert_true(value_of(&after, "sendense_backups_running_here", "") == 1);
 	assert_true(value_of(&after, "sendense_backups", "{status=\"running\"}") == 1);
 	assert_true(value_of(&after, "sendense_backups", "{status=\"completed\"}") == 1);
@@ -570,6 +587,19 @@ static void the_metrics_are_what_prometheus_reads_and_what_happened(void **state
 	assert_true(value_of(&after, "sendense_nbd_requests_total", "{command=\"write\"}") > 10);
 	assert_true(value_of(&after, "sendense_nbd_bytes_total", "{command=\"write\"}") ==
 		    value_of(&after, "sendense_backup_received_bytes_total", ""));
+	/* Every request that was taken up has been answered, in some time. */
+	assert_true(value_of(&after, "sendense_nbd_request_duration_seconds_count",
+			     "{command=\"write\"}") ==
+		    value_of(&after, "sendense_nbd_requests_total", "{command=\"write\"}"));
+	assert_true(value_of(&after, "sendense_nbd_request_duration_seconds_sum",
+			     "{command=\"write\"}") > 0);
+	assert_true(value_of(&after, "sendense_nbd_requests_in_flight", "") == 0);
+	assert_true(value_of(&after, "sendense_nbd_buffers", "{worker=\"0\",pool=\"reads\"}") >=
+		    value_of(&after, "sendense_nbd_buffers_free", "{worker=\"0\",pool=\"reads\"}"));
+	assert_true(value_of(&after, "sendense_nbd_buffers_free", "{worker=\"0\",pool=\"slots\"}") >
+		    0);
+	assert_true(value_of(&after, "sendense_nbd_buffer_waiters",
+			     "{worker=\"0\",pool=\"batches\"}") == 0);
 	assert_true(value_of(&after, "sendense_repository_available_bytes",
 			     "{repository=\"a \\\"b\\\" \\\\c\"}") > 0);
 	assert_true(value_of(&after, "sendense_repository_backups", "{repository=\"local1\"}") ==

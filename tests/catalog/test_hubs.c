@@ -251,12 +251,18 @@ static void a_job_taken_over_by_one_that_dies_too_goes_to_the_next(void **state)
 static void a_lease_that_is_over_and_was_not_noticed_goes_on(void **state)
 {
 	struct two *t = *state;
+	struct catalog_hub_status *told = NULL;
 	struct catalog_hub *hubs = NULL;
 	struct fx_job j;
 	size_t n = 0;
 
 	fx_start(&t->fx, &t->r, CATALOG_BACKUP_FULL, &j);
 	end_lease(t, "a");
+	OK(catalog_hubs_status(t->b, &told, &n, &err));
+	assert_int_equal(n, 2);
+	assert_true(!told[0].live && !told[0].self && told[0].running_jobs == 1);
+	assert_true(told[1].live && told[1].self && told[1].running_jobs == 0);
+	free(told);
 	OK(catalog_hub_renew(t->fx.cat, LEASE_MS, &err));
 	assert_int_equal(take_over(t->b, NULL), 0);
 	fx_complete_all(&t->fx, &j, "c");

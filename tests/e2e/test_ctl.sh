@@ -64,6 +64,27 @@ status_of 0 backup chain --vm blue --disk 1
 status_of 0 repo list
 assert_contains "$(cat "$T/stdout")" "daily" "repositories"
 
+step "repositories are changed and removed"
+mkdir "$T/second-repo"
+status_of 0 repo add second --path "$T/second-repo"
+status_of 2 repo set second
+status_of 2 repo set second --enable --disable
+status_of 4 repo set nowhere --disable
+status_of 5 repo set second --name daily
+status_of 0 repo set second --name other --disable --compress zstd:3 --min-retention-days 14
+status_of 0 repo list --json
+assert_eq 'false zstd:3 14' "$(jq -r '.repositories[] | select(.name == "other") | "\(.enabled) \(.config.compression) \(.min_retention_days)"' \
+	"$T/stdout")" "the repository as changed"
+status_of 0 repo set other --enable --compress none
+status_of 0 repo list --json
+assert_eq "true null $T/second-repo" "$(jq -r '.repositories[] | select(.name == "other") | "\(.enabled) \(.config.compression) \(.config.path)"' \
+	"$T/stdout")" "the repository as changed again"
+status_of 5 repo remove daily
+status_of 0 hub list
+assert_contains "$(cat "$T/stdout")" "live" "hubs"
+status_of 0 hub list --json
+assert_eq true "$(jq '.hubs | length == 1 and .[0].this and .[0].version != ""' "$T/stdout")" "this hub"
+
 step "logins, policies and schedules"
 echo "secret of vc1" >"$T/password"
 status_of 0 credential add main --vcenter vc1 --user backup --password-file "$T/password"
@@ -79,6 +100,20 @@ assert_eq 1 "$(jq .total "$T/stdout")" "logins"
 status_of 0 policy add gold --repo daily --keep-daily 7
 status_of 0 policy list
 assert_contains "$(cat "$T/stdout")" "gold" "policies"
+status_of 4 policy copy-add silver other
+status_of 4 policy copy-add gold nowhere
+status_of 0 policy copy-add gold other --mode manual --priority 2 --no-verify
+status_of 5 policy copy-add gold other
+status_of 0 policy copy-list gold
+assert_contains "$(cat "$T/stdout")" "manual" "copy rules"
+assert_contains "$(cat "$T/stdout")" "other" "copy rules"
+status_of 0 policy copy-list gold --json
+assert_eq 'manual 2 false' "$(jq -r '.copy_rules[] | "\(.copy_mode) \(.priority) \(.verify_after_copy)"' "$T/stdout")" "the rule"
+status_of 5 repo remove other
+status_of 0 policy copy-remove gold other
+status_of 4 policy copy-remove gold other
+status_of 0 repo remove other
+status_of 4 repo remove other
 status_of 4 vm set blue --policy silver
 status_of 2 vm set blue
 status_of 0 vm set blue --policy gold --notes "the blue one"

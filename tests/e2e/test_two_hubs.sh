@@ -61,6 +61,10 @@ FULL=$(point 0)
 keep_copy "$T/a.raw" "$T/a.0"
 assert_eq "first second" "$(sql 'SELECT name FROM hubs ORDER BY name' | xargs)" "hubs"
 
+ctl --json hub list >"$T/stdout"
+assert_eq "first live true,second live false" \
+	"$(jq -r '[.hubs[] | "\(.name) \(.state) \(.this)"] | join(",")' "$T/stdout")" "hubs over the API"
+
 step "a VM is backed up by one of them at a time"
 change_disk "$T/a.raw" 50
 set_rate slow 16M
