@@ -441,10 +441,10 @@ int hub_reconfigure(struct hub *hub, const struct hub_config *config, struct err
 	return rc;
 }
 
-/* --- an old database ------------------------------------------------------------------------ */
+/* --- what is done to a catalog while no hub runs -------------------------------------------- */
 
-int hub_import_legacy(const struct hub_config *config, const char *source,
-		      struct catalog_legacy *out, struct err *err)
+/* A hub that does not start, and whose data folder is locked. */
+static int hub_hold(struct hub **out, const struct hub_config *config, struct err *err)
 {
 	struct hub *hub = hub_new();
 	int rc;
@@ -454,8 +454,22 @@ int hub_import_legacy(const struct hub_config *config, const char *source,
 	rc = hub_take_config(hub, config, err);
 	if (!rc)
 		rc = hub_lock_data(hub, err);
-	if (!rc)
-		rc = hub_open_catalog(hub, config->db_url, err);
+	if (rc)
+		hub_free(hub);
+	else
+		*out = hub;
+	return rc;
+}
+
+int hub_import_legacy(const struct hub_config *config, const char *source,
+		      struct catalog_legacy *out, struct err *err)
+{
+	struct hub *hub;
+	int rc = hub_hold(&hub, config, err);
+
+	if (rc)
+		return rc;
+	rc = hub_open_catalog(hub, config->db_url, err);
 	if (!rc)
 		rc = hub_from_catalog(catalog_import_legacy(hub->catalog, source, out, err));
 	hub_free(hub);
@@ -465,18 +479,14 @@ int hub_import_legacy(const struct hub_config *config, const char *source,
 int hub_migrate_down(const struct hub_config *config, int64_t version, catalog_tell_fn *tell,
 		     void *arg, struct err *err)
 {
-	struct hub *hub = hub_new();
 	char own[CATALOG_URL_SIZE];
-	int rc;
+	struct hub *hub;
+	int rc = hub_hold(&hub, config, err);
 
-	if (!hub)
-		return err_sys(err, -ENOMEM, "hub");
-	rc = hub_take_config(hub, config, err);
-	if (!rc)
-		rc = hub_lock_data(hub, err);
-	if (!rc)
-		rc = hub_from_catalog(catalog_downgrade(hub_catalog_url(hub, config->db_url, own),
-							hub->data_dir, version, tell, arg, err));
+	if (rc)
+		return rc;
+	rc = hub_from_catalog(catalog_downgrade(hub_catalog_url(hub, config->db_url, own),
+						hub->data_dir, version, tell, arg, err));
 	hub_free(hub);
 	return rc;
 }

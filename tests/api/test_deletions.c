@@ -6,94 +6,23 @@
 
 #include <cmocka.h>
 
-#include "api/api.h"
-#include "tests/hub/rig.h"
-#include "tests/support/apiclient.h"
-
-#define MI (1U << 20)
-
-static struct hubrig rig;
-static struct api *api;
-static struct rig_vm vm;
-
-static int setup(void **state)
-{
-	struct api_config config = {.listen = "127.0.0.1:0"};
-	struct err err = ERR_INIT;
-
-	(void)state;
-	vm = (struct rig_vm){.name = "pgtest1", .id = "vm-1", .disk_count = 1, .size = {MI}};
-	rig_vm_init(&vm);
-	hubrig_init(&rig);
-	hubrig_start(&rig);
-	hubrig_add_repository(&rig);
-	hubrig_add_vm(&rig, &vm);
-	rig_must(api_start(&api, rig.hub, &config, &err), &err, "api_start");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	hub_interrupt(rig.hub);
-	api_stop(steal(&api));
-	hubrig_deinit(&rig);
-	rig_vm_deinit(&vm);
-	return 0;
-}
-
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-
-/* --- calls ---------------------------------------------------------------------------------- */
-
-static json_t *ask(const char *method, const char *path, long status)
-{
-	char base[128], token[HUB_TOKEN_SIZE], bearer[100];
-	const char *headers[] = {bearer, NULL};
-	struct apiclient_reply reply;
-	json_t *out = NULL;
-
-	snprintf(base, sizeof(base), "http://%s", api_address(api));
-	rig_token(&rig, path, token);
-	snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", token);
-	apiclient_run(
-		&(struct apiclient_call){
-			.base = base, .headers = headers, .method = method, .path = path},
-		&reply);
-	if (reply.status != status)
-		fail_msg("%s %s: %ld: %s", method, path, reply.status, reply.text);
-	if (reply.len)
-		out = json_loadb(reply.text, reply.len, 0, NULL);
-	apiclient_deinit(&reply);
-	return out;
-}
+#include "tests/support/apirig.h"
 
 static json_t *of_backup(const char *method, const char *id, const char *tail, long status)
 {
 	char path[200];
 
 	snprintf(path, sizeof(path), "/api/v1/backups/%s%s", id, tail);
-	return ask(method, path, status);
-}
-
-static const char *text_of(const json_t *obj, const char *key)
-{
-	return json_string_value(json_object_get(obj, key)) ?: "(no text)";
-}
-
-static json_int_t number_of(const json_t *obj, const char *key)
-{
-	return json_integer_value(json_object_get(obj, key));
+	return ask(method, path, NULL, status);
 }
 
 static void refuse_backup(const char *method, const char *id, const char *tail, long status,
 			  const char *sentence)
 {
-	json_t *reply = of_backup(method, id, tail, status);
+	char path[200];
 
-	if (!strstr(text_of(reply, "error"), sentence))
-		fail_msg("\"%s\" is not in \"%s\"", sentence, text_of(reply, "error"));
-	json_decref(reply);
+	snprintf(path, sizeof(path), "/api/v1/backups/%s%s", id, tail);
+	refuse(method, path, NULL, status, sentence);
 }
 
 static const json_t *first(const json_t *reply)
@@ -143,10 +72,10 @@ static void a_backup_is_deleted_with_what_leans_on_it_if_that_is_said(void **sta
 	json_decref(reply);
 	refuse_backup("DELETE", full, "", 404, full);
 	refuse_backup("GET", incr, "", 404, incr);
-	reply = ask("GET", "/api/v1/backups", 200);
+	reply = ask("GET", "/api/v1/backups", NULL, 200);
 	assert_int_equal(number_of(reply, "total"), 0);
 	json_decref(reply);
-	reply = ask("GET", "/api/v1/audit?outcome=allowed", 200);
+	reply = ask("GET", "/api/v1/audit?outcome=allowed", NULL, 200);
 	reply = json_object_get(reply, "entries");
 	assert_string_equal(text_of(json_array_get(reply, 0), "action"),
 			    "DELETE /api/v1/backups/{backup_id}");
@@ -182,18 +111,18 @@ static void files_that_remain_are_202_and_listed_with_the_reason(void **state)
 		json_decref(reply);
 	}
 	refuse_backup("GET", incr, "", 404, "files of it remain: ");
-	reply = ask("GET", "/api/v1/deletions?sort=-requested_at", 200);
+	reply = ask("GET", "/api/v1/deletions?sort=-requested_at", NULL, 200);
 	assert_int_equal(number_of(reply, "total"), 1);
 	assert_string_equal(text_of(first(reply), "backup_id"), incr);
 	assert_string_equal(text_of(first(reply), "vm_name"), "pgtest1");
 	assert_string_equal(text_of(first(reply), "status"), "deleting");
 	json_decref(reply);
-	reply = ask("GET", "/api/v1/deletions?repository_id=other", 200);
+	reply = ask("GET", "/api/v1/deletions?repository_id=other", NULL, 200);
 	assert_int_equal(number_of(reply, "total"), 0);
 	json_decref(reply);
 	hide_repository(false);
 	json_decref(of_backup("DELETE", incr, "", 200));
-	reply = ask("GET", "/api/v1/deletions", 200);
+	reply = ask("GET", "/api/v1/deletions", NULL, 200);
 	assert_int_equal(number_of(reply, "total"), 0);
 	json_decref(reply);
 	refuse_backup("DELETE", incr, "", 404, incr);
@@ -213,19 +142,19 @@ static void a_vm_goes_with_its_backups_if_that_is_said(void **state)
 	rig_must(catalog_vm_context_find(hub_catalog(rig.hub), vm.name, NULL, &row, &err), &err,
 		 "vm");
 	snprintf(path, sizeof(path), "/api/v1/vm-contexts/%s", row.context_id);
-	reply = ask("DELETE", path, 409);
+	reply = ask("DELETE", path, NULL, 409);
 	assert_non_null(strstr(text_of(reply, "error"), "?backups=keep"));
 	assert_non_null(strstr(text_of(reply, "error"), "?backups=delete"));
 	json_decref(reply);
 	snprintf(asked, sizeof(asked), "%s?backups=burn", path);
-	json_decref(ask("DELETE", asked, 400));
+	just("DELETE", asked, NULL, 400);
 	snprintf(asked, sizeof(asked), "%s?backups=delete", path);
 	hide_repository(true);
-	reply = ask("DELETE", asked, 202);
+	reply = ask("DELETE", asked, NULL, 202);
 	assert_int_equal(number_of(reply, "total"), 2);
 	assert_int_equal(number_of(reply, "remaining"), 2);
 	json_decref(reply);
-	json_decref(ask("DELETE", asked, 404));
+	just("DELETE", asked, NULL, 404);
 	hide_repository(false);
 	json_decref(of_backup("DELETE", full, "", 200));
 	json_decref(of_backup("DELETE", incr, "", 200));
@@ -235,9 +164,11 @@ static void a_vm_goes_with_its_backups_if_that_is_said(void **state)
 	rig_must(catalog_vm_context_find(hub_catalog(rig.hub), vm.name, NULL, &row, &err), &err,
 		 "vm");
 	snprintf(asked, sizeof(asked), "/api/v1/vm-contexts/%s?backups=delete", row.context_id);
-	assert_null(ask("DELETE", asked, 204));
+	assert_null(ask("DELETE", asked, NULL, 204));
 	refuse_backup("GET", full, "", 404, full);
 }
+
+#define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup_vm, apirig_teardown)
 
 int main(void)
 {
