@@ -147,7 +147,8 @@ static void print_target(FILE *out, const struct target *to)
 static void print_line(FILE *out, const struct hub_tunnel *t, const struct ssh_key *key,
 		       const char *id)
 {
-	fputs("restrict,port-forwarding", out);
+	/* "restrict" leaves commands alone: whatever is asked for, this one runs, and declines. */
+	fputs("restrict,port-forwarding,command=\"/usr/sbin/nologin\"", out);
 	for (size_t i = 0; i < t->target_count; i++)
 		print_target(out, &t->targets[i]);
 	fprintf(out, ",permitlisten=\"%d\" %s %s\n", t->agent_port, key->text, id);

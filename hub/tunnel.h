@@ -2,7 +2,7 @@
  * The keys that open the SSH tunnel: an authorized_keys file that is made of the catalog's approved
  * enrollments and of nothing else (docs/tunnel.md). Each line lets its key forward to the hub's
  * agents' listener and NBD listeners, be listened for at the port where the hub calls the agent,
- * and do nothing else.
+ * and do nothing else: no command, no terminal.
  *
  * The file is replaced whole. It is looked at again every HUB_TUNNEL_PERIOD_S, because another hub
  * on the same catalog may have approved or revoked, or somebody may have changed it.

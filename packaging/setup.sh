@@ -12,9 +12,11 @@ build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libj
 databases="mariadb-server-core mariadb-client-core galera-4"
 judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl jq bc
         openssl gnutls-bin e2fsprogs fdisk util-linux procps python3-jsonschema"
+# sshd without its service: tests run one of their own.
+tunnel="openssh-server openssh-client socat iproute2"
 
 missing=""
-for p in $build $databases $judges "$@"; do
+for p in $build $databases $judges $tunnel "$@"; do
 	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
 [ -n "$missing" ] || exit 0
@@ -30,8 +32,17 @@ else
 fi
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+policy=/usr/sbin/policy-rc.d
+hold=""
+trap 'rm -f "$log"; [ -z "$hold" ] || $sudo rm -f "$policy"' EXIT
+trap 'exit 1' INT TERM HUP
 echo "setup: installing$missing"
+# Nothing that comes with a package is started: this machine is to build and test, not to serve.
+if [ ! -e "$policy" ]; then
+	hold=1
+	printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+	$sudo chmod 755 "$policy"
+fi
 # shellcheck disable=SC2086
 if ! { $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive \
 	apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
@@ -39,3 +50,7 @@ if ! { $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive \
 	echo "setup: apt-get failed (see above); install by hand:$missing" >&2
 	exit 1
 fi
+# Nor at the next boot: who wants people to log in here says so (systemctl enable ssh).
+case " $missing " in
+*" openssh-server "*) $sudo systemctl disable ssh.service ssh.socket >"$log" 2>&1 || true ;;
+esac

@@ -30,6 +30,7 @@ static const struct ctl_verb *const tables[] = {
 	ctl_policy_verbs,
 	ctl_schedule_verbs,
 	ctl_hub_verbs,
+	ctl_appliance_verbs,
 	NULL,
 };
 
