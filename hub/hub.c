@@ -205,6 +205,11 @@ static struct hub *hub_new(void)
 		return NULL;
 	hub->lock_fd = -1;
 	hub->started_ns = hub_now_ns();
+	hub->looks = hub_looks_new();
+	if (!hub->looks) {
+		free(hub);
+		return NULL;
+	}
 	list_init(&hub->jobs);
 	log_scope_init(&hub->log, "hub");
 	pthread_mutex_init(&hub->lock, NULL);
@@ -226,6 +231,7 @@ static void hub_free(struct hub *hub)
 	hub_access_stop(hub);
 	hub_audit_stop(hub);
 	secrets_free(hub->secrets);
+	hub_looks_free(hub->looks);
 	hub_lease_leave(hub);
 	catalog_close(hub->catalog);
 	free(hub->taken);

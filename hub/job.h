@@ -31,6 +31,7 @@
 #include "hub/agent.h"
 #include "hub/backup.h"
 #include "hub/hub.h"
+#include "hub/look.h"
 #include "hub/metrics.h"
 #include "hub/repo/repo.h"
 #include "hub/secrets.h"
@@ -72,6 +73,7 @@ struct hub {
 	int64_t previous_token;	 /* of the last run on this data folder; CATALOG_NONE: unknown */
 	struct catalog_backup *taken; /* recover.c: taken over and not ended yet */
 	size_t taken_count;
+	struct hub_looks *looks; /* at repositories */
 	struct nbd_server *nbd;
 	struct hub_agent *agent;
 	struct secrets *secrets;
@@ -94,7 +96,7 @@ struct hub {
 	bool tick_stop;
 	bool watchdog_runs, poller_runs, lease_runs, takeover_runs, scheduler_runs, deleter_runs;
 	pthread_t watchdog, poller, lease, takeover, scheduler, deleter;
-	pthread_mutex_t deleting; /* one entry of the journal of deletions at a time */
+	pthread_mutex_t deleting;	    /* one entry of the journal of deletions at a time */
 	pthread_t copiers[HUB_COPIERS_MAX]; /* copies.c */
 	unsigned copier_count;
 };

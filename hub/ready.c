@@ -91,24 +91,31 @@ static void ready_check_nbd(struct hub *hub, struct hub_check *check)
 
 /* --- catalog, repositories ------------------------------------------------------------------- */
 
-static void ready_check_repository(const struct catalog_repository *row, struct hub_check *check)
+static void ready_check_repository(const struct catalog_repository *row,
+				   const struct hub_look *look, struct hub_check *check)
 {
-	_cleanup_(repo_closep) struct repo *repo = NULL;
-	struct repo_storage storage;
-	struct err err = ERR_INIT;
-	int rc = repo_open(&repo, row, false, &err);
-
-	if (!rc)
-		rc = repo->ops->storage(repo, &storage, &err);
 	strcpy(check->kind, "repository");
 	strcpy(check->name, row->name);
-	check_says(check, !rc, "out of reach");
+	/* Who asks may be anybody: no paths. */
+	check_says(check, !look->rc, look->rc == -ETIMEDOUT ? look->err.text : "out of reach");
+}
+
+/* Those in use, to the front; how many. */
+static size_t ready_enabled(struct catalog_repository *rows, size_t n)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (rows[i].enabled)
+			rows[kept++] = rows[i];
+	return kept;
 }
 
 static struct hub_check *ready_run(struct hub *hub, const struct catalog_repository *rows,
 				   size_t rows_n, bool catalog_ok, size_t *n)
 {
-	struct hub_check *checks = calloc(rows_n + 2, sizeof(*checks));
+	_cleanup_(freep) struct hub_look *looks = calloc(rows_n + 1, sizeof(*looks));
+	struct hub_check *checks = looks ? calloc(rows_n + 2, sizeof(*checks)) : NULL;
 
 	if (!checks)
 		return NULL;
@@ -116,9 +123,9 @@ static struct hub_check *ready_run(struct hub *hub, const struct catalog_reposit
 	check_says(&checks[0], catalog_ok, "the database does not answer");
 	ready_check_nbd(hub, &checks[1]);
 	*n = 2;
+	hub_look(hub->looks, rows, rows_n, looks);
 	for (size_t i = 0; i < rows_n; i++)
-		if (rows[i].enabled)
-			ready_check_repository(&rows[i], &checks[(*n)++]);
+		ready_check_repository(&rows[i], &looks[i], &checks[(*n)++]);
 	return checks;
 }
 
@@ -128,7 +135,7 @@ bool hub_ready(struct hub *hub, struct hub_check **checks, size_t *n)
 	size_t rows_n = 0, reached = 0;
 	bool catalog_ok = !catalog_repositories_list(hub->catalog, &rows, &rows_n, NULL);
 
-	*checks = ready_run(hub, rows, rows_n, catalog_ok, n);
+	*checks = ready_run(hub, rows, ready_enabled(rows, rows_n), catalog_ok, n);
 	if (!*checks)
 		return false;
 	for (size_t i = 2; i < *n; i++)

@@ -17,8 +17,8 @@ struct hub_check {
 
 /* True when a backup could start now: the catalog answers, the NBD server greets, and at least one
  * of the enabled repositories, if there are any, can be reached. *@checks is the caller's to free;
- * NULL: no memory, and not ready. Takes a second when the NBD listener is silent, and as long as
- * the catalog and the storage take. */
+ * NULL: no memory, and not ready. Takes a second when the NBD listener is silent, two when a
+ * storage hangs (look.h), and as long as the catalog takes. */
 bool hub_ready(struct hub *hub, struct hub_check **checks, size_t *n);
 
 #endif

@@ -33,23 +33,28 @@ static int repository_check_other_roots(struct hub *hub, const struct repo *repo
 	return 0;
 }
 
+static int repository_set_sizes(struct hub *hub, const struct repo_storage *s,
+				struct catalog_repository *row, struct err *err)
+{
+	int rc = catalog_repository_set_sizes(hub->catalog, row->id, s->total_bytes, s->used_bytes,
+					      s->available_bytes, err);
+
+	if (rc)
+		return hub_from_catalog(rc);
+	row->total_size_bytes = s->total_bytes;
+	row->used_size_bytes = s->used_bytes;
+	row->available_size_bytes = s->available_bytes;
+	row->last_check_at_us = catalog_now_us();
+	return 0;
+}
+
 static int repository_fresh_sizes(struct hub *hub, struct repo *repo,
 				  struct catalog_repository *row, struct err *err)
 {
 	struct repo_storage s;
 	int rc = repo->ops->storage(repo, &s, err);
 
-	if (rc)
-		return rc;
-	rc = catalog_repository_set_sizes(hub->catalog, row->id, s.total_bytes, s.used_bytes,
-					  s.available_bytes, err);
-	if (rc)
-		return hub_from_catalog(rc);
-	row->total_size_bytes = s.total_bytes;
-	row->used_size_bytes = s.used_bytes;
-	row->available_size_bytes = s.available_bytes;
-	row->last_check_at_us = catalog_now_us();
-	return 0;
+	return rc ? rc : repository_set_sizes(hub, &s, row, err);
 }
 
 int hub_repository_create(struct hub *hub, struct catalog_repository *row, struct err *err)
@@ -76,13 +81,17 @@ int hub_repository_create(struct hub *hub, struct catalog_repository *row, struc
 	return repository_fresh_sizes(hub, repo, row, err);
 }
 
-/* A repository out of reach keeps the sizes last seen. */
-static void repository_refresh(struct hub *hub, struct catalog_repository *row)
+/* A repository out of reach, or that does not answer in time, keeps the sizes last seen. */
+static void repositories_refresh(struct hub *hub, struct catalog_repository *rows, size_t n)
 {
-	_cleanup_(repo_closep) struct repo *repo = NULL;
+	_cleanup_(freep) struct hub_look *looks = calloc(n + 1, sizeof(*looks));
 
-	if (!repo_open(&repo, row, false, NULL))
-		repository_fresh_sizes(hub, repo, row, NULL);
+	if (!looks)
+		return;
+	hub_look(hub->looks, rows, n, looks);
+	for (size_t i = 0; i < n; i++)
+		if (!looks[i].rc)
+			repository_set_sizes(hub, &looks[i].storage, &rows[i], NULL);
 }
 
 int hub_repository_get(struct hub *hub, const char *id, struct catalog_repository *out,
@@ -92,7 +101,7 @@ int hub_repository_get(struct hub *hub, const char *id, struct catalog_repositor
 
 	if (rc)
 		return hub_from_catalog(rc);
-	repository_refresh(hub, out);
+	repositories_refresh(hub, out, 1);
 	return 0;
 }
 
@@ -103,8 +112,7 @@ int hub_repositories_list(struct hub *hub, struct catalog_repository **rows, siz
 
 	if (rc)
 		return hub_from_catalog(rc);
-	for (size_t i = 0; i < *n; i++)
-		repository_refresh(hub, &(*rows)[i]);
+	repositories_refresh(hub, *rows, *n);
 	return 0;
 }
 
@@ -186,14 +194,14 @@ int hub_repository_test(struct hub *hub, const struct catalog_repository *row, s
 int hub_repository_storage(struct hub *hub, const char *id, struct catalog_repository *out,
 			   struct err *err)
 {
-	_cleanup_(repo_closep) struct repo *repo = NULL;
 	int rc = hub_from_catalog(catalog_repository_get(hub->catalog, id, out, err));
+	struct hub_look look;
 
 	if (rc)
 		return rc;
-	rc = repo_open(&repo, out, false, err);
-	if (!rc)
-		rc = repository_fresh_sizes(hub, repo, out, err);
+	hub_look(hub->looks, out, 1, &look);
+	rc = look.rc ? err_set(err, look.rc, "%s", look.err.text)
+		     : repository_set_sizes(hub, &look.storage, out, err);
 	return rc < 0 ? HUB_E_STATE : rc;
 }
 

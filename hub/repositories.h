@@ -15,7 +15,8 @@
  */
 int hub_repository_create(struct hub *hub, struct catalog_repository *repo, struct err *err);
 
-/* With fresh sizes where the storage answers; else as last seen. HUB_E_NOT_FOUND. */
+/* With fresh sizes where the storage answers in time (look.h); else as last seen. HUB_E_NOT_FOUND.
+ */
 int hub_repository_get(struct hub *hub, const char *id, struct catalog_repository *out,
 		       struct err *err);
 int hub_repositories_list(struct hub *hub, struct catalog_repository **rows, size_t *n,
@@ -45,7 +46,8 @@ int hub_repository_update(struct hub *hub, const char *id,
  * why it does not work: HUB_E_INVALID, -errno. */
 int hub_repository_test(struct hub *hub, const struct catalog_repository *row, struct err *err);
 
-/* Looks how much space there is, now, and stores it. HUB_E_NOT_FOUND; HUB_E_STATE: out of reach. */
+/* Looks how much space there is, now, and stores it. HUB_E_NOT_FOUND; HUB_E_STATE: out of reach,
+ * or no answer in time. */
 int hub_repository_storage(struct hub *hub, const char *id, struct catalog_repository *out,
 			   struct err *err);
 
