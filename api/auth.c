@@ -119,6 +119,17 @@ static int authorise_by_token(struct api_request *req, const struct api_route *r
 	return caller_may(req, route) ? 0 : refuse_user(req, route, err);
 }
 
+bool api_may_go_on(struct hub *hub, struct hub_caller *caller, const struct api_route *route,
+		   const char *noun)
+{
+	int rc;
+
+	if (!caller->token_id[0])
+		return true;
+	rc = hub_access_again(hub, caller, NULL);
+	return rc ? rc != HUB_E_TOKEN : hub_caller_may(caller, role_of[route->role], noun);
+}
+
 /* --- the capture agent ------------------------------------------------------------------------ */
 
 static int too_fast(struct api_request *req, const char *what, struct err *err)
@@ -230,29 +241,59 @@ static const char *caller_of(const struct api_request *req)
 	return req->out->for_agents ? "(agent)" : "(nobody)";
 }
 
+static bool reads_only(const struct api_request *req)
+{
+	return !strcmp(req->method, "GET") || !strcmp(req->method, "HEAD");
+}
+
+static void put_who_and_what(struct catalog_audit *e, const struct api_request *req)
+{
+	char action[sizeof(e->action)];
+
+	snprintf(e->user_name, sizeof(e->user_name), "%s", caller_of(req));
+	snprintf(action, sizeof(action), "%.8s %.50s", req->method,
+		 req->route ? req->route->path : "(no such path)");
+	put_text(e->action, sizeof(e->action), action, strlen(action));
+	put_text(e->object, sizeof(e->object), req->out->target, strcspn(req->out->target, "?"));
+	snprintf(e->remote, sizeof(e->remote), "%s", req->out->peer);
+}
+
+/* What agents say of a backup is in its own story, in the transaction that does it. Strangers have
+ * no disk to write to before it is known who they are. */
+void api_audit_begin(struct api_request *req)
+{
+	struct catalog_audit e = {.id = 0};
+
+	if (reads_only(req) || !req->caller[0] || req->route->role == API_AGENT)
+		return;
+	put_who_and_what(&e, req);
+	req->pending = hub_audit_begin(req->hub, &e);
+}
+
+static bool is_told(const struct api_request *req, int status, bool denied)
+{
+	if (req->unlisted || (!denied && (reads_only(req) || req->minor)))
+		return false;
+	/* The catalog could not say who it is: nothing was done, and it would not take this either.
+	 */
+	return denied || req->caller[0] || status < 500;
+}
+
 void api_audit(struct api_request *req, int status, const char *error)
 {
-	bool reads = !strcmp(req->method, "GET") || !strcmp(req->method, "HEAD");
-	bool denied = req->denied || status == 401 || status == 403;
+	bool denied = req->denied || status == 401 || status == 403, added = true;
 	struct catalog_audit e = {.outcome = denied	    ? CATALOG_AUDIT_DENIED
 					     : status < 400 ? CATALOG_AUDIT_ALLOWED
 							    : CATALOG_AUDIT_FAILED};
-	char action[sizeof(e.action)];
 
-	if (req->unlisted || (!denied && (reads || req->minor)))
-		return;
-	/* The catalog could not say who it is: nothing was done, and it would not take this either.
-	 */
-	if (!denied && !req->caller[0] && status >= 500)
-		return;
-	snprintf(e.user_name, sizeof(e.user_name), "%s", caller_of(req));
-	snprintf(action, sizeof(action), "%.8s %.50s", req->method,
-		 req->route ? req->route->path : "(no such path)");
-	put_text(e.action, sizeof(e.action), action, strlen(action));
-	put_text(e.object, sizeof(e.object), req->out->target, strcspn(req->out->target, "?"));
-	snprintf(e.remote, sizeof(e.remote), "%s", req->out->peer);
-	put_detail(&e, req, status, error);
-	hub_audit_add(req->hub, &e);
+	if (is_told(req, status, denied)) {
+		put_who_and_what(&e, req);
+		put_detail(&e, req, status, error);
+		added = hub_audit_add(req->hub, &e);
+	}
+	/* One the log did not take is told of at the next start. */
+	if (added)
+		hub_audit_end(req->hub, req->pending);
 }
 
 void api_audit_stranger(struct api_request *req, int status)

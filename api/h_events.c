@@ -10,6 +10,9 @@
  * Everything is read from the catalog and the running job, as a poll would: nothing is queued for a
  * listener, so one that is slow costs nobody anything, and is cut off when it does not take a piece
  * in time (http.c). A backup another hub runs can be followed as well.
+ *
+ * A stream lasts for hours: every few seconds the token is looked at again, and one that was
+ * revoked, has expired or may no more ends it, with a line that says so.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -28,15 +31,18 @@
 #define EVENTS_NAP_MS	    100 /* to notice that the hub stops */
 #define EVENTS_PROGRESS_MS  1000
 #define EVENTS_HEARTBEAT_MS 10000
+#define EVENTS_ACCESS_MS    5000
 #define EVENTS_LINES	    100 /* of the log, at a time */
 
 struct events {
 	struct hub *hub;
+	struct hub_caller caller;
+	const struct api_route *route;
 	char id[CATALOG_ID_SIZE];
 	int64_t line;	/* the last one told */
 	char *told;	/* statuses as last told; NULL: never */
 	char *progress; /* the same for the numbers */
-	int64_t progress_ms, sent_ms, looked_ms;
+	int64_t progress_ms, sent_ms, looked_ms, allowed_ms;
 	bool ended;
 
 	char *text; /* on its way out; NULL: nothing is */
@@ -150,6 +156,14 @@ static void look(struct events *e, FILE *out)
 
 /* --- the stream ------------------------------------------------------------------------------ */
 
+static bool is_allowed(struct events *e)
+{
+	if (now_ms() - e->allowed_ms < EVENTS_ACCESS_MS)
+		return true;
+	e->allowed_ms = now_ms();
+	return api_may_go_on(e->hub, &e->caller, e->route, "backups");
+}
+
 /* Looks, when it is time; what is to be sent is in e->text then. False: no memory. */
 static bool gather(struct events *e)
 {
@@ -162,7 +176,12 @@ static bool gather(struct events *e)
 		return false;
 	if (!e->looked_ms)
 		fputs("retry: 2000\n\n", out);
-	look(e, out);
+	if (is_allowed(e)) {
+		look(e, out);
+	} else {
+		fputs(": this token is worth nothing any more\n\n", out);
+		e->ended = true;
+	}
 	e->looked_ms = now_ms();
 	if (!ftell(out) && e->looked_ms - e->sent_ms >= EVENTS_HEARTBEAT_MS)
 		fputs(": still here\n\n", out);
@@ -256,7 +275,9 @@ static int open_stream(struct api_request *req, const char *id, int64_t line, st
 	}
 	e->hub = req->hub;
 	e->line = line;
-	e->sent_ms = now_ms();
+	e->caller = req->user;
+	e->route = req->route;
+	e->sent_ms = e->allowed_ms = now_ms();
 	CATALOG_TEXT(e->id, id);
 	return api_reply_stream(
 		req, "text/event-stream",

@@ -286,8 +286,10 @@ static int run_handler(const struct api_route *route, struct api_request *req,
 	req->body = body;
 	if (!rc && route->creates)
 		rc = api_idem_begin(req, idem, &replayed, err);
-	if (!rc && !replayed)
+	if (!rc && !replayed) {
+		api_audit_begin(req);
 		rc = route->handle(req, err);
+	}
 	req->body = NULL;
 	json_decref(body);
 	if (!rc && !has_answer(req))
@@ -365,6 +367,7 @@ void api_dispatch(struct hub *hub, struct api_exchange *x)
 	}
 	req->hub = hub;
 	req->method = x->method;
+	req->pending = -1;
 	req->out = x;
 	dispatch(req, x);
 	free(req);

@@ -41,6 +41,7 @@ struct api_request {
 	bool denied;			/* refused for who asks, not for what: auth.c */
 	bool unlisted;			/* the audit log has enough of these for now */
 	bool minor;			/* changes nothing worth an entry in the audit log */
+	int pending;			/* its number among those that change something; -1 */
 
 	/* the handler's answer */
 	json_t *answer;	   /* with result 0; given away */
@@ -210,6 +211,11 @@ int api_authorise(struct api_request *req, const struct api_route *route, struct
  * good, with @status, and writes it down as auth.c does. */
 int api_refuse_stranger(struct api_request *req, int status, struct err *err);
 
+/* For answers that last: may @caller, let in by api_authorise(), still do what @route does? @noun:
+ * as scopes name it. When the catalog cannot say, nothing has changed. */
+bool api_may_go_on(struct hub *hub, struct hub_caller *caller, const struct api_route *route,
+		   const char *noun);
+
 /* For handlers of the agents' routes, first of all: by the agents' listener, which asks for no
  * token, only what concerns a running backup is admitted, and that not too often. @name: of what
  * kind says. *@first: this address, or token, has not asked this about it for a while. HUB_E_STATE,
@@ -217,6 +223,9 @@ int api_refuse_stranger(struct api_request *req, int status, struct err *err);
 enum api_agent_object { API_AGENT_BACKUP, API_AGENT_VM };
 int api_admit_agent(struct api_request *req, enum api_agent_object kind, const char *name,
 		    bool *first, struct err *err);
+
+/* Notes that a request begins to change something, in case the hub does not live to tell. */
+void api_audit_begin(struct api_request *req);
 
 /* Writes to the audit log what came of a request; @error is "" when it was done. */
 void api_audit(struct api_request *req, int status, const char *error);

@@ -197,6 +197,20 @@ int hub_access_authenticate(struct hub *hub, const char *token, struct hub_calle
 	return 0;
 }
 
+int hub_access_again(struct hub *hub, struct hub_caller *caller, struct err *err)
+{
+	struct catalog_token t;
+	int rc = catalog_token_get(hub->catalog, caller->token_id, &t, err);
+
+	if (rc == CATALOG_E_NOT_FOUND)
+		return err_set(err, HUB_E_TOKEN, "this hub knows token %s no more",
+			       caller->token_id);
+	if (rc)
+		return hub_from_catalog(rc);
+	caller->role = t.user_role;
+	return check_token(&t, catalog_now_us(), err);
+}
+
 /* --- users and tokens ---------------------------------------------------------------------------
  */
 

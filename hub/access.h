@@ -36,6 +36,10 @@ struct hub_caller {
 int hub_access_authenticate(struct hub *hub, const char *token, struct hub_caller *out,
 			    struct err *err);
 
+/* What @caller, let in a while ago, is worth now: its role is read again. HUB_E_TOKEN: nothing any
+ * more. */
+int hub_access_again(struct hub *hub, struct hub_caller *caller, struct err *err);
+
 /* True when a user with the role @has may do what @needed may. */
 bool hub_role_covers(enum catalog_role has, enum catalog_role needed);
 

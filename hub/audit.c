@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "hub/audit_pending.h"
 #include "hub/job.h"
 
 #define ANCHOR_LINE   86 /* "<id, 20 digits> <hash, 64>\n" */
@@ -22,6 +23,7 @@ struct hub_audit {
 	int fd;
 	struct catalog_audit_anchor anchors[ANCHORS_MAX]; /* the last one moves */
 	size_t count;
+	struct hub_audit_pending *pending;
 };
 
 /* --- the file --------------------------------------------------------------------------------- */
@@ -62,10 +64,28 @@ static int read_anchors(struct hub_audit *audit, const char *path, struct err *e
 	return 0;
 }
 
+/* What cannot be written now stays for the next start. */
+static int take_left(struct hub *hub, struct err *err)
+{
+	struct hub_audit_pending *pending = hub->audit->pending;
+	struct catalog_audit entry;
+	size_t at = 0;
+
+	while (hub_pending_left(pending, &at, &entry)) {
+		log_warn(&hub->log, "audit: the last run ended during %s of %s by %s", entry.action,
+			 entry.object, entry.user_name);
+		if (!hub_audit_add(hub, &entry))
+			return err_set(err, -EIO,
+				       "the audit log does not take what the last run has left");
+	}
+	return hub_pending_clear(pending, err);
+}
+
 int hub_audit_start(struct hub *hub, struct err *err)
 {
 	struct hub_audit *audit = calloc(1, sizeof(*audit));
 	char path[CATALOG_PATH_SIZE + 32];
+	int rc;
 
 	if (!audit)
 		return err_sys(err, -ENOMEM, "audit log");
@@ -75,7 +95,10 @@ int hub_audit_start(struct hub *hub, struct err *err)
 	audit->fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (audit->fd < 0)
 		return err_sys(err, -errno, "opening %s", path);
-	return read_anchors(audit, path, err);
+	rc = read_anchors(audit, path, err);
+	if (!rc)
+		rc = hub_pending_open(&audit->pending, hub->data_dir, err);
+	return rc ? rc : take_left(hub, err);
 }
 
 void hub_audit_stop(struct hub *hub)
@@ -87,6 +110,7 @@ void hub_audit_stop(struct hub *hub)
 	hub->audit = NULL;
 	if (audit->fd >= 0)
 		close(audit->fd);
+	hub_pending_close(audit->pending);
 	pthread_mutex_destroy(&audit->lock);
 	free(audit);
 }
@@ -146,12 +170,14 @@ static void note_shorter(struct hub *hub, int64_t known, int64_t found)
 		move_anchor(hub, &e);
 }
 
-void hub_audit_add(struct hub *hub, struct catalog_audit *entry)
+bool hub_audit_add(struct hub *hub, struct catalog_audit *entry)
 {
 	struct hub_audit *audit = hub->audit;
+	bool added;
 
 	pthread_mutex_lock(&audit->lock);
-	if (!add(hub, entry)) {
+	added = !add(hub, entry);
+	if (added) {
 		int64_t known = audit->count ? audit->anchors[audit->count - 1].id : 0;
 
 		if (!audit->count)
@@ -162,6 +188,23 @@ void hub_audit_add(struct hub *hub, struct catalog_audit *entry)
 			note_shorter(hub, known, entry->id - 1);
 	}
 	pthread_mutex_unlock(&audit->lock);
+	return added;
+}
+
+int hub_audit_begin(struct hub *hub, const struct catalog_audit *entry)
+{
+	struct err err = ERR_INIT;
+	int number = hub_pending_begin(hub->audit->pending, entry, &err);
+
+	if (number < 0)
+		log_error(&hub->log, "audit: %s of %s by %s was not noted before it began: %s",
+			  entry->action, entry->object, entry->user_name, err.text);
+	return number;
+}
+
+void hub_audit_end(struct hub *hub, int number)
+{
+	hub_pending_end(hub->audit->pending, number);
 }
 
 int hub_audit_verify(struct hub *hub, struct catalog_audit_report *out, struct err *err)

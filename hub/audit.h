@@ -10,13 +10,20 @@
 #include "catalog/audit.h"
 #include "hub/hub.h"
 
-/* Adds an entry. There is no result: what could not be written is logged, and the hub goes on. */
-void hub_audit_add(struct hub *hub, struct catalog_audit *entry);
+/* Adds an entry. False: it could not be written, which is logged; the hub goes on. */
+bool hub_audit_add(struct hub *hub, struct catalog_audit *entry);
+
+/* A call that changes something is about to begin (audit_pending.h): a number for hub_audit_end(),
+ * which the caller calls when the log has its entry, or needs none. -1: it could not be noted,
+ * which is logged. */
+int hub_audit_begin(struct hub *hub, const struct catalog_audit *entry);
+void hub_audit_end(struct hub *hub, int number);
 
 /* Goes through the log, against all anchors. */
 int hub_audit_verify(struct hub *hub, struct catalog_audit_report *out, struct err *err);
 
-/* Reads the anchors; before anything is added. */
+/* Reads the anchors, and writes entries for what the last run has left pending; before anything
+ * else is added. */
 int hub_audit_start(struct hub *hub, struct err *err);
 void hub_audit_stop(struct hub *hub); /* after hub_audit_start() failed, too */
 

@@ -29,6 +29,7 @@ static void nap(void)
 struct get {
 	char path[300];
 	const char *last_event_id; /* NULL: no such header */
+	const char *token;	   /* NULL: that of the rig */
 	pthread_mutex_t lock;
 	char *text; /* lock */
 	size_t len; /* lock */
@@ -61,7 +62,10 @@ static void *get_main(void *arg)
 	const char *type = NULL;
 
 	snprintf(url, sizeof(url), "http://%s%s", api_address(api), g->path);
-	apirig_bearer(g->path, bearer);
+	if (g->token)
+		snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", g->token);
+	else
+		apirig_bearer(g->path, bearer);
 	headers = curl_slist_append(NULL, bearer);
 	if (g->last_event_id) {
 		snprintf(header, sizeof(header), "Last-Event-ID: %s", g->last_event_id);
@@ -310,6 +314,48 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 		nap();
 	assert_int_equal(hub_followers(rig.hub), 0);
 	close(fd);
+	hub_backup_view_deinit(&view);
+}
+
+/* Whose token is revoked, or whose user is disabled, hears no more of what he followed. */
+static void a_stream_ends_with_the_worth_of_its_token(void **state)
+{
+	struct hub_backup_view view;
+	char path[200], text[2][HUB_TOKEN_SIZE], id[2][CATALOG_ID_SIZE], user[CATALOG_ID_SIZE];
+	struct get g[2];
+	json_t *reply;
+
+	(void)state;
+	start_backup(&view);
+	reply = ask("POST", "/api/v1/users", "{\"name\":\"ann\",\"role\":\"viewer\"}", 201);
+	snprintf(user, sizeof(user), "%s", text_of(reply, "id"));
+	json_decref(reply);
+	snprintf(path, sizeof(path), "/api/v1/users/%s/tokens", user);
+	for (int i = 0; i < 2; i++) {
+		reply = ask("POST", path, "{\"name\":\"x\"}", 201);
+		snprintf(text[i], sizeof(text[i]), "%s", text_of(reply, "token"));
+		snprintf(id[i], sizeof(id[i]), "%s", text_of(reply, "id"));
+		json_decref(reply);
+		get_init(&g[i], "/api/v1/backups/%s/events", view.job.id);
+		g[i].token = text[i];
+		pthread_create(&g[i].thread, NULL, get_main, &g[i]);
+		get_await(&g[i], "event: state");
+	}
+	snprintf(path, sizeof(path), "/api/v1/tokens/%s", id[0]);
+	just("DELETE", path, NULL, 200);
+	pthread_join(g[0].thread, NULL);
+	assert_int_equal(g[0].code, CURLE_OK);
+	assert_true(get_has(&g[0], "this token is worth nothing any more"));
+	assert_false(get_has(&g[1], "worth nothing"));
+	snprintf(path, sizeof(path), "/api/v1/users/%s", user);
+	just("PATCH", path, "{\"enabled\":false}", 200);
+	pthread_join(g[1].thread, NULL);
+	assert_int_equal(g[1].code, CURLE_OK);
+	assert_true(get_has(&g[1], "this token is worth nothing any more"));
+	assert_false(get_has(&g[1], "event: end"));
+	assert_int_equal(hub_running_backups(rig.hub), 1);
+	for (int i = 0; i < 2; i++)
+		get_deinit(&g[i]);
 	hub_backup_view_deinit(&view);
 }
 
@@ -632,6 +678,7 @@ int main(void)
 		T(who_comes_back_gets_what_was_missed_and_nothing_twice),
 		T(so_many_may_follow_and_no_more),
 		T(a_follower_that_does_not_read_is_dropped),
+		T(a_stream_ends_with_the_worth_of_its_token),
 		T(ready_says_what_is_missing),
 		T(the_metrics_are_what_prometheus_reads_and_what_happened),
 	};

@@ -310,6 +310,50 @@ static void a_hangup_brings_new_certificates_and_limits(void **state)
 		"kill -TERM $pid; wait $pid\n");
 }
 
+/* An agent that never answers holds a call that changes something; the hub is killed in it. */
+static void a_call_the_hub_did_not_live_to_tell_of_is_in_the_audit_log(void **state)
+{
+	(void)state;
+	run_story("set -e\n"
+		  "python3 -c 'import socket, time\n"
+		  "s = socket.create_server((\"127.0.0.1\", 0))\n"
+		  "print(s.getsockname()[1], flush=True)\n"
+		  "time.sleep(60)' >port & mute=$!\n"
+		  "trap 'kill $mute' EXIT\n"
+		  "for i in $(seq 200); do [ -s port ] && break; sleep 0.05; done\n"
+		  "start() { : >out; $HUB --data-dir data --http 127.0.0.1:0 --agent-listen off "
+		  "--nbd "
+		  "unix:x.sock --agent-url http://127.0.0.1:$(cat port) >out 2>err & pid=$!\n"
+		  "  for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done\n"
+		  "  url=http://$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out); }\n"
+		  "ask() { curl -s --noproxy '*' -H \"Authorization: Bearer $(cat "
+		  "data/admin-token)\" "
+		  "\"$@\"; }\n"
+		  "start\n"
+		  "ask -f -d '{\"name\":\"ann\",\"role\":\"viewer\"}' $url/api/v1/users\n"
+		  "no grep -q users data/audit-pending\n"
+		  "ask -d '{}' $url/api/v1/discovery/discover-vms & client=$!\n"
+		  "for i in $(seq 400); do grep -q discover-vms data/audit-pending && break; sleep "
+		  "0.05; done\n"
+		  "[ $(stat -c %a data/audit-pending) = 600 ]\n"
+		  "no grep -q sdn_ data/audit-pending\n"
+		  "kill -KILL $pid; wait $pid || true; wait $client || true\n"
+		  "start\n"
+		  "grep 'the last run ended during POST /api/v1/discovery/discover-vms' err\n"
+		  "ask -f \"$url/api/v1/audit?outcome=failed\" >audit\n"
+		  "jq -e '.total == 1 and .entries[0].user_name == \"admin\" and "
+		  "(.entries[0].detail | tostring | test(\"may have been done\"))' audit || { cat "
+		  "audit; "
+		  "exit 1; }\n"
+		  "ask -f $url/api/v1/audit/verify | jq -e .ok\n"
+		  "[ ! -s data/audit-pending ]\n"
+		  "kill -TERM $pid; wait $pid\n"
+		  "start\n"
+		  "no grep -q 'the last run ended during' err\n"
+		  "ask -f \"$url/api/v1/audit?outcome=failed\" | jq -e '.total == 1'\n"
+		  "kill -TERM $pid; wait $pid\n");
+}
+
 /* What the service manager is told: a socket of ours stands in for its own. */
 static bool manager_hears(int fd, const char *what)
 {
@@ -398,6 +442,7 @@ int main(void)
 		T(a_wrong_configuration_is_named_by_file_and_line),
 		T(a_hangup_changes_what_can_change_and_says_what_cannot),
 		T(a_hangup_brings_new_certificates_and_limits),
+		T(a_call_the_hub_did_not_live_to_tell_of_is_in_the_audit_log),
 		T(the_service_manager_hears_of_every_turn),
 		T(it_says_when_it_serves_and_stops_in_order),
 		T(each_nbd_listener_has_a_policy_of_its_own),
