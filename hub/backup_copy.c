@@ -537,7 +537,8 @@ static int copy_make(struct copy_run *run, struct err *err)
 				  catalog_copy_set_verifying(run->hub->catalog, &run->row, err));
 	if (!rc && verify)
 		rc = copy_read_back_all(run, false, err);
-	/* Not under a name it keeps, if somebody else is at it by now. */
+	/* Not under a name it keeps, if somebody else is at it by now: asked once more. */
+	run->told_ns = 0;
 	if (!rc && !copy_may_go_on(run, run->row.bytes_total))
 		rc = -ECANCELED;
 	for (size_t i = 0; !rc && i < run->n; i++)

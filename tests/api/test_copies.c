@@ -367,6 +367,13 @@ static void a_bit_that_flips_in_the_copy_is_found_and_the_file_set_aside(void **
 	json_decref(ask("POST", path_of("/api/v1/copies/%s/verify", id), NULL, 202));
 	json_decref(await(id, "completed"));
 	assert_int_equal(files_in("far/quarantine"), 0);
+	assert_int_equal(scratch_run("mv '%s/far' '%s/away'", rig.dir, rig.dir), 0);
+	json_decref(ask("POST", path_of("/api/v1/copies/%s/verify", id), NULL, 202));
+	json_decref(copy);
+	copy = await(id, "completed"); /* that it cannot be read now says nothing about it */
+	assert_int_equal(scratch_run("mv '%s/away' '%s/far'", rig.dir, rig.dir), 0);
+	assert_string_equal(text_of(copy, "verification"), "pending");
+	assert_non_null(strstr(text_of(copy, "error_message"), "far"));
 
 	flip_bit(text_of(disk_of(copy, 0), "qcow2_path"));
 	json_decref(ask("POST", path_of("/api/v1/copies/%s/verify", id), NULL, 202));
@@ -496,6 +503,7 @@ static void a_policys_backup_is_copied_also_if_the_hub_goes_in_between(void **st
 	start_with_policy(policy, &view);
 	rig_finish(&rig, &vm, &view, 1);
 	apirig_stop();
+	rig.config.copy_max_running = 3;
 	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM backup_copies"), 2);
 	apirig_start();
 	for (int i = 0; i < 2000; i++) {

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
+#include "qcow2/convert.h"
 #include "qcow2/sums.h"
 #include "tests/support/imgloop.h"
 #include "tests/support/scratch.h"
@@ -324,6 +325,49 @@ static void a_damaged_sidecar_is_called_damaged(void **state)
 	assert_int_equal(qcow2_verify("side.qcow2", NULL, &ops, &found, &differing, &err), -ENOENT);
 }
 
+/* Images of the same data have the same sums however they came by it; others are told apart by the
+ * sidecars alone. */
+static void sidecars_are_compared_without_their_images(void **state)
+{
+	const struct qcow2_convert_opts whole = {.cluster_size = CS, .sums = true};
+	struct qcow2_sums_difference d;
+	uint64_t data;
+	struct err err;
+
+	(void)state;
+	create("low-1.qcow2", 4 << 20, NULL);
+	open_rw("low-1.qcow2", false);
+	write_random(0, 2 << 20);
+	assert_int_equal(imgloop_close(&loop), 0);
+	create("high-1.qcow2", 4 << 20, "low-1.qcow2");
+	open_rw("high-1.qcow2", false);
+	write_random(3 << 20, 100);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_int_equal(qcow2_convert("high-1.qcow2", NULL, "whole.qcow2", &whole, &err), 0);
+	assert_int_equal(qcow2_sums_compare("high-1.sums", "whole.sums", &d, &err), 0);
+	assert_int_equal(d.clusters, 0);
+	assert_int_equal(qcow2_sums_compare("low-1.sums", "whole.sums", &d, &err), 0);
+	assert_int_equal(d.clusters, 1);
+	assert_int_equal(d.first, 3 << 20);
+	assert_int_equal(qcow2_sums_data("whole.sums", &data, &err), 0);
+	assert_int_equal(data, (2 << 20) + CS);
+
+	create("other.qcow2", 8 << 20, NULL);
+	open_rw("other.qcow2", false);
+	write_random(0, 100);
+	assert_int_equal(imgloop_close(&loop), 0);
+	assert_int_equal(qcow2_sums_compare("other.sums", "whole.sums", &d, &err), -EINVAL);
+	assert_int_equal(qcow2_sums_compare("none.sums", "whole.sums", &d, &err), -ENOENT);
+	assert_int_equal(qcow2_sums_compare("whole.sums", "none.sums", &d, &err), -ENOENT);
+	assert_int_equal(qcow2_sums_data("none.sums", &data, &err), -ENOENT);
+	assert_int_equal(scratch_run("printf 'x' | dd of=whole.sums bs=1 seek=5000 conv=notrunc "
+				     "status=none"),
+			 0);
+	assert_int_equal(qcow2_sums_compare("high-1.sums", "whole.sums", &d, &err), -EBADMSG);
+	assert_int_equal(truncate("whole.sums", 4500), 0);
+	assert_int_equal(qcow2_sums_data("whole.sums", &data, &err), -EBADMSG);
+}
+
 static void changed_clusters_are_told_apart_without_reading_the_parent(void **state)
 {
 	struct qcow2_stats stats;
@@ -362,6 +406,7 @@ int main(void)
 		cmocka_unit_test(verify_names_the_ranges_that_differ),
 		cmocka_unit_test(damage_in_a_parent_shows_in_every_point_above),
 		cmocka_unit_test(a_damaged_sidecar_is_called_damaged),
+		cmocka_unit_test(sidecars_are_compared_without_their_images),
 		cmocka_unit_test(changed_clusters_are_told_apart_without_reading_the_parent),
 	};
 
