@@ -11,7 +11,7 @@ build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libj
 # MariaDB without its service: the tests and the demo run servers of their own, and clusters of them.
 databases="mariadb-server-core mariadb-client-core galera-4"
 judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl jq bc
-        openssl gnutls-bin e2fsprogs fdisk util-linux procps python3-jsonschema"
+        openssl gnutls-bin systemd e2fsprogs fdisk util-linux procps python3-jsonschema"
 # sshd without its service: tests run one of their own.
 tunnel="openssh-server openssh-client socat iproute2"
 
