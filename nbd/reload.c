@@ -129,7 +129,7 @@ static void exchange_creds(struct nbd_server *server, struct nbd_change *change)
 
 void nbd_server_apply(struct nbd_server *server, struct nbd_change *change)
 {
-	bool other = memcmp(&server->config, &change->config, sizeof(change->config)) != 0;
+	bool other = memcmp(&server->limits, &change->config, sizeof(change->config)) != 0;
 
 	for (size_t i = 0; i < change->count; i++)
 		if (change->listeners[i].tls)
@@ -137,11 +137,11 @@ void nbd_server_apply(struct nbd_server *server, struct nbd_change *change)
 				 change->listeners[i].listener->address);
 	exchange_creds(server, change);
 	if (other) {
-		server->config = change->config;
-		nbd_admission_set(&server->admission, &server->config);
+		server->limits = change->config;
+		nbd_admission_set(&server->admission, &server->limits);
 		for (unsigned i = 0; i < server->config.workers; i++)
-			nbd_worker_limit(&server->workers[i], &server->config);
-		nbd_config_log(&server->config, &server->log);
+			nbd_worker_limit(&server->workers[i], &server->limits);
+		nbd_config_log(&server->limits, &server->log);
 	}
 	nbd_change_free(change);
 }

@@ -190,6 +190,7 @@ static struct nbd_server *server_new(const struct nbd_server_config *config)
 		return NULL;
 	server->config = *config;
 	nbd_config_complete(&server->config);
+	server->limits = server->config;
 	server->workers = calloc(server->config.workers, sizeof(*server->workers));
 	if (!server->workers) {
 		free(server);

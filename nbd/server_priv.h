@@ -20,9 +20,8 @@
 #define NBD_WORKERS_MAX 64
 
 struct nbd_server {
-	/* Complete. Immutable but for what nbd_server_apply() changes, which the workers and
-	 * `admission` have copies of. */
-	struct nbd_server_config config;
+	struct nbd_server_config config; /* complete, as at the start; immutable */
+	struct nbd_server_config limits; /* nbd_server_apply()'s: those that hold now */
 	struct log_scope log;
 	struct nbd_worker *workers; /* config.workers of them */
 
