@@ -34,7 +34,7 @@ static const struct row_map map = ROW_MAP(
 static int delete_oldest_session(struct db *db, const char *parent_id, struct err *err)
 {
 	T oldest;
-	int r = row_get(db, &map, "WHERE t.parent_id = ? ORDER BY t.id LIMIT 1",
+	int r = row_get(db, &map, "WHERE t.parent_id = ? ORDER BY t.created_at, t.id LIMIT 1",
 			DB_ARGS(DB_TEXT(parent_id)), &oldest, err);
 
 	if (r != DB_ROW)
