@@ -55,6 +55,7 @@ static void hide_repository(bool hide)
 static void a_backup_is_deleted_with_what_leans_on_it_if_that_is_said(void **state)
 {
 	char full[CATALOG_ID_SIZE], incr[CATALOG_ID_SIZE];
+	const json_t *entry;
 	json_t *reply;
 
 	(void)state;
@@ -76,10 +77,10 @@ static void a_backup_is_deleted_with_what_leans_on_it_if_that_is_said(void **sta
 	assert_int_equal(number_of(reply, "total"), 0);
 	json_decref(reply);
 	reply = ask("GET", "/api/v1/audit?outcome=allowed", NULL, 200);
-	reply = json_object_get(reply, "entries");
-	assert_string_equal(text_of(json_array_get(reply, 0), "action"),
-			    "DELETE /api/v1/backups/{backup_id}");
-	assert_non_null(strstr(text_of(json_array_get(reply, 0), "object"), full));
+	entry = json_array_get(json_object_get(reply, "entries"), 0);
+	assert_string_equal(text_of(entry, "action"), "DELETE /api/v1/backups/{backup_id}");
+	assert_non_null(strstr(text_of(entry, "object"), full));
+	json_decref(reply);
 }
 
 static void what_is_kept_says_until_when(void **state)

@@ -43,7 +43,8 @@ static size_t chains_of(struct fx *fx, int disk_index, struct catalog_chain *out
 	size_t n;
 
 	OK(catalog_chains_list(fx->cat, &f, &rows, &n, &err));
-	memcpy(out, rows, MIN(n, max) * sizeof(*rows));
+	if (n)
+		memcpy(out, rows, MIN(n, max) * sizeof(*rows));
 	free(rows);
 	return n;
 }
