@@ -225,7 +225,7 @@ static const struct api_route copy_routes[] = {
 	API_ROUTE(POST, ONE "/verify", post_verify, OPERATOR,
 		  "Read a completed copy back and compare its checksums", .gives = &copy_shape,
 		  .status = 202),
-	API_ROUTE(DELETE, ONE, delete_copy, OPERATOR,
+	API_ROUTE(DELETE, ONE, delete_copy, ADMIN,
 		  "Delete a copy: its files, then what is known of it",
 		  .details = "One that is being made is stopped first and goes a moment later.",
 		  .status = API_NO_CONTENT),

@@ -299,6 +299,45 @@ static void what_cannot_be_copied_is_refused(void **state)
 	refuse("GET", "/api/v1/copies?status=odd", NULL, 400, "status");
 }
 
+/* The same request with the same key is the same copy. */
+static void asking_again_with_the_same_key_makes_no_second_copy(void **state)
+{
+	char backup[CATALOG_ID_SIZE], path[200], bearer[APIRIG_BEARER_SIZE];
+	const char *const headers[] = {bearer, "Content-Type: application/json",
+				       "Idempotency-Key: once", NULL};
+	struct apiclient_reply first, second;
+
+	(void)state;
+	rig_full(&rig, &vm, 0, backup);
+	snprintf(path, sizeof(path), "/api/v1/backups/%s/copy", backup);
+	apirig_bearer(path, bearer);
+	apirig_run("POST", path, "{\"repository\":\"far\"}", headers, &first);
+	apirig_run("POST", path, "{\"repository\":\"far\"}", headers, &second);
+	assert_int_equal(first.status, 202);
+	assert_int_equal(second.status, 202);
+	assert_string_equal(first.text, second.text);
+	apiclient_deinit(&first);
+	apiclient_deinit(&second);
+}
+
+static void a_backup_with_copies_is_not_deleted_before_them(void **state)
+{
+	char backup[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE], path[CATALOG_PATH_SIZE];
+
+	(void)state;
+	rig_full(&rig, &vm, 0, backup);
+	copy_to(backup, far, id);
+	refuse("DELETE", path_of("/api/v1/backups/%s", backup), NULL, 409, "cop");
+	json_decref(await(id, "completed"));
+	refuse("DELETE", path_of("/api/v1/backups/%s", backup), NULL, 409,
+	       "copies in other repositories");
+	source_path(backup, 0, path);
+	assert_int_equal(access(path, R_OK), 0);
+	just("DELETE", path_of("/api/v1/copies/%s", id), NULL, 204);
+	json_decref(ask("DELETE", path_of("/api/v1/backups/%s", backup), NULL, 200));
+	assert_int_not_equal(access(path, R_OK), 0);
+}
+
 static void lists_have_pages_and_filters(void **state)
 {
 	char backups[3][CATALOG_ID_SIZE], id[CATALOG_ID_SIZE], path[200];
@@ -558,6 +597,8 @@ int main(void)
 		T(a_copy_of_any_point_of_a_chain_stands_by_itself),
 		T(a_copy_is_compressed_as_its_repository_says),
 		T(what_cannot_be_copied_is_refused),
+		T(asking_again_with_the_same_key_makes_no_second_copy),
+		T(a_backup_with_copies_is_not_deleted_before_them),
 		T(lists_have_pages_and_filters),
 		T(a_backup_that_has_rotted_is_not_copied_as_if_it_were_whole),
 		T(a_bit_that_flips_in_the_copy_is_found_and_the_file_set_aside),
