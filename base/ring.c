@@ -179,9 +179,9 @@ bool ring_expects(const struct ring *ring)
 	       ring->pending > (unsigned)(ring->poke_fd >= 0);
 }
 
-int ring_round(struct ring *ring)
+static int ring_turn(struct ring *ring, bool wait)
 {
-	int r = ring->ready ? io_uring_submit_and_get_events(&ring->uring) : ring_wait(ring);
+	int r = wait ? ring_wait(ring) : io_uring_submit_and_get_events(&ring->uring);
 
 	if (r < 0 && r != -EINTR && r != -EBUSY && r != -EAGAIN && r != -ETIME)
 		return r;
@@ -190,6 +190,16 @@ int ring_round(struct ring *ring)
 	ring_run_timers(ring);
 	ring_run_ready(ring);
 	return 0;
+}
+
+int ring_round(struct ring *ring)
+{
+	return ring_turn(ring, !ring->ready);
+}
+
+int ring_pass(struct ring *ring)
+{
+	return ring_turn(ring, false);
 }
 
 static void ring_arm_poke(struct ring *ring)

@@ -78,6 +78,10 @@ bool ring_expects(const struct ring *ring);
  * 0 or -errno (the ring is unusable then). */
 int ring_round(struct ring *ring);
 
+/* A round that waits for nothing: what was prepared is on its way while its owner does other
+ * things. */
+int ring_pass(struct ring *ring);
+
 /* Lets other threads wake the loop; on_poke() (may be NULL) runs once in a following round. A
  * second call only replaces on_poke. */
 void ring_set_poke(struct ring *ring, void (*on_poke)(struct ring *ring));

@@ -208,6 +208,8 @@ static int scan_run(struct scan *s)
 			if (!r)
 				r = scan_next(s);
 		}
+		if (!r) /* reads run while a piece is dealt with */
+			r = ring_pass(&s->ring);
 		while (!r && !s->piece[s->first].done)
 			r = ring_round(&s->ring);
 		if (!r)
