@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
+
 struct wait {
 	struct qcow2_op op;
 	struct pool_waiter room;
@@ -22,7 +24,8 @@ int qcow2_session_init(struct qcow2_session *s, unsigned batches, struct err *er
 		return r;
 	}
 	if ((r = pool_init(&s->batches, batches, QCOW2_BATCH_SIZE, err)) ||
-	    (r = pool_init(&s->bounces, QCOW2_BOUNCES_MIN, QCOW2_BOUNCE_SIZE, err)))
+	    (r = pool_init(&s->bounces, MAX(batches / 2, QCOW2_BOUNCES_MIN), QCOW2_BOUNCE_SIZE,
+			   err)))
 		qcow2_session_deinit(s);
 	return r;
 }

@@ -13,7 +13,8 @@ struct qcow2_session {
 	struct qcow2_image *img; /* attached; owned; NULL when closed */
 };
 
-/* Ring and buffers (@batches of 2 MiB), no image yet. Deinit accepts a zeroed session. */
+/* Ring and buffers (@batches of 2 MiB, and half as many to compare and compress), no image yet.
+ * Deinit accepts a zeroed session. */
 int qcow2_session_init(struct qcow2_session *s, unsigned batches, struct err *err);
 void qcow2_session_deinit(struct qcow2_session *s);
 
