@@ -17,7 +17,8 @@
 static void check_says(struct hub_check *check, bool ok, const char *detail)
 {
 	check->ok = ok;
-	snprintf(check->detail, sizeof(check->detail), "%s", ok ? "" : detail);
+	snprintf(check->detail, sizeof(check->detail), "%.*s", (int)sizeof(check->detail) - 1,
+		 ok ? "" : detail);
 }
 
 /* --- NBD -------------------------------------------------------------------------------------- */
