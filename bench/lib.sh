@@ -5,7 +5,8 @@
 # on TCP port $port where it can), with its process id in $server. A measurement starts one on fresh
 # files, drives it, reads its CPU time and peak memory, stops it, and writes one row:
 #
-#   {"family", "load", "name", "value", "unit", "cpu_s_gib", "rss_mib"}
+#   {"family", "load", "name", "value", "unit", "cpu_s_gib", "rss_mib",
+#    "cpu_idle", "disk_busy", "disk_queue", "disk_kib"}     while the disk was at it; see watch_machine()
 
 sock=$work/s
 img=$work/disk.qcow2
@@ -13,11 +14,12 @@ hz=$(getconf CLK_TCK)
 server=""
 tcp="" # HOST:PORT of a server that has no unix socket
 
-row() { # family, load, name, value, unit, [cpu s/GiB, [rss MiB]]
+row() { # family, load, name, value, unit, [cpu s/GiB, [rss MiB]]; what watched_machine() said belongs to it
 	jq -cn --arg family "$1" --arg load "$2" --arg name "$3" --argjson value "$4" --arg unit "$5" \
-		--argjson cpu "${6:-null}" --argjson rss "${7:-null}" \
+		--argjson cpu "${6:-null}" --argjson rss "${7:-null}" --argjson machine "${machine:-{\}}" \
 		'{family: $family, load: $load, name: $name, value: $value, unit: $unit,
-		  cpu_s_gib: $cpu, rss_mib: $rss}' >>"$work/rows"
+		  cpu_s_gib: $cpu, rss_mib: $rss} + $machine' >>"$work/rows"
+	machine=""
 }
 
 now() { date +%s.%N; }
@@ -27,6 +29,47 @@ die() {
 	echo "bench: $*" >&2
 	[ ! -s "$work/log" ] || tail -n 5 "$work/log" >&2
 	exit 1
+}
+
+# --- what the machine does meanwhile -----------------------------------------------------------------
+
+machine="" watcher=""
+work_device=$(stat -c '%Hd %Ld' "$work")
+mkfifo "$work/never"
+
+# Looks 20 times a second at the time the processors were idle and at what the disk below $work does. Without
+# a process of its own for each look: it must not be what it sees.
+watch_machine() {
+	(
+		trap - EXIT
+		while :; do
+			read -r _ user nice system idle iowait irq soft steal _ </proc/stat
+			disk=""
+			while read -r major minor _ reads _ rsectors _ writes _ wsectors _ _ busy queued _; do
+				[ "$major $minor" != "$work_device" ] ||
+					disk="$((reads + writes)) $((rsectors + wsectors)) $busy $queued"
+			done </proc/diskstats
+			echo "${EPOCHREALTIME%???} $((idle + iowait)) $((user + nice + system + irq + soft + steal)) $disk"
+			read -r -t 0.05 <>"$work/never" || true
+		done >"$work/watched"
+	) &
+	watcher=$!
+}
+# $machine gets what was seen from the disk's first move to its last, which leaves out what clients do
+# before and after.
+watched_machine() {
+	kill "$watcher"
+	wait "$watcher" 2>/dev/null || true
+	machine=$(awk 'NF == 7 {
+		n++; t[n] = $1 * 1000; idle[n] = $2; spent[n] = $3; ios[n] = $4; sectors[n] = $5; busy[n] = $6; queued[n] = $7
+		if (n > 1 && sectors[n] > sectors[n - 1]) { if (!a) a = n - 1; b = n }
+	} END {
+		if (!b || b - a < 3) { print "{}"; exit }
+		ms = t[b] - t[a]
+		printf "{\"cpu_idle\":%.3f,\"disk_busy\":%.3f,\"disk_queue\":%.2f,\"disk_kib\":%.0f}",
+			(idle[b] - idle[a]) / (idle[b] - idle[a] + spent[b] - spent[a]), (busy[b] - busy[a]) / ms,
+			(queued[b] - queued[a]) / ms, (sectors[b] - sectors[a]) / 2 / (ios[b] - ios[a])
+	}' "$work/watched")
 }
 
 # --- contenders --------------------------------------------------------------------------------------
@@ -183,7 +226,9 @@ measure() {
 	fresh
 	"${start[@]}"
 	wait_socket
+	watch_machine
 	"$@"
+	watched_machine
 	cpu=$(calc "$(cpu_of "$server") / ($moved / 1073741824)")
 	rss=$(rss_of "$server")
 	stop_server
@@ -191,12 +236,15 @@ measure() {
 	fresh
 }
 
-# What the directory itself takes: O_DIRECT, io_uring, fresh space, as deep as we go.
+# What the directory itself takes: O_DIRECT, io_uring, fresh space, as deep as we go. From memory in large
+# pages: a disk that is given scattered ones cuts the requests up, and fio then measures that.
 measure_disk() { # family, load
 	fresh
-	fio --name=d --filename="$img" --ioengine=io_uring --direct=1 --rw=write --bs=2M --iodepth=8 \
-		--size="$size" --fallocate=posix --end_fsync=1 --refill_buffers=0 --output-format=json \
-		--output="$work/fio.json" >/dev/null 2>&1 || die "fio failed on the disk"
+	watch_machine
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 fio --name=d --filename="$img" --ioengine=io_uring --direct=1 \
+		--rw=write --bs=2M --iodepth=8 --size="$size" --fallocate=posix --end_fsync=1 --refill_buffers=0 \
+		--output-format=json --output="$work/fio.json" >/dev/null 2>&1 || die "fio failed on the disk"
+	watched_machine
 	rate=$(jq '.jobs[0].write.io_bytes / .jobs[0].job_runtime * 1000 / 1073741824' "$work/fio.json")
 	row "$1" "$2" "limit: disk" "$rate" GiB/s
 	fresh

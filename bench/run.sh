@@ -20,6 +20,7 @@ work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/sendense-bench-XXXXXX")
 server=""
 cleanup() {
 	[ -z "$server" ] || kill -9 "$server" 2>/dev/null || true
+	[ -z "${watcher:-}" ] || kill "$watcher" 2>/dev/null || true
 	wait 2>/dev/null || true
 	rm -rf "$work"
 }
@@ -239,7 +240,7 @@ family_idle() {
 # CPU and memory per GiB must not grow with the disk. Larger disks only as far as there is room.
 family_growth() {
 	local gib room
-	room=$(($(df --output=avail -B1G "$work" | tail -n 1) / 2))
+	room=$(($(df --output=avail -B1G "$work" | tail -n 1) - 8))
 
 	for gib in 1 4 16 64; do
 		[ "$gib" -le "$room" ] || continue
