@@ -31,7 +31,7 @@ static const struct config_row {
 	ROW(max_connections, 1, 65536, 1024),
 	ROW(max_connections_per_peer, 1, 65536, 0),
 	ROW(max_connections_per_export, 1, 65536, 64),
-	ROW(handshake_percent, 1, 100, 3),
+	ROW(handshake_percent, 1, 100, 2),
 	ROW(handshake_timeout_ms, 10, HOUR_MS, 30000),
 	ROW(idle_timeout_ms, 10, 30 * 24 * HOUR_MS, 0),
 	ROW(stall_timeout_ms, 10, HOUR_MS, 10000),

@@ -33,7 +33,7 @@ struct nbd_server_config {
 	unsigned max_connections_per_peer;   /* one IP address; 0: half of the total */
 	unsigned max_connections_per_export; /* 0: 64 */
 	unsigned handshake_percent;    /* of a worker's time for clients that begin, while there are
-					* others; 1 to 100; 0: 3 */
+					* others; 1 to 100; 0: 2 */
 	unsigned handshake_timeout_ms; /* 10 ms to an hour; 0: 30 s */
 	unsigned
 		idle_timeout_ms; /* a client that owes us its next byte; 10 ms to 30 days; 0: off */

@@ -65,7 +65,7 @@ static const char usage[] =
 	"                       (default 64)\n"
 	"  --handshake-percent N\n"
 	"                       of a thread's time for new connections, while others are\n"
-	"                       served (default 3)\n"
+	"                       served (default 2)\n"
 	"  --handshake-timeout SECONDS\n"
 	"                       for the negotiation (default 30)\n"
 	"  --idle-timeout SECONDS\n"
