@@ -38,6 +38,8 @@ static size_t decode(const char *text, size_t len, uint8_t *out, size_t max)
 	while (padding < 2 && text[len - 1 - padding] == '=')
 		padding++;
 	n = len / 4 * 3 - padding;
+	if (n > max)
+		return 0;
 	base64_encode(bytes, n, again);
 	if (strlen(again) != len || memcmp(again, text, len))
 		return 0;

@@ -184,6 +184,8 @@ static void base64_has_one_text_for_one_value(void **state)
 	assert_false(base64_decode("", bytes, 0));
 }
 
+#define LONGEST_BLOB 4095 /* of 4096 bytes that are read, in whole groups of base64 */
+
 static void what_is_no_public_key_has_no_fingerprint(void **state)
 {
 	static const char *const bad[] = {"",
@@ -193,11 +195,19 @@ static void what_is_no_public_key_has_no_fingerprint(void **state)
 					  "ssh-ed25519 AAAA",
 					  "ssh-rsa " GOOD,
 					  "ssh-ed25519 " GOOD "AAA"};
-	char fingerprint[SSH_FINGERPRINT_SIZE];
+	char fingerprint[SSH_FINGERPRINT_SIZE], line[12 + LONGEST_BLOB / 3 * 4 + 5];
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
 		assert_false(ssh_fingerprint(bad[i], fingerprint));
+	/* The longest there may be, and as many characters with three bytes more. */
+	memset(line, 'A', sizeof(line));
+	memcpy(line, "ssh-ed25519 " GOOD, strlen("ssh-ed25519 " GOOD));
+	line[sizeof(line) - 1 - 4] = '\0';
+	assert_true(ssh_fingerprint(line, fingerprint));
+	line[sizeof(line) - 1 - 4] = 'A';
+	line[sizeof(line) - 1] = '\0';
+	assert_false(ssh_fingerprint(line, fingerprint));
 }
 
 int main(void)
