@@ -187,10 +187,11 @@ static int make_text(struct hub *hub, char **text, size_t *len, struct err *err)
 	return fclose(out) ? err_sys(err, -ENOMEM, "tunnel") : 0;
 }
 
-/* Is that what the file says, and nobody else may write it? */
+/* Is that what the file says, and nobody else may write it? A pipe in its place is not waited for:
+ * the watch-dog would. */
 static bool is_current(const char *path, const char *text, size_t len)
 {
-	_cleanup_(closep) int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_(closep) int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	_cleanup_(freep) char *now = NULL;
 	struct stat st;
 
@@ -316,7 +317,7 @@ void hub_tunnel_agent_url(struct hub *hub, const char *url)
 
 static void read_host_key(const char *path, char out[SSH_FINGERPRINT_SIZE])
 {
-	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	_cleanup_(closep) int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	char line[HOST_KEY_MAX];
 	ssize_t n = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
 

@@ -203,6 +203,30 @@ static void what_another_hub_revoked_goes_too(void **state)
 	assert_false(has(keys, id));
 }
 
+/* Whoever looks at the file would wait for a writer, and backups with the watch-dog. */
+static void what_is_no_file_is_replaced(void **state)
+{
+	struct hub_tunnel_info info;
+	char id[CATALOG_ID_SIZE], host_key[400];
+	struct err err = ERR_INIT;
+
+	(void)state;
+	snprintf(host_key, sizeof(host_key), "%s/host.pub", rig.dir);
+	assert_int_equal(mkfifo(host_key, 0600), 0);
+	rig.config.tunnel_host_key = host_key;
+	hubrig_start(&rig);
+	hub_tunnel_open(rig.hub, "127.0.0.1:8082");
+	approve(id);
+	assert_int_equal(unlink(keys), 0);
+	assert_int_equal(mkfifo(keys, 0600), 0);
+	alarm(60);
+	rig_must(hub_tunnel_sync(rig.hub, &err), &err, "sync");
+	hub_tunnel_describe(rig.hub, &info);
+	alarm(0);
+	assert_true(has(keys, id));
+	assert_string_equal(info.host_key_hash, "");
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -215,6 +239,7 @@ int main(void)
 		T(appliances_are_told_the_hosts_key),
 		T(another_agent_url_is_another_port),
 		T(what_another_hub_revoked_goes_too),
+		T(what_is_no_file_is_replaced),
 	};
 
 	return tmpdb_run_tests("hub/tunnel", tests, NULL, NULL);
