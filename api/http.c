@@ -23,6 +23,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,7 @@ struct http_server {
 	struct hub *hub;
 	bool for_agents;
 	struct http_settings settings;
-	bool started;
+	atomic_bool started; /* the library complains in any of its threads */
 	char complaint[256]; /* the library's, while it starts */
 
 	pthread_mutex_t lock;
