@@ -51,11 +51,16 @@ static const struct api_json_member enrolled_members[] = {
 };
 static const struct api_shape enrolled_shape = API_SHAPE("Enrolled", enrolled_members);
 
-/* Right or wrong, before it is known which. */
-static int admit_guess(struct api_request *req, struct err *err)
+/* Right or wrong, before it is known which. All who come through one proxy have one address: who
+ * knows what cannot be guessed is let through although others have used it up (@is_open of the text
+ * @member). */
+static int admit_guess(struct api_request *req, const char *member,
+		       bool (*is_open)(struct hub *hub, const char *text), struct err *err)
 {
+	const char *known = json_string_value(json_object_get(req->body, member));
+
 	snprintf(req->caller, sizeof(req->caller), "(appliance at %s)", req->out->peer);
-	if (hub_access_guess(req->hub, req->out->peer))
+	if (hub_access_guess(req->hub, req->out->peer) || (known && is_open(req->hub, known)))
 		return 0;
 	req->denied = true;
 	req->unlisted = !hub_access_refusal(req->hub, req->out->peer);
@@ -78,7 +83,7 @@ static int post_enroll(struct api_request *req, struct err *err)
 	const struct hub_enroll asked = {body.pairing_code, body.vma_public_key, body.vma_name,
 					 body.vma_version, req->out->peer};
 	struct catalog_enrollment row;
-	int rc = admit_guess(req, err);
+	int rc = admit_guess(req, "pairing_code", hub_pairing_is_open, err);
 
 	if (!rc)
 		rc = api_json_decode(req->body, enroll_members, ARRAY_SIZE(enroll_members), &body,
@@ -116,7 +121,7 @@ static const struct api_shape verified_shape = API_SHAPE("EnrollVerified", verif
 static int post_verify(struct api_request *req, struct err *err)
 {
 	struct verify_body body = {.signature = ""};
-	int rc = admit_guess(req, err);
+	int rc = admit_guess(req, "enrollment_id", hub_enroll_is_open, err);
 
 	if (!rc)
 		rc = api_json_decode(req->body, verify_members, ARRAY_SIZE(verify_members), &body,
@@ -422,10 +427,12 @@ static const struct api_route appliance_routes[] = {
 	API_ROUTE(POST, "/api/v1/vma/enroll", post_enroll, PUBLIC,
 		  "Ask to be let in, with a pairing code and a public key", .takes = &enroll_shape,
 		  .gives = &enrolled_shape,
-		  .details = "401: the code. Limited to one a second from an address, 30 at once."),
+		  .details = "401: the code. Limited to one a second from an address, 30 at once, "
+			     "but for a code that is good."),
 	API_ROUTE(POST, "/api/v1/vma/enroll/verify", post_verify, PUBLIC,
 		  "Show that the key is one's own", .takes = &verify_shape,
-		  .gives = &verified_shape, .details = "401: it is not. Limited as enroll is."),
+		  .gives = &verified_shape,
+		  .details = "401: it is not. Limited as enroll is, but for an id that is."),
 	API_ROUTE(GET, "/api/v1/vma/enroll/result", get_result, PUBLIC, "What was decided",
 		  .query = API_PARAMS({"enrollment_id", API_JSON_TEXT, "of enroll", NULL, true}),
 		  .gives = &result_shape),

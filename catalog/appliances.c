@@ -95,9 +95,9 @@ struct begin {
 
 /* What the index finds tells of hashes only; the comparison that counts takes as long whatever it
  * finds. */
-static int use_pairing(struct db *db, const char *code_hash, P *pairing, struct err *err)
+static int find_pairing(struct db *db, const char *code_hash, int64_t now, P *pairing,
+			struct err *err)
 {
-	int64_t now = catalog_now_us();
 	int r = row_get(db, &pairing_map, "WHERE p.code_hash = ?", DB_ARGS(DB_TEXT(code_hash)),
 			pairing, err);
 
@@ -108,6 +108,25 @@ static int use_pairing(struct db *db, const char *code_hash, P *pairing, struct 
 		return err_set(err, CATALOG_E_NOT_FOUND,
 			       "this pairing code was never given, or was used, or has expired: "
 			       "have a new one made");
+	return 0;
+}
+
+bool catalog_pairing_is_open(struct catalog *cat, const char *code_hash)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	P pairing;
+
+	return !catalog_lease(cat, &l, NULL) &&
+	       !find_pairing(l.db, code_hash, catalog_now_us(), &pairing, NULL);
+}
+
+static int use_pairing(struct db *db, const char *code_hash, P *pairing, struct err *err)
+{
+	int64_t now = catalog_now_us();
+	int r = find_pairing(db, code_hash, now, pairing, err);
+
+	if (r)
+		return r;
 	return db_run(db, "UPDATE appliance_pairings SET used_at = ? WHERE id = ?",
 		      DB_ARGS(DB_I64(now), DB_TEXT(pairing->id)), NULL, err);
 }

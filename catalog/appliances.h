@@ -57,6 +57,9 @@ struct catalog_enrollment {
  * CATALOG_E_EXISTS: the hash. */
 int catalog_pairing_create(struct catalog *cat, struct catalog_pairing *pairing, struct err *err);
 
+/* Would catalog_enrollment_begin() take this hash now? Not when it cannot be known. */
+bool catalog_pairing_is_open(struct catalog *cat, const char *code_hash);
+
 /* Uses up the pairing with this hash and begins an enrollment with it, both or neither: stores
  * name, version, public_key, fingerprint, challenge, remote and expires_at of @row, writes back the
  * rest. CATALOG_E_NOT_FOUND: no such pairing, or used before, or expired: one sentence for all

@@ -85,6 +85,13 @@ int hub_pairing_create(struct hub *hub, const char *by, int64_t valid_for_s,
 	return rc;
 }
 
+bool hub_pairing_is_open(struct hub *hub, const char *code)
+{
+	char hash[SHA256_HEX_SIZE];
+
+	return code_hash(code, hash) && catalog_pairing_is_open(hub->catalog, hash);
+}
+
 /* --- enrollment ------------------------------------------------------------------------------- */
 
 static bool is_text(const char *text, size_t max)
@@ -151,6 +158,14 @@ int hub_enroll_begin(struct hub *hub, const struct hub_enroll *asked,
 		log_info(&hub->log, "appliance %s asks to be enrolled (%s) with key %s", out->name,
 			 out->id, out->fingerprint);
 	return rc == CATALOG_E_NOT_FOUND ? HUB_E_TOKEN : hub_from_catalog(rc);
+}
+
+bool hub_enroll_is_open(struct hub *hub, const char *id)
+{
+	struct catalog_enrollment row;
+
+	return !catalog_enrollment_get(hub->catalog, id, &row, NULL) &&
+	       row.status == CATALOG_ENROLLMENT_PENDING;
 }
 
 int hub_enroll_verify(struct hub *hub, const char *id, const char *signature, struct err *err)

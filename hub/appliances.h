@@ -40,6 +40,11 @@ struct hub_enroll {
 	const char *remote; /* the address it comes from */
 };
 
+/* Is that a code that was given and is good still; is that an enrollment whose challenge is open?
+ * Nobody knows of one who has no business with it. Any thread. */
+bool hub_pairing_is_open(struct hub *hub, const char *code);
+bool hub_enroll_is_open(struct hub *hub, const char *id);
+
 /* HUB_E_TOKEN: the code; HUB_E_INVALID: anything else of it, and the code is still good. */
 int hub_enroll_begin(struct hub *hub, const struct hub_enroll *asked,
 		     struct catalog_enrollment *out, struct err *err);
