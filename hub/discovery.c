@@ -331,13 +331,19 @@ int hub_add_vms(struct hub *hub, const struct hub_discovery *where, const char *
 
 /* --- what an appliance posts by itself -------------------------------------------------------- */
 
-static const struct catalog_vm_context *inventory_known(const struct catalog_vm_context *rows,
-							size_t n, const char *vm_id)
+struct inventory_known {
+	struct catalog_vm_context *rows;
+	bool *met; /* of each: it was stored out of this list */
+	size_t n;
+};
+
+/* Its number; known->n: it is not under management. */
+static size_t inventory_find(const struct inventory_known *known, const char *vm_id)
 {
-	for (size_t i = 0; vm_id[0] && i < n; i++)
-		if (!strcmp(rows[i].vmware_vm_id, vm_id))
-			return &rows[i];
-	return NULL;
+	for (size_t i = 0; vm_id[0] && i < known->n; i++)
+		if (!strcmp(known->rows[i].vmware_vm_id, vm_id))
+			return i;
+	return known->n;
 }
 
 /* The appliance names what it does not know with zero values: a VM without disks would lose all of
@@ -354,46 +360,67 @@ static int inventory_refresh(struct hub *hub, const json_t *inventory, const jso
 	return discovery_store(hub, &where, inventory, vm, &row, err);
 }
 
-static void inventory_vm(struct hub *hub, const json_t *inventory, const json_t *vm,
+/* A list can name one VM as often as it has room for: stored once, however long it is. */
+static void inventory_vm(struct hub *hub, const json_t *inventory, const json_t *vm, bool *met,
 			 struct hub_inventory *out, char why[256])
 {
 	struct err err = ERR_INIT;
+	int rc = *met ? err_set(&err, HUB_E_INVALID, "VM \"%.200s\" is listed more than once",
+				hub_json_text(vm, "name"))
+		      : inventory_refresh(hub, inventory, vm, &err);
 
-	if (!inventory_refresh(hub, inventory, vm, &err)) {
+	if (!rc) {
+		*met = true;
 		out->refreshed++;
-		return;
-	}
-	if (!out->failed++)
+	} else if (!out->failed++) {
 		snprintf(why, 256, "%.255s", err.text);
-	log_warn(&hub->log, "inventory: %s", err.text);
+	}
+}
+
+static void inventory_take_all(struct hub *hub, const json_t *inventory,
+			       const struct inventory_known *known, struct hub_inventory *out,
+			       char why[256])
+{
+	const json_t *vm;
+	size_t i;
+
+	json_array_foreach (json_object_get(inventory, "vms"), i, vm) {
+		size_t at = inventory_find(known, hub_json_text(vm, "id"));
+
+		out->seen++;
+		if (at < known->n)
+			inventory_vm(hub, inventory, vm, &known->met[at], out, why);
+		else
+			out->unknown++;
+	}
+	if (out->failed)
+		log_warn(&hub->log, "inventory: %zu VMs could not be refreshed, the first: %s",
+			 out->failed, why);
 }
 
 int hub_inventory_take(struct hub *hub, const json_t *inventory, struct hub_inventory *out,
 		       char why[256], struct err *err)
 {
 	const char *host = hub_json_text(json_object_get(inventory, "vcenter"), "host");
-	const json_t *vms = json_object_get(inventory, "vms"), *vm;
 	_cleanup_(freep) struct catalog_vm_context *rows = NULL;
+	_cleanup_(freep) bool *met = NULL;
 	struct catalog_vm_filter filter = {.vcenter_host = host};
-	size_t n = 0, i;
+	size_t n = 0;
 	int rc;
 
 	*out = (struct hub_inventory){0};
 	why[0] = '\0';
 	if (!host[0])
 		return err_set(err, HUB_E_INVALID, "vcenter.host is missing");
-	if (!json_is_array(vms))
+	if (!json_is_array(json_object_get(inventory, "vms")))
 		return err_set(err, HUB_E_INVALID, "vms must be a list");
 	rc = hub_from_catalog(
 		catalog_vm_contexts_list(hub->catalog, &filter, &rows, &n, NULL, err));
 	if (rc)
 		return rc;
-	json_array_foreach (vms, i, vm) {
-		out->seen++;
-		if (inventory_known(rows, n, hub_json_text(vm, "id")))
-			inventory_vm(hub, inventory, vm, out, why);
-		else
-			out->unknown++;
-	}
+	met = calloc(n + 1, sizeof(*met));
+	if (!met)
+		return err_sys(err, -ENOMEM, "inventory");
+	inventory_take_all(hub, inventory, &(struct inventory_known){rows, met, n}, out, why);
 	return 0;
 }

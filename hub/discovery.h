@@ -54,8 +54,8 @@ struct hub_inventory {
 /*
  * Refreshes, of the VMs in @inventory ({"vcenter":{"host":...},"vms":[...]}, each VM as in the
  * agent's discovery), those that are under management; the others are counted and left alone. One
- * without disks, or with what cannot be stored, counts as failed and stays as it was; the first
- * reason is in @why. HUB_E_INVALID: no vCenter, no list.
+ * without disks, listed before, or with what cannot be stored, counts as failed and stays as it
+ * was; the first reason is in @why. HUB_E_INVALID: no vCenter, no list.
  */
 int hub_inventory_take(struct hub *hub, const json_t *inventory, struct hub_inventory *out,
 		       char why[256], struct err *err);

@@ -706,7 +706,7 @@ static void an_inventory_refreshes_what_is_known_and_adds_nothing(void **state)
 	json_object_set_new(known, "cpus", json_integer(6));
 	fresh = json_deep_copy(known);
 	json_object_set_new(fresh, "id", json_string("vm-999"));
-	body = json_pack("{s:s,s:s,s:{s:s,s:s},s:[o,o],s:s}", "appliance_id", "vma-001",
+	body = json_pack("{s:s,s:s,s:{s:s,s:s},s:[O,o],s:s}", "appliance_id", "vma-001",
 			 "datacenter", "dc1", "vcenter", "host", "vc1", "datacenter", "dc1", "vms",
 			 known, fresh, "timestamp", "2026-01-01T00:00:00Z");
 	text = json_dumps(body, 0);
@@ -738,6 +738,21 @@ static void an_inventory_refreshes_what_is_known_and_adds_nothing(void **state)
 	assert_non_null(strstr(text_of(reply, "message"), "without disks"));
 	json_decref(reply);
 	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM vm_disks WHERE missing = 0"), 2);
+
+	/* A list as long as it may be stores a VM once. */
+	bare = json_deep_copy(known);
+	json_object_set_new(bare, "cpus", json_integer(8));
+	json_object_set_new(body, "vms", json_pack("[o,o]", known, bare));
+	text = json_dumps(body, 0);
+	assert_int_equal(call_with(session, "POST", INVENTORY, text, &reply), 200);
+	free(text);
+	assert_int_equal(number_of(reply, "refreshed"), 1);
+	assert_int_equal(number_of(reply, "failed"), 1);
+	assert_non_null(strstr(text_of(reply, "message"), "more than once"));
+	json_decref(reply);
+	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM vm_replication_contexts WHERE"
+					    " cpu_count = 6"),
+			 1);
 
 	json_object_set_new(body, "appliance_id", json_string("vma-002"));
 	text = json_dumps(body, 0);
