@@ -300,6 +300,11 @@ void hub_tunnel_open(struct hub *hub, const char *agents_at)
 	add_targets(hub, agents_at ?: "");
 	add_targets(hub, hub->nbd_addresses);
 	t->open = t->keys[0] != '\0';
+	if (t->open && !(t->target_count && t->agent_port))
+		log_warn(&hub->log,
+			 "%s stays empty, whoever is approved: no tunnel can lead to where this "
+			 "hub listens (agent_listen, nbd) or calls the agent (agent_url)",
+			 t->keys);
 	if (t->open && sync_locked(hub, &err))
 		log_error(&hub->log, "the tunnel's keys: %s", err.text);
 	pthread_mutex_unlock(&t->lock);

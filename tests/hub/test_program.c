@@ -310,6 +310,20 @@ static void a_hangup_brings_new_certificates_and_limits(void **state)
 		"kill -TERM $pid; wait $pid\n");
 }
 
+static void a_tunnel_that_leads_nowhere_is_told_of(void **state)
+{
+	(void)state;
+	run_story("set -e\n"
+		  "start() { : >out; $HUB --data-dir data --http 127.0.0.1:0 \"$@\" >out 2>err & "
+		  "pid=$!\n"
+		  "  for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done; cat err; "
+		  "kill -TERM $pid; wait $pid; }\n"
+		  "start --agent-listen off --nbd unix:x.sock\n"
+		  "grep -q 'tunnel/authorized_keys stays empty, whoever is approved' err\n"
+		  "start --agent-listen off --nbd unix:x.sock --nbd 127.0.0.1:0\n"
+		  "no grep 'stays empty' err\n");
+}
+
 /* An agent that never answers holds a call that changes something; the hub is killed in it. */
 static void a_call_the_hub_did_not_live_to_tell_of_is_in_the_audit_log(void **state)
 {
@@ -442,6 +456,7 @@ int main(void)
 		T(a_wrong_configuration_is_named_by_file_and_line),
 		T(a_hangup_changes_what_can_change_and_says_what_cannot),
 		T(a_hangup_brings_new_certificates_and_limits),
+		T(a_tunnel_that_leads_nowhere_is_told_of),
 		T(a_call_the_hub_did_not_live_to_tell_of_is_in_the_audit_log),
 		T(the_service_manager_hears_of_every_turn),
 		T(it_says_when_it_serves_and_stops_in_order),
