@@ -1,8 +1,9 @@
 /*
  * The keys that open the SSH tunnel: an authorized_keys file that is made of the catalog's approved
  * enrollments and of nothing else (docs/tunnel.md). Each line lets its key forward to the hub's
- * agents' listener and NBD listeners, be listened for at the port where the hub calls the agent,
- * and do nothing else: no command, no terminal.
+ * agents' listener and NBD listeners, and be listened for at the port where the hub calls the
+ * agent: no other port, no command, no terminal. It has no word for sockets of the file system:
+ * sshd's configuration forbids those (packaging/ssh/sendense-tunnel.conf).
  *
  * The file is replaced whole. It is looked at again every HUB_TUNNEL_PERIOD_S, because another hub
  * on the same catalog may have approved or revoked, or somebody may have changed it.

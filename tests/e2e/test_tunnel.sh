@@ -200,7 +200,13 @@ assert_refusals() {
 step "a forward that is not permitted is refused, either way, and so is a command"
 assert_refusals
 
-step "and by an sshd that permits everything: what the hub wrote of the key is enough"
+step "nor is a socket in the file system of the hub, which no line of a key's could forbid"
+try_ssh -N -o ExitOnForwardFailure=yes -R "$T/planted:127.0.0.1:$APPLIANCE_PORT" hub.example
+assert_eq 255 "$GOT" "exit status of a socket listened at"
+assert_contains "$(cat "$T/ssh.said")" "remote port forwarding failed" "a socket listened at"
+[ ! -e "$T/planted" ] || fail "sshd has made $T/planted"
+
+step "and by an sshd that permits every port: what the hub wrote of the key is enough"
 KEPT=$WIRE
 start_sshd lax any any
 sed -i '/ForceCommand/d' "$T/sshd.conf"
