@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/bytes.h"
 #include "hub/job.h"
@@ -20,6 +21,8 @@
 /* A call works off so many entries itself; the rest of a VM with years of backups is the thread's.
  */
 #define DELETE_AT_ONCE 32
+/* It waits so long for its turn. */
+#define DELETE_WAIT_S 2
 
 /* --- one entry ------------------------------------------------------------------------------ */
 
@@ -110,11 +113,17 @@ static int delete_one(struct hub *hub, const char *backup_id, struct err *err)
 	return rc;
 }
 
+/* For a call. -EAGAIN: another deletion has been at it for long, maybe in storage that hangs; the
+ * thread comes back to this one. */
 static int delete_locked(struct hub *hub, const char *backup_id, struct err *err)
 {
+	struct timespec until;
 	int rc;
 
-	pthread_mutex_lock(&hub->deleting);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += DELETE_WAIT_S;
+	if (pthread_mutex_clocklock(&hub->deleting, CLOCK_MONOTONIC, &until))
+		return -EAGAIN;
 	rc = delete_one(hub, backup_id, err);
 	pthread_mutex_unlock(&hub->deleting);
 	return rc;
@@ -132,6 +141,8 @@ void hub_deleted_deinit(struct hub_deleted *deleted)
 static int delete_rest(struct hub *hub, const struct catalog_deletion *rows, size_t n,
 		       struct hub_deleted *out, struct err *err)
 {
+	bool at_once = true;
+
 	out->entries = calloc(MAX(n, (size_t)1), sizeof(*out->entries));
 	if (!out->entries)
 		return err_sys(err, -ENOMEM, "deleted backups");
@@ -142,8 +153,10 @@ static int delete_rest(struct hub *hub, const struct catalog_deletion *rows, siz
 		int rc = -EAGAIN;
 
 		e->row = rows[i];
-		if (i < DELETE_AT_ONCE && !hub_is_stopping(hub))
+		if (at_once && i < DELETE_AT_ONCE && !hub_is_stopping(hub)) {
 			rc = delete_locked(hub, e->row.backup_id, &why);
+			at_once = rc != -EAGAIN;
+		}
 		e->gone = !rc || rc == CATALOG_E_NOT_FOUND;
 		out->gone += e->gone;
 		if (!e->gone && rc != -EAGAIN)

@@ -37,9 +37,18 @@ static void step(void)
 		kill(getpid(), SIGKILL);
 }
 
+/* Storage that does not answer: in here until it does. */
+static atomic_bool hangs;
+static atomic_int hanging;
+
 int unlinkat(int dir, const char *name, int flags)
 {
 	step();
+	if (atomic_load(&hangs)) {
+		atomic_fetch_add(&hanging, 1);
+		while (atomic_load(&hangs))
+			nanosleep(&(struct timespec){.tv_nsec = 5 * 1000000L}, NULL);
+	}
 	return (int)syscall(SYS_unlinkat, dir, name, flags);
 }
 
@@ -493,6 +502,56 @@ static void a_backup_that_starts_meanwhile_finds_its_folder(void **state)
 	}
 }
 
+struct other_delete {
+	const char *id;
+	struct hub_deleted out;
+	atomic_bool ended;
+};
+
+static void *delete_other(void *arg)
+{
+	struct other_delete *d = arg;
+
+	hub_backup_delete(rig.hub, d->id, false, &d->out, NULL);
+	atomic_store(&d->ended, true);
+	return NULL;
+}
+
+static bool await_true(const atomic_bool *what)
+{
+	for (int i = 0; i < 2000 && !atomic_load(what); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	return atomic_load(what);
+}
+
+/* The call leaves its files to the thread that comes back to them. */
+static void a_deletion_that_hangs_holds_up_no_other_call(void **state)
+{
+	struct made full = make(CATALOG_BACKUP_FULL), other = make(CATALOG_BACKUP_FULL);
+	struct other_delete d = {.id = other.id};
+	pthread_t thread, second;
+	bool ended;
+
+	(void)state;
+	atomic_store(&hanging, 0);
+	atomic_store(&hangs, true);
+	assert_int_equal(pthread_create(&thread, NULL, delete_in_a_thread, full.id), 0);
+	for (int i = 0; i < 2000 && !atomic_load(&hanging); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	assert_int_equal(pthread_create(&second, NULL, delete_other, &d), 0);
+	ended = await_true(&d.ended);
+	atomic_store(&hangs, false);
+	pthread_join(thread, NULL);
+	pthread_join(second, NULL);
+	assert_true(ended);
+	assert_int_equal(d.out.n, 1);
+	assert_int_equal(d.out.gone, 0);
+	assert_false(has_rows(&other));
+	hub_deleted_deinit(&d.out);
+	await_empty_journal();
+	assert_int_equal(files_of(&full) + files_of(&other), 0);
+}
+
 /* --- killed --------------------------------------------------------------------------------- */
 
 extern char **environ;
@@ -637,6 +696,7 @@ int main(int argc, char **argv)
 		T(no_link_leads_out_of_the_repository),
 		T(a_path_that_leads_out_of_the_repository_is_left_alone),
 		T(a_backup_that_starts_meanwhile_finds_its_folder),
+		T(a_deletion_that_hangs_holds_up_no_other_call),
 		T(killed_at_any_step_it_is_all_there_or_all_gone),
 		T(what_a_hub_died_over_another_one_finishes),
 	};
