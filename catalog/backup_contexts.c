@@ -103,33 +103,3 @@ int catalog_backup_contexts_list(struct catalog *cat, const char *vm_name,
 			     n, err);
 	return catalog_result(cat, r);
 }
-
-static int delete_tx(struct catalog *tx, void *arg, struct err *err)
-{
-	struct db *db = catalog_db(tx);
-	const char *context_id = arg;
-	int64_t n;
-	int r;
-
-	r = db_query_i64(db,
-			 "SELECT COUNT(*) FROM backup_jobs"
-			 " WHERE vm_backup_context_id = ? AND " JOB_ACTIVE,
-			 DB_ARGS(DB_TEXT(context_id)), 0, &n, err);
-	if (r)
-		return r;
-	if (n)
-		return err_set(err, CATALOG_E_BUSY,
-			       "a backup is running in backup context %s: wait for its end or "
-			       "cancel it",
-			       context_id);
-	r = db_run(db, "DELETE FROM vm_backup_contexts WHERE context_id = ?",
-		   DB_ARGS(DB_TEXT(context_id)), &n, err);
-	if (!r && !n)
-		r = err_set(err, CATALOG_E_NOT_FOUND, "there is no backup context %s", context_id);
-	return r;
-}
-
-int catalog_backup_context_delete(struct catalog *cat, const char *context_id, struct err *err)
-{
-	return catalog_tx(cat, delete_tx, (void *)context_id, err);
-}

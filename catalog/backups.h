@@ -97,10 +97,6 @@ int catalog_backup_contexts_list(struct catalog *cat, const char *vm_name,
 				 const char *repository_id, struct catalog_backup_context **rows,
 				 size_t *n, struct err *err);
 
-/* Deletes the context and, by cascade, its jobs, disks and chains (M29). The files are the caller's
- * business, before. CATALOG_E_NOT_FOUND; CATALOG_E_BUSY while one of its jobs runs. */
-int catalog_backup_context_delete(struct catalog *cat, const char *context_id, struct err *err);
-
 /* --- backup_jobs ------------------------------------------------------------------------------ */
 
 struct catalog_backup {

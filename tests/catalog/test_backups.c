@@ -987,30 +987,6 @@ static void lists_filter_page_and_count(void **state)
 #undef LIST
 }
 
-static void deleting_a_context_takes_jobs_disks_and_chains(void **state)
-{
-	struct fx *fx = *state;
-	struct fx_ready r, other;
-	struct fx_job j, keep;
-
-	fx_ready(fx, &r, "pgtest1", 2);
-	fx_ready(fx, &other, "pgtest2", 2);
-	fx_backup(fx, &other, CATALOG_BACKUP_FULL, "k", &keep);
-	fx_backup(fx, &r, CATALOG_BACKUP_FULL, "a", &j);
-	fx_backup(fx, &r, CATALOG_BACKUP_INCREMENTAL, "b", &j);
-	fx_start(fx, &r, CATALOG_BACKUP_INCREMENTAL, &j);
-	EXPECT(CATALOG_E_BUSY, catalog_backup_context_delete(fx->cat, r.ctx.context_id, &err));
-	OK(catalog_backup_fail(fx->cat, j.job.id, CATALOG_JOB_FAILED, "x", &err));
-	OK(catalog_backup_context_delete(fx->cat, r.ctx.context_id, &err));
-	EXPECT(CATALOG_E_NOT_FOUND, catalog_backup_context_delete(fx->cat, r.ctx.context_id, &err));
-	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_jobs"), 1);
-	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_disks"), 2);
-	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_chains"), 2);
-	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM vm_backup_contexts"), 1);
-	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM vm_replication_contexts"), 2);
-	assert_int_equal(get_job(fx, keep.job.id).status, CATALOG_JOB_COMPLETED);
-}
-
 static void the_cascade_is_the_schemas_own(void **state)
 {
 	struct fx *fx = *state;
@@ -1087,7 +1063,6 @@ int main(void)
 		FX_TEST(points_of_other_repositories_do_not_mix),
 		FX_TEST(more_than_ten_disks_and_jobs_keep_their_parents_apart),
 		FX_TEST(lists_filter_page_and_count),
-		FX_TEST(deleting_a_context_takes_jobs_disks_and_chains),
 		FX_TEST(the_cascade_is_the_schemas_own),
 		cmocka_unit_test(words_of_states_and_types_are_the_apis),
 	};

@@ -1,5 +1,7 @@
 #include "tests/catalog/fixture.h"
 
+#include "catalog/deletions.h"
+
 static void a_repository_is_created_and_found_by_id_and_name(void **state)
 {
 	struct fx *fx = *state;
@@ -122,6 +124,8 @@ static void the_list_is_ordered_and_counts_backups(void **state)
 static void a_repository_with_backups_cannot_be_deleted(void **state)
 {
 	struct fx *fx = *state;
+	struct catalog_deletion *rows = NULL;
+	size_t n = 0;
 	struct fx_ready r;
 	struct fx_job j;
 
@@ -133,7 +137,11 @@ static void a_repository_with_backups_cannot_be_deleted(void **state)
 	EXPECT(CATALOG_E_IN_USE, catalog_repository_delete(fx->cat, r.repo.id, &err));
 	/* Nor behind the program's back. */
 	assert_int_not_equal(tmpdb_try(&fx->t, "DELETE FROM backup_repositories"), 0);
-	OK(catalog_backup_context_delete(fx->cat, r.ctx.context_id, &err));
+	OK(catalog_backup_delete(fx->cat, j.job.id, false, &rows, &n, &err));
+	EXPECT_TEXT(CATALOG_E_IN_USE, "files of 1 deleted backups",
+		    catalog_repository_delete(fx->cat, r.repo.id, &err));
+	OK(catalog_deletion_done(fx->cat, rows[0].id, &err));
+	free(rows);
 	OK(catalog_repository_delete(fx->cat, r.repo.id, &err));
 	EXPECT(CATALOG_E_NOT_FOUND, catalog_repository_delete(fx->cat, r.repo.id, &err));
 }
