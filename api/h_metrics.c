@@ -14,6 +14,7 @@
 #include "api/routes.h"
 #include "base/bytes.h"
 #include "catalog/catalog.h"
+#include "catalog/deletions.h"
 #include "hub/metrics.h"
 #include "hub/repositories.h"
 
@@ -68,6 +69,19 @@ static int tell_jobs(struct hub *hub, FILE *out, struct err *err)
 			 catalog_job_status_name((enum catalog_job_status)i), (double)jobs[i]);
 	one(out, "backups_running_here", "gauge", "Backups this hub runs now.",
 	    hub_running_backups(hub));
+	return 0;
+}
+
+static int tell_deletions(struct hub *hub, FILE *out, struct err *err)
+{
+	int64_t all = 0, failed = 0;
+	int rc = hub_from_catalog(catalog_deletions_count(hub_catalog(hub), &all, &failed, err));
+
+	if (rc)
+		return rc;
+	one(out, "deletions_unfinished", "gauge", "Deleted backups with files left.", (double)all);
+	one(out, "deletions_failing", "gauge",
+	    "Of them those whose files could not be removed when last tried.", (double)failed);
 	return 0;
 }
 
@@ -312,6 +326,8 @@ static int get_metrics(struct api_request *req, struct err *err)
 		return err_sys(err, -ENOMEM, "metrics");
 	hub_get_totals(req->hub, &totals);
 	rc = tell_jobs(req->hub, out, err);
+	if (!rc)
+		rc = tell_deletions(req->hub, out, err);
 	tell_totals(&totals, out);
 	tell_copies(&totals, out);
 	tell_nbd(req->hub, &totals, out);

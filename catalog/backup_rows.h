@@ -7,6 +7,7 @@
 #include "catalog/backups.h"
 #include "catalog/chains.h"
 #include "catalog/job_log.h"
+#include "catalog/repositories.h"
 #include "catalog/row.h"
 
 extern const struct row_map catalog_backup_context_map; /* alias c */
@@ -32,6 +33,11 @@ int catalog_chains_extend(struct db *db, const struct catalog_backup_disk *disks
 
 /* copies.c: the copies that the policy of a job that is just being completed wants of it. */
 int catalog_copies_plan(struct catalog *tx, const struct catalog_backup *job, struct err *err);
+
+/* repositories.c: CATALOG_E_STATE while the repository keeps what was completed in it at @since_us,
+ * with a sentence about "@what @id". In the transaction that would take it away. */
+int catalog_repository_keeps(struct db *db, const struct catalog_repository *repo, const char *what,
+			     const char *id, int64_t since_us, struct err *err);
 
 /* A line of the job's story, in the transaction of the step it tells of. */
 struct catalog_job_at {

@@ -375,11 +375,29 @@ struct begin_remove {
 	bool held;
 };
 
+/* What was completed is kept, also while it is read back; what is to go anyway, or has turned out
+ * bad, is not. */
+static int check_kept(struct catalog *tx, const struct catalog_copy *c, struct err *err)
+{
+	struct catalog_repository repo;
+	int r;
+
+	if (c->status != CATALOG_COPY_COMPLETED &&
+	    !(c->status == CATALOG_COPY_VERIFYING && c->task == CATALOG_COPY_VERIFY))
+		return 0;
+	r = catalog_repository_get(tx, c->repository_id, &repo, err);
+	return r ? r
+		 : catalog_repository_keeps(catalog_db(tx), &repo, "copy", c->id,
+					    c->completed_at_us, err);
+}
+
 static int begin_remove_tx(struct catalog *tx, void *arg, struct err *err)
 {
 	struct begin_remove *b = arg;
 	int r = find(tx, b->id, &b->row, err);
 
+	if (!r)
+		r = check_kept(tx, &b->row, err);
 	if (r)
 		return r;
 	b->held = b->row.hub_token != CATALOG_NONE;
@@ -603,9 +621,10 @@ static int set_disks_tx(struct catalog *tx, void *arg, struct err *err)
 		total += h->disks[i].bytes_total;
 	if (!r)
 		r = store_disks(catalog_db(tx), h, err);
-	return r ? r
-		 : db_run(catalog_db(tx), "UPDATE backup_copies SET bytes_total = ? WHERE id = ?",
-			  DB_ARGS(DB_I64(total), DB_TEXT(now.id)), NULL, err);
+	return r || !h->n ? r
+			  : db_run(catalog_db(tx),
+				   "UPDATE backup_copies SET bytes_total = ? WHERE id = ?",
+				   DB_ARGS(DB_I64(total), DB_TEXT(now.id)), NULL, err);
 }
 
 int catalog_copy_set_disks(struct catalog *cat, const struct catalog_copy *copy,

@@ -109,8 +109,8 @@ int catalog_copy_retry(struct catalog *cat, const char *id, struct err *err);
 int catalog_copy_verify(struct catalog *cat, const char *id, struct err *err);
 
 /* One that nobody is at is the caller's from here on, who deletes its files and ends with
- * catalog_copy_remove(); else, *@held, who is at it does so. @copy is the row. CATALOG_E_NOT_FOUND.
- */
+ * catalog_copy_remove(); else, *@held, who is at it does so. @copy is the row. CATALOG_E_NOT_FOUND;
+ * CATALOG_E_STATE: it is finished and its repository keeps it, the sentence says until when. */
 int catalog_copy_begin_remove(struct catalog *cat, const char *id, struct catalog_copy *copy,
 			      bool *held, struct err *err);
 
@@ -155,7 +155,8 @@ int catalog_copies_take_over(struct catalog *cat, struct catalog_copy **rows, si
 
 /* For who holds it; all of them CATALOG_E_FENCED. */
 
-/* Replaces what is known of its files: before the first of them is made. Sets bytes_total. */
+/* Replaces what is known of its files: before the first of them is made. Sets bytes_total.
+ * @n 0: no file is left of it. */
 int catalog_copy_set_disks(struct catalog *cat, const struct catalog_copy *copy,
 			   const struct catalog_copy_disk *disks, size_t n, struct err *err);
 /* *@remove: it is to go; stop, clear away, catalog_copy_remove(). */

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/bytes.h"
 #include "catalog/backup_rows.h"
@@ -19,7 +18,6 @@
 #include "catalog/repositories.h"
 #include "catalog/session.h"
 
-#define DAY_US	     (24 * 3600 * INT64_C(1000000))
 #define CHILDREN_MAX 5 /* that a refusal names */
 
 #define X struct catalog_deletion
@@ -185,35 +183,10 @@ static int check_ended(const struct catalog_backup *job, struct err *err)
 static int check_retention(struct db *db, const struct catalog_backup *job,
 			   const struct catalog_repository *repo, struct err *err)
 {
-	int64_t now = 0, until;
-	char when[32] = "";
-	time_t s;
-	struct tm tm;
-	int r;
-
-	if (job->status != CATALOG_JOB_COMPLETED)
-		return 0;
-	if (!repo->min_retention_days)
-		return !repo->is_immutable
-			       ? 0
-			       : err_set(err, CATALOG_E_STATE,
-					 "backup %s is in the immutable repository \"%s\", which "
-					 "keeps it for good",
-					 job->id, repo->name);
-	r = db_now_us(db, &now, err);
-	if (r)
-		return r;
-	if (__builtin_mul_overflow(repo->min_retention_days, DAY_US, &until) ||
-	    __builtin_add_overflow(until, job->completed_at_us, &until))
-		until = INT64_MAX;
-	if (now >= until)
-		return 0;
-	s = until / 1000000;
-	if (until < INT64_MAX && gmtime_r(&s, &tm))
-		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", &tm);
-	return err_set(err, CATALOG_E_STATE,
-		       "backup %s is kept by repository \"%s\" for %" PRId64 " days: %s%s", job->id,
-		       repo->name, repo->min_retention_days, when[0] ? "until " : "for good", when);
+	return job->status != CATALOG_JOB_COMPLETED
+		       ? 0
+		       : catalog_repository_keeps(db, repo, "backup", job->id, job->completed_at_us,
+						  err);
 }
 
 static int check_count(struct db *db, const char *job_id, const char *sql, const char *what,
@@ -227,6 +200,7 @@ static int check_count(struct db *db, const char *job_id, const char *sql, const
 	return r;
 }
 
+/* A copy that failed counts while the catalog knows of files of it. */
 static int check_unused(struct db *db, const char *job_id, struct err *err)
 {
 	int r = check_count(db, job_id,
@@ -243,8 +217,9 @@ static int check_unused(struct db *db, const char *job_id, struct err *err)
 				"has a copy that is being made or removed: wait for its end", err);
 	if (!r)
 		r = check_count(db, job_id,
-				"SELECT COUNT(*) FROM backup_copies WHERE backup_job_id = ?"
-				" AND status = 'completed'",
+				"SELECT COUNT(*) FROM backup_copies c WHERE c.backup_job_id = ?"
+				" AND (c.status = 'completed' OR EXISTS (SELECT 1"
+				"  FROM backup_copy_disks d WHERE d.copy_id = c.id))",
 				"has copies in other repositories: delete them first", err);
 	return r;
 }
@@ -567,6 +542,22 @@ int catalog_deletions_list(struct catalog *cat, const char *repository_id,
 	row_where_tail(&w, "ORDER BY x.id");
 	if (!r)
 		r = row_list(l.db, &map, w.sql, w.args, w.n, (void **)rows, n, err);
+	return catalog_result(cat, r);
+}
+
+int catalog_deletions_count(struct catalog *cat, int64_t *all, int64_t *failed, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = db_query_i64(l.db, "SELECT COUNT(*) FROM backup_deletions", DB_NO_ARGS, 0, all,
+				 err);
+	if (!r)
+		r = db_query_i64(l.db,
+				 "SELECT COUNT(*) FROM backup_deletions"
+				 " WHERE error_message IS NOT NULL",
+				 DB_NO_ARGS, 0, failed, err);
 	return catalog_result(cat, r);
 }
 

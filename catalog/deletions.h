@@ -69,6 +69,9 @@ int catalog_vm_context_delete_all(struct catalog *cat, const char *context_id,
 int catalog_deletions_list(struct catalog *cat, const char *repository_id,
 			   struct catalog_deletion **rows, size_t *n, struct err *err);
 
+/* How many there are, and of how many the last attempt failed. */
+int catalog_deletions_count(struct catalog *cat, int64_t *all, int64_t *failed, struct err *err);
+
 /* CATALOG_E_NOT_FOUND: no such entry; the backup may be there, or gone. */
 int catalog_deletion_get(struct catalog *cat, const char *backup_id, struct catalog_deletion *out,
 			 struct err *err);

@@ -3,11 +3,14 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/bytes.h"
+#include "catalog/backup_rows.h"
 #include "catalog/copies.h"
-#include "catalog/row.h"
 #include "catalog/session.h"
+
+#define DAY_US (24 * 3600 * INT64_C(1000000))
 
 #define R struct catalog_repository
 
@@ -300,4 +303,38 @@ static int delete_tx(struct catalog *tx, void *arg, struct err *err)
 int catalog_repository_delete(struct catalog *cat, const char *id, struct err *err)
 {
 	return catalog_tx(cat, delete_tx, (void *)id, err);
+}
+
+/* --- what it keeps ---------------------------------------------------------------------------- */
+
+int catalog_repository_keeps(struct db *db, const struct catalog_repository *repo, const char *what,
+			     const char *id, int64_t since_us, struct err *err)
+{
+	int64_t now = 0, until;
+	char when[32] = "";
+	time_t s;
+	struct tm tm;
+	int r;
+
+	if (!repo->min_retention_days)
+		return !repo->is_immutable
+			       ? 0
+			       : err_set(err, CATALOG_E_STATE,
+					 "%s %s is in the immutable repository \"%s\", which keeps "
+					 "it for good",
+					 what, id, repo->name);
+	r = db_now_us(db, &now, err);
+	if (r)
+		return r;
+	if (__builtin_mul_overflow(repo->min_retention_days, DAY_US, &until) ||
+	    __builtin_add_overflow(until, since_us, &until))
+		until = INT64_MAX;
+	if (now >= until)
+		return 0;
+	s = until / 1000000;
+	if (until < INT64_MAX && gmtime_r(&s, &tm))
+		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", &tm);
+	return err_set(err, CATALOG_E_STATE,
+		       "%s %s is kept by repository \"%s\" for %" PRId64 " days: %s%s", what, id,
+		       repo->name, repo->min_retention_days, when[0] ? "until " : "for good", when);
 }

@@ -23,6 +23,7 @@
 #include "qcow2/sums.h"
 
 #define COPY_ATTEMPTS	  5
+#define COPY_FOLDERS	  5
 #define COPY_PAUSE_MAX_US (6LL * 3600 * 1000000)
 #define COPY_HASH_PIECE	  (1U << 20)
 #define COPY_ZSTD_BEST	  10 /* nobody should hope for more */
@@ -106,52 +107,57 @@ static bool copy_again(struct copy_run *run, int rc)
 /* --- files ---------------------------------------------------------------------------------- */
 
 /* Ours alone, whatever they are called by now: names are never used twice. */
-static int copy_delete_disk(struct repo *repo, const struct catalog_copy_disk *disk,
-			    struct err *err)
-{
-	struct repo_point point = {.path = ""};
-	int64_t bytes = 0;
-	int rc;
-
-	CATALOG_TEXT(point.part, disk->part_path);
-	rc = repo->ops->quarantine(repo, &point, REPO_REMOVE, &bytes, err);
-	CATALOG_TEXT(point.part, disk->qcow2_path);
-	if (!rc)
-		rc = repo->ops->quarantine(repo, &point, REPO_REMOVE, &bytes, err);
-	return rc;
-}
-
 static int copy_delete_files(struct repo *repo, const struct catalog_copy_disk *disks, size_t n,
 			     struct err *err)
 {
 	int rc = 0;
 
-	for (size_t i = 0; !rc && i < n; i++)
-		rc = copy_delete_disk(repo, &disks[i], err);
-	/* Before the catalog forgets them. */
 	for (size_t i = 0; !rc && i < n; i++) {
-		rc = file_sync_dir_of(disks[i].qcow2_path);
-		if (rc == -ENOENT)
-			rc = 0;
-		if (rc)
-			err_sys(err, rc, "deleting %s", disks[i].qcow2_path);
+		rc = repo->ops->remove_point(repo, disks[i].part_path, err);
+		if (!rc)
+			rc = repo->ops->remove_point(repo, disks[i].qcow2_path, err);
 	}
 	return rc;
 }
 
-static void copy_quarantine(struct copy_run *run, const struct catalog_copy_disk *disk)
+/* Folders go once the catalog knows of no file: while it does, their absence means that the
+ * repository is away. */
+static int copy_forget_files(struct hub *hub, const struct catalog_copy *copy, struct repo *repo,
+			     const struct catalog_copy_disk *disks, size_t n, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int rc = catalog_copy_set_disks(hub->catalog, copy, NULL, 0, err);
+
+	for (size_t i = 0; !rc && i < n; i++)
+		if (repo->ops->remove_folders(repo, disks[i].qcow2_path, &why))
+			log_warn(&hub->log, "copy %s: %s", copy->id, why.text);
+	return hub_from_catalog(rc);
+}
+
+static int copy_quarantine(struct copy_run *run, const struct catalog_copy_disk *disk)
 {
 	struct repo_point point;
 	struct err err = ERR_INIT;
 	int64_t bytes = 0;
+	int rc;
 
 	CATALOG_TEXT(point.path, disk->qcow2_path);
 	CATALOG_TEXT(point.part, disk->part_path);
-	if (run->to->ops->quarantine(run->to, &point, REPO_KEEP, &bytes, &err))
+	rc = run->to->ops->quarantine(run->to, &point, REPO_KEEP, &bytes, &err);
+	if (rc)
 		log_error(&run->hub->log, "copy %s: %s", run->row.id, err.text);
 	else
 		log_warn(&run->hub->log, "copy %s: %lld bytes of %s are in the quarantine",
 			 run->row.id, (long long)bytes, disk->qcow2_path);
+	return rc;
+}
+
+/* Another hub has it, and clears away what the catalog names. What has its final name may be
+ * completed, if this hub did not hear of that; a .part made since is nobody's. */
+static void copy_discard_parts(struct copy_run *run)
+{
+	for (size_t i = 0; run->to && i < run->n; i++)
+		run->to->ops->remove_point(run->to, run->disks[i].part_path, NULL);
 }
 
 /* A finished copy that turns out bad goes to the quarantine whole: it may be all there is. */
@@ -159,13 +165,23 @@ static void copy_discard(struct copy_run *run)
 {
 	struct err err = ERR_INIT;
 	bool finished = run->row.task == CATALOG_COPY_VERIFY;
+	int rc = 0;
 
+	if (run->stop == COPY_TAKEN) {
+		copy_discard_parts(run);
+		return;
+	}
+	if (!run->to || !run->n || (finished && !run->lies))
+		return;
 	for (size_t i = 0; run->lies && i < run->n; i++)
-		if (finished || i == run->at)
-			copy_quarantine(run, &run->disks[i]);
-	if (run->row.task == CATALOG_COPY_MAKE && run->to &&
-	    copy_delete_files(run->to, run->disks, run->n, &err))
-		log_warn(&run->hub->log, "copy %s: what was half made is left for later: %s",
+		if ((finished || i == run->at) && copy_quarantine(run, &run->disks[i]))
+			rc = -EIO; /* told */
+	if (!finished && !rc)
+		rc = copy_delete_files(run->to, run->disks, run->n, &err);
+	if (!rc)
+		rc = copy_forget_files(run->hub, &run->row, run->to, run->disks, run->n, &err);
+	if (rc)
+		log_warn(&run->hub->log, "copy %s: what there is of it is left for later: %s",
 			 run->row.id, err.text);
 }
 
@@ -188,7 +204,9 @@ static int copy_delete_known(struct hub *hub, const struct catalog_copy *copy, s
 	if (rc || !n)
 		return rc;
 	rc = copy_open_repo(hub, copy->repository_id, &repo, err);
-	return rc ? rc : copy_delete_files(repo, disks, n, err);
+	if (!rc)
+		rc = copy_delete_files(repo, disks, n, err);
+	return rc ? rc : copy_forget_files(hub, copy, repo, disks, n, err);
 }
 
 /* --- room ----------------------------------------------------------------------------------- */
@@ -378,6 +396,24 @@ static int copy_compare(struct copy_run *run, const struct catalog_backup_disk *
 		(unsigned long long)d.first, from->qcow2_path);
 }
 
+/* The folder may be gone with the last point that was deleted in it: disks before this one may have
+ * taken hours. */
+static int copy_convert(struct copy_run *run, const char *from,
+			const struct catalog_copy_disk *disk, const struct qcow2_convert_opts *opts,
+			struct err *err)
+{
+	struct repo_point point = {.path = ""};
+	int rc = -ENOENT;
+
+	CATALOG_TEXT(point.path, disk->qcow2_path);
+	for (int i = 0; rc == -ENOENT && i < COPY_FOLDERS; i++) {
+		rc = run->to->ops->make_folder(run->to, &point, err);
+		if (!rc)
+			rc = qcow2_convert(from, run->from->root, disk->part_path, opts, err);
+	}
+	return rc;
+}
+
 static int copy_disk(struct copy_run *run, struct err *err)
 {
 	const struct catalog_backup_disk *from = &run->view.disks[run->at].row;
@@ -391,7 +427,7 @@ static int copy_disk(struct copy_run *run, struct err *err)
 	int rc = copy_cluster_size(run, from->qcow2_path, &opts.cluster_size, err);
 
 	if (!rc)
-		rc = qcow2_convert(from->qcow2_path, run->from->root, disk->part_path, &opts, err);
+		rc = copy_convert(run, from->qcow2_path, disk, &opts, err);
 	if (!rc)
 		rc = copy_compare(run, from, disk, err);
 	run->base += disk->bytes_total;
@@ -446,6 +482,22 @@ static int copy_hash(struct copy_run *run, const char *path, char hex[SHA256_HEX
 	return n < 0 ? err_sys(err, (int)n, "reading %s", path) : 0;
 }
 
+/* A file of a finished copy is gone, or all of its repository is just now. One that was being made
+ * begins anew. */
+static int copy_is_missing(struct copy_run *run, const char *path, int rc, struct err *err)
+{
+	struct err away = ERR_INIT;
+
+	if (run->row.task != CATALOG_COPY_VERIFY)
+		return rc;
+	if (!run->to->ops->check_there(run->to, path, &away)) {
+		run->lies = true;
+		return rc;
+	}
+	*err = away;
+	return away.code;
+}
+
 /* The checksums are the backup's (copy_compare()), the data comes from the disk: the engine reads
  * past the page cache. */
 static int copy_read_back(struct copy_run *run, const char *path, struct err *err)
@@ -457,7 +509,9 @@ static int copy_read_back(struct copy_run *run, const char *path, struct err *er
 	uint64_t differing = 0;
 	int rc = qcow2_verify(path, run->to->root, &ops, run, &differing, err);
 
-	if (rc == -ENOENT || rc == -EBADMSG || rc > 0)
+	if (rc == -ENOENT)
+		return copy_is_missing(run, path, rc, err);
+	if (rc == -EBADMSG || rc > 0)
 		run->lies = true;
 	if (!rc && differing) {
 		run->lies = true;
@@ -633,6 +687,8 @@ int hub_copy_delete(struct hub *hub, const struct catalog_copy *copy, struct err
 	struct err why = ERR_INIT;
 	int rc = copy_delete_known(hub, copy, &why);
 
+	if (rc < 0 && rc != -EBUSY && rc != -ENOTCONN) /* of files; these two are the catalog's */
+		rc = HUB_E_STATE;
 	if (!rc)
 		rc = hub_from_catalog(catalog_copy_remove(hub->catalog, copy, &why));
 	if (!rc) {

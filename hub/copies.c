@@ -9,8 +9,6 @@
 #include "hub/job.h"
 #include "hub/repositories.h"
 
-#define DAY_US (24 * 3600 * 1000000LL)
-
 /* --- asking --------------------------------------------------------------------------------- */
 
 int hub_copy_request(struct hub *hub, const char *backup_id, const char *repository_id,
@@ -41,36 +39,12 @@ int hub_copy_request(struct hub *hub, const char *backup_id, const char *reposit
 
 /* --- removing ------------------------------------------------------------------------------- */
 
-static int copies_check_kept(struct hub *hub, const struct catalog_copy *copy, struct err *err)
-{
-	struct catalog_repository repo;
-	int64_t until;
-	int rc = hub_from_catalog(
-		catalog_repository_get(hub->catalog, copy->repository_id, &repo, err));
-
-	if (rc || !repo.is_immutable || copy->status != CATALOG_COPY_COMPLETED)
-		return rc;
-	until = copy->completed_at_us + repo.min_retention_days * DAY_US;
-	if (catalog_now_us() >= until)
-		return 0;
-	return err_set(
-		err, HUB_E_STATE,
-		"repository \"%s\" is immutable and keeps copy %s for %lld days after it was "
-		"made",
-		repo.name, copy->id, (long long)repo.min_retention_days);
-}
-
 int hub_copy_remove(struct hub *hub, const char *id, struct err *err)
 {
 	struct catalog_copy copy;
 	bool held = false;
-	int rc = hub_from_catalog(catalog_copy_get(hub->catalog, id, &copy, err));
+	int rc = hub_from_catalog(catalog_copy_begin_remove(hub->catalog, id, &copy, &held, err));
 
-	if (!rc)
-		rc = copies_check_kept(hub, &copy, err);
-	if (!rc)
-		rc = hub_from_catalog(
-			catalog_copy_begin_remove(hub->catalog, id, &copy, &held, err));
 	return rc || held ? rc : hub_copy_delete(hub, &copy, err);
 }
 

@@ -77,6 +77,9 @@ struct repo_ops {
 	 * *@moved_bytes is the space of what was moved or deleted. */
 	int (*quarantine)(struct repo *repo, const struct repo_point *point,
 			  enum repo_leftover what, int64_t *moved_bytes, struct err *err);
+	/* 0: what is known of a point's file is true, be it there or not. -ENOENT: not even the
+	 * first folder of its path is there, so the repository may be away. As below. */
+	int (*check_there)(struct repo *repo, const char *path, struct err *err);
 	/* Deletes a point's image and what lies beside it, durable; files that are absent are
 	 * deleted already. -ENOENT: the repository itself is not there; -EINVAL, -ENOTDIR: not a
 	 * path of its own. */
@@ -138,6 +141,7 @@ int repo_dir_sweep(struct repo *repo, unsigned *count, int64_t *bytes, struct er
 
 /* --- repo_remove.c -------------------------------------------------------------------------- */
 
+int repo_dir_check_there(struct repo *repo, const char *path, struct err *err);
 int repo_dir_remove_point(struct repo *repo, const char *path, struct err *err);
 int repo_dir_remove_folders(struct repo *repo, const char *path, struct err *err);
 

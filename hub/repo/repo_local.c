@@ -94,6 +94,7 @@ const struct repo_ops repo_local_ops = {
 	.put_sidecar = repo_dir_put_sidecar,
 	.stored_size = repo_dir_stored_size,
 	.quarantine = repo_dir_quarantine,
+	.check_there = repo_dir_check_there,
 	.remove_point = repo_dir_remove_point,
 	.remove_folders = repo_dir_remove_folders,
 	.sweep = repo_dir_sweep,

@@ -101,6 +101,19 @@ static int place_find(const struct repo *repo, const char *path, struct place *a
 	return 0;
 }
 
+int repo_dir_check_there(struct repo *repo, const char *path, struct err *err)
+{
+	struct place at;
+	int rc;
+
+	if (!repo_contains(repo, path))
+		return err_set(err, -EINVAL, "%s is not below repository \"%s\" at %s", path,
+			       repo->name, repo->root);
+	rc = place_find(repo, path, &at, err);
+	place_deinit(&at);
+	return rc;
+}
+
 /* --- files ---------------------------------------------------------------------------------- */
 
 static int remove_file(const struct place *at, const char *name, const char *path, struct err *err)

@@ -4,8 +4,10 @@
  */
 #include <fcntl.h>
 #include <glob.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/stat.h>
 
@@ -333,7 +335,12 @@ static void a_backup_with_copies_is_not_deleted_before_them(void **state)
 	       "copies in other repositories");
 	source_path(backup, 0, path);
 	assert_int_equal(access(path, R_OK), 0);
+	/* One that failed, and whose files could not be removed: nobody else knows of them. */
+	tmpdb_sql(&rig.db, "UPDATE backup_copies SET status = 'failed'");
+	refuse("DELETE", path_of("/api/v1/backups/%s", backup), NULL, 409,
+	       "copies in other repositories");
 	just("DELETE", path_of("/api/v1/copies/%s", id), NULL, 204);
+	assert_int_equal(files_in("far"), 0);
 	json_decref(ask("DELETE", path_of("/api/v1/backups/%s", backup), NULL, 200));
 	assert_int_not_equal(access(path, R_OK), 0);
 }
@@ -484,6 +491,9 @@ static void deleting_a_copy_leaves_no_file_and_frees_its_repository(void **state
 	refuse("DELETE", path_of("/api/v1/repositories/%s", far), NULL, 409, id);
 	just("DELETE", path_of("/api/v1/copies/%s", id), NULL, 204);
 	assert_int_equal(files_in("far"), 0);
+	assert_int_equal(
+		scratch_run("test -z \"$(ls '%s/far' | grep -v '^quarantine$')\"", rig.dir),
+		0); /* nor a folder */
 	refuse("GET", path_of("/api/v1/copies/%s", id), NULL, 404, id);
 	just("DELETE", path_of("/api/v1/repositories/%s", far), NULL, 204);
 	source_path(backup, 0, path);
@@ -502,9 +512,133 @@ static void an_immutable_repository_keeps_its_copies(void **state)
 		  "UPDATE backup_repositories SET is_immutable = 1, min_retention_days = 2 WHERE"
 		  " id = '%s'",
 		  far);
-	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "immutable");
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "is kept by");
 	tmpdb_sql(&rig.db, "UPDATE backup_copies SET completed_at = completed_at - 172800000000");
 	just("DELETE", path_of("/api/v1/copies/%s", id), NULL, 204);
+}
+
+/* Whether it may go is asked of what it is, not of what is done with it just now. */
+static void a_copy_is_kept_while_it_is_read_back(void **state)
+{
+	char backup[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE];
+
+	(void)state;
+	rig_full(&rig, &vm, 0, backup);
+	copy_to(backup, far, id);
+	json_decref(await(id, "completed"));
+	tmpdb_sql(&rig.db,
+		  "UPDATE backup_repositories SET is_immutable = 1, min_retention_days = 2 WHERE"
+		  " id = '%s'",
+		  far);
+	/* As it stands between being asked for and a thread's taking it. */
+	tmpdb_sql(&rig.db, "UPDATE backup_copies SET status = 'verifying', task = 'verify',"
+			   " retry_at = 9000000000000000");
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "is kept by");
+	/* No number of days is for good, and one that cannot be added up is no short time. */
+	tmpdb_sql(&rig.db, "UPDATE backup_repositories SET min_retention_days = 0");
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "for good");
+	tmpdb_sql(&rig.db, "UPDATE backup_copies SET status = 'completed'");
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "for good");
+	tmpdb_sql(&rig.db, "UPDATE backup_repositories SET min_retention_days = 213503982334602");
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "for good");
+	assert_int_equal(files_in("far"), 2 * 3);
+}
+
+/* The folder that something is mounted on is there, and what was mounted is not. */
+static void nothing_is_known_of_files_on_a_mount_that_is_gone(void **state)
+{
+	char backup[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE];
+	json_t *copy;
+
+	(void)state;
+	apirig_stop();
+	rig.config.copy_retry_ms = 50;
+	apirig_start();
+	rig_full(&rig, &vm, 0, backup);
+	copy_to(backup, far, id);
+	json_decref(await(id, "completed"));
+	assert_int_equal(
+		scratch_run("mv '%s/far' '%s/away' && mkdir '%s/far'", rig.dir, rig.dir, rig.dir),
+		0);
+	json_decref(ask("POST", path_of("/api/v1/copies/%s/verify", id), NULL, 202));
+	copy = await(id, "completed"); /* not bad: not there */
+	assert_string_equal(text_of(copy, "verification"), "pending");
+	assert_non_null(strstr(text_of(copy, "error_message"), "mounted?"));
+	json_decref(copy);
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "mounted?");
+	json_decref(ask("GET", path_of("/api/v1/copies/%s", id), NULL, 200));
+	assert_int_equal(files_in("away"), 2 * 3);
+	assert_int_equal(
+		scratch_run("rm -r '%s/far' && mv '%s/away' '%s/far'", rig.dir, rig.dir, rig.dir),
+		0);
+	for (int i = 0; i < 2000 && files_in("far"); i++) /* by itself */
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	assert_int_equal(files_in("far"), 0);
+}
+
+/* A path in the catalog that leads out of the repository, by dots or by a link. */
+static void a_copy_takes_no_file_with_it_that_is_not_its_own(void **state)
+{
+	char backup[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE], path[CATALOG_PATH_SIZE];
+
+	(void)state;
+	rig_full(&rig, &vm, 0, backup);
+	source_path(backup, 0, path);
+	copy_to(backup, far, id);
+	json_decref(await(id, "completed"));
+	tmpdb_sql(&rig.db,
+		  "UPDATE backup_copy_disks SET qcow2_path = '%s/far/../%s' WHERE disk_index = 0",
+		  rig.dir, path + strlen(rig.dir) + 1);
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "is not below");
+	assert_int_equal(access(path, R_OK), 0);
+	assert_int_equal(scratch_run("ln -s '%s/repo' '%s/far/link'", rig.dir, rig.dir), 0);
+	tmpdb_sql(&rig.db,
+		  "UPDATE backup_copy_disks SET qcow2_path = '%s/far/link/%s'"
+		  " WHERE disk_index = 0",
+		  rig.dir, path + strlen(rig.dir) + strlen("/repo/"));
+	tmpdb_sql(&rig.db, "UPDATE backup_copies SET retry_at = 9000000000000000");
+	refuse("DELETE", path_of("/api/v1/copies/%s", id), NULL, 409, "link");
+	assert_int_equal(access(path, R_OK), 0);
+	assert_true(rig_point_equals(&rig, path, &vm, 0));
+}
+
+struct folder {
+	char path[300];
+	atomic_bool gone;
+};
+
+static void *remove_folder_once(void *arg)
+{
+	struct folder *f = arg;
+
+	for (int i = 0; i < 2000000 && !atomic_load(&f->gone); i++)
+		if (!rmdir(f->path))
+			atomic_store(&f->gone, true);
+	return NULL;
+}
+
+/* As the deletion of another point does, the last one that was in it. */
+static void a_copy_makes_its_folder_again(void **state)
+{
+	char backup[CATALOG_ID_SIZE], id[CATALOG_ID_SIZE], path[CATALOG_PATH_SIZE];
+	struct folder f = {.gone = false};
+	pthread_t thread;
+	json_t *copy;
+
+	(void)state;
+	rig_full(&rig, &vm, 0, backup);
+	source_path(backup, 1, path);
+	snprintf(f.path, sizeof(f.path), "%s/far%.*s", rig.dir,
+		 (int)(strrchr(path, '/') - path - (long)strlen(rig.dir) - (long)strlen("/repo")),
+		 path + strlen(rig.dir) + strlen("/repo"));
+	assert_int_equal(pthread_create(&thread, NULL, remove_folder_once, &f), 0);
+	copy_to(backup, far, id);
+	copy = await(id, "completed");
+	atomic_store(&f.gone, true);
+	pthread_join(thread, NULL);
+	assert_int_equal(number_of(copy, "attempts"), 1);
+	assert_copy_of(backup, copy);
+	json_decref(copy);
 }
 
 /* --- by themselves -------------------------------------------------------------------------- */
@@ -605,6 +739,10 @@ int main(void)
 		T(a_repository_out_of_reach_is_tried_again_by_itself),
 		T(deleting_a_copy_leaves_no_file_and_frees_its_repository),
 		T(an_immutable_repository_keeps_its_copies),
+		T(a_copy_is_kept_while_it_is_read_back),
+		T(a_copy_makes_its_folder_again),
+		T(nothing_is_known_of_files_on_a_mount_that_is_gone),
+		T(a_copy_takes_no_file_with_it_that_is_not_its_own),
 		T(a_policys_backup_is_copied_also_if_the_hub_goes_in_between),
 		T(copies_are_counted),
 	};

@@ -95,6 +95,16 @@ static void what_is_kept_says_until_when(void **state)
 	json_decref(of_backup("DELETE", full, "", 200));
 }
 
+static void metrics_say(const char *line)
+{
+	struct apiclient_reply all;
+
+	apirig_run("GET", "/metrics", NULL, NULL, &all);
+	assert_int_equal(all.status, 200);
+	assert_non_null(strstr(all.text, line));
+	apiclient_deinit(&all);
+}
+
 static void files_that_remain_are_202_and_listed_with_the_reason(void **state)
 {
 	char full[CATALOG_ID_SIZE], incr[CATALOG_ID_SIZE];
@@ -102,6 +112,7 @@ static void files_that_remain_are_202_and_listed_with_the_reason(void **state)
 
 	(void)state;
 	full_and_incremental(full, incr);
+	metrics_say("sendense_deletions_unfinished 0\n");
 	hide_repository(true);
 	for (int i = 0; i < 2; i++) { /* the second call tries once more */
 		reply = of_backup("DELETE", incr, "", 202);
@@ -112,6 +123,8 @@ static void files_that_remain_are_202_and_listed_with_the_reason(void **state)
 		json_decref(reply);
 	}
 	refuse_backup("GET", incr, "", 404, "files of it remain: ");
+	metrics_say("sendense_deletions_unfinished 1\n");
+	metrics_say("sendense_deletions_failing 1\n");
 	reply = ask("GET", "/api/v1/deletions?sort=-requested_at", NULL, 200);
 	assert_int_equal(number_of(reply, "total"), 1);
 	assert_string_equal(text_of(first(reply), "backup_id"), incr);
@@ -123,6 +136,8 @@ static void files_that_remain_are_202_and_listed_with_the_reason(void **state)
 	json_decref(reply);
 	hide_repository(false);
 	json_decref(of_backup("DELETE", incr, "", 200));
+	metrics_say("sendense_deletions_unfinished 0\n");
+	metrics_say("sendense_deletions_failing 0\n");
 	reply = ask("GET", "/api/v1/deletions", NULL, 200);
 	assert_int_equal(number_of(reply, "total"), 0);
 	json_decref(reply);
