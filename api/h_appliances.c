@@ -290,6 +290,15 @@ static const struct api_json_member decided_members[] = {
 static const struct api_shape decided_shape =
 	API_SHAPE("EnrollmentDecided", decided_members, .base = &row_shape);
 
+/* Who revokes may think that it is over: sshd looks at keys when somebody connects. */
+static const char *decided_message(enum catalog_enrollment_status status)
+{
+	return status == CATALOG_ENROLLMENT_REVOKED
+		       ? "The key lets nobody in any more; a connection that is open stays until "
+			 "it is ended at the hub: pkill -u with the tunnel's user"
+		       : result_message(status);
+}
+
 static int decide(struct api_request *req, enum catalog_enrollment_status to, struct err *err)
 {
 	struct decide_body body = {.reason = ""};
@@ -308,7 +317,7 @@ static int decide(struct api_request *req, enum catalog_enrollment_status to, st
 		return rc;
 	hub_tunnel_describe(req->hub, &tunnel);
 	req->answer = json_pack("{s:b,s:s,s:s}", "success", 1, "message",
-				result_message(row.status), "ssh_user", tunnel.user);
+				decided_message(row.status), "ssh_user", tunnel.user);
 	api_json_encode_into(req->answer, row_members, ARRAY_SIZE(row_members), &row);
 	return 0;
 }

@@ -84,7 +84,7 @@ static int appliance_list(struct ctl *ctl, const struct ctl_args *args, struct e
 static int decide(struct ctl *ctl, const struct ctl_args *args, const char *path, struct err *err)
 {
 	_cleanup_(json_decrefp) json_t *reply = NULL;
-	char name[200];
+	char name[200], said[300];
 	int res = ctl_rest_post_to(ctl->rest, path, args->argv[0], NULL,
 				   json_pack("{s:s*}", "reason", ctl_option(args, "reason")),
 				   &reply, err);
@@ -97,6 +97,7 @@ static int decide(struct ctl *ctl, const struct ctl_args *args, const char *path
 		printf("appliance %s, key %s: %s\n",
 		       human_printable(name, sizeof(name), ctl_text(reply, "vma_name")),
 		       ctl_text(reply, "vma_fingerprint"), ctl_text(reply, "status"));
+	fprintf(stderr, "%s\n", human_printable(said, sizeof(said), ctl_text(reply, "message")));
 	return CTL_OK;
 }
 

@@ -225,7 +225,9 @@ backup vm1 incremental
 assert_point "$(point 0)" "$T/a.raw"
 
 step "a revoked key is let in no more"
-ctl appliance revoke "$ENROLLMENT"
+SAID=$(ctl appliance revoke "$ENROLLMENT" 2>&1)
+assert_contains "$SAID" "a connection that is open stays" "what revoking says"
+tunnel_answers || fail "the tunnel that was open is not: what revoking says is wrong"
 end TERM "$TUNNEL_PID"
 refused_key "a revoked key"
 "${tunnel[@]}" >"$T/ssh.said" 2>&1 && fail "the tunnel opens with a revoked key"
