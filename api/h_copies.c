@@ -102,7 +102,8 @@ static int post_copy(struct api_request *req, struct err *err)
 	if (!rc)
 		rc = hub_copy_request(req->hub, req->args[0], body.repository_id, body.repository,
 				      body.verify, &copy, err);
-	return rc ? rc : answer_copy(req, copy.id, err);
+	/* As it was asked for: a thread may have it by now. */
+	return rc ? rc : shape_copy(req, &copy, &req->answer, err);
 }
 
 static int post_retry(struct api_request *req, struct err *err)
