@@ -585,6 +585,24 @@ int catalog_deletion_files(struct catalog *cat, int64_t id, struct catalog_delet
 	return catalog_result(cat, r);
 }
 
+int catalog_deletion_has_others(struct catalog *cat, const struct catalog_deletion *entry,
+				bool *has, struct err *err)
+{
+	_cleanup_(catalog_lease_end) struct catalog_lease l = {0};
+	int64_t n = 0;
+	int r = catalog_lease(cat, &l, err);
+
+	if (!r)
+		r = db_query_i64(l.db,
+				 "SELECT COUNT(*) FROM backup_deletions WHERE repository_id = ?"
+				 " AND vm_name = ? AND id <> ? AND files_gone = 0 AND attempts > 0",
+				 DB_ARGS(DB_TEXT(entry->repository_id), DB_TEXT(entry->vm_name),
+					 DB_I64(entry->id)),
+				 0, &n, err);
+	*has = n > 0;
+	return catalog_result(cat, r);
+}
+
 /* Whose hub is gone: takes this hub's token. */
 #define NOBODYS                                                                                    \
 	"(x.hub_token IS NULL OR (x.hub_token <> ? AND NOT EXISTS"                                 \

@@ -88,6 +88,11 @@ int catalog_deletion_claim(struct catalog *cat, const char *backup_id, int64_t r
 int catalog_deletion_files(struct catalog *cat, int64_t id, struct catalog_deletion_file **rows,
 			   size_t *n, struct err *err);
 
+/* Whether another entry of the same VM and repository was tried, and it is not known that no file
+ * of it is left. */
+int catalog_deletion_has_others(struct catalog *cat, const struct catalog_deletion *entry,
+				bool *has, struct err *err);
+
 /* Of an entry that this hub has claimed. CATALOG_E_FENCED: it is another's by now, or done. */
 int catalog_deletion_files_gone(struct catalog *cat, int64_t id, struct err *err);
 int catalog_deletion_done(struct catalog *cat, int64_t id, struct err *err);

@@ -47,15 +47,23 @@ static int delete_files(struct repo *repo, const struct catalog_deletion_file *f
 	return rc;
 }
 
-static void delete_folders(struct hub *hub, struct repo *repo,
-			   const struct catalog_deletion_file *files, size_t n)
+/* While an entry is not known to have no files, its folder is what tells that the repository is
+ * there: it is left to that one. */
+static int delete_folders(struct hub *hub, struct repo *repo, const struct catalog_deletion *row,
+			  const struct catalog_deletion_file *files, size_t n, struct err *why)
 {
+	bool others = false;
+	int rc = catalog_deletion_has_others(hub->catalog, row, &others, why);
+
+	if (rc || others)
+		return rc;
 	for (size_t i = 0; i < n; i++) {
 		struct err err = ERR_INIT;
 
 		if (repo->ops->remove_folders(repo, files[i].qcow2_path, &err))
 			log_warn(&hub->log, "%s", err.text);
 	}
+	return 0;
 }
 
 static int delete_steps(struct hub *hub, const struct catalog_deletion *row, struct err *err)
@@ -77,8 +85,8 @@ static int delete_steps(struct hub *hub, const struct catalog_deletion *row, str
 	}
 	if (rc)
 		return rc;
-	delete_folders(hub, repo, files, n);
-	return catalog_deletion_done(hub->catalog, row->id, err);
+	rc = delete_folders(hub, repo, row, files, n, err);
+	return rc ? rc : catalog_deletion_done(hub->catalog, row->id, err);
 }
 
 /* It is told once, and again when the reason is another. */

@@ -387,6 +387,28 @@ static void a_repository_that_is_away_is_tried_again(void **state)
 	assert_int_equal(files_of(&full) + files_of(&incr), 0);
 }
 
+/* The files of one are gone, which its hub could not note. That the VM's folder is not there must
+ * not look like a repository that is away, when it comes back to it. */
+static void folders_wait_for_what_is_not_known_to_be_gone(void **state)
+{
+	struct made full = make(CATALOG_BACKUP_FULL), other = make(CATALOG_BACKUP_FULL);
+	char folder[CATALOG_PATH_SIZE];
+
+	(void)state;
+	snprintf(folder, sizeof(folder), "%.*s",
+		 (int)(strstr(full.path[0], "/disk-") - full.path[0]), full.path[0]);
+	assert_int_equal(scratch_run("mv '%s/repo' '%s/away'", rig.dir, rig.dir), 0);
+	assert_int_equal(delete (full.id, false), 1);
+	assert_int_equal(scratch_run("mv '%s/away' '%s/repo'", rig.dir, rig.dir), 0);
+	for (size_t i = 0; i < vm.disk_count; i++)
+		assert_int_equal(
+			scratch_run("rm '%.*s'*", (int)strlen(full.path[i]) - 6, full.path[i]), 0);
+	assert_int_equal(delete (other.id, false), 101);
+	assert_true(there(folder));
+	assert_int_equal(delete (full.id, false), 101);
+	assert_false(there(folder));
+}
+
 static void one_file_that_stays_is_told_and_the_others_go(void **state)
 {
 	struct made full = make(CATALOG_BACKUP_FULL);
@@ -692,6 +714,7 @@ int main(int argc, char **argv)
 		T(of_a_failed_backup_the_committed_disk_goes),
 		T(a_vm_goes_with_everything),
 		T(a_repository_that_is_away_is_tried_again),
+		T(folders_wait_for_what_is_not_known_to_be_gone),
 		T(one_file_that_stays_is_told_and_the_others_go),
 		T(no_link_leads_out_of_the_repository),
 		T(a_path_that_leads_out_of_the_repository_is_left_alone),
