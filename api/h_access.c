@@ -335,7 +335,7 @@ static int get_whoami(struct api_request *req, struct err *err)
 static const struct api_route access_routes[] = {
 	API_ROUTE(GET, "/api/v1/auth/whoami", get_whoami, VIEWER,
 		  "Whose token this is, and what it is good for", .gives = &caller_shape),
-	API_ROUTE(POST, "/api/v1/users", post_user, ADMIN, "Create a user",
+	API_ROUTE(POST, "/api/v1/users", post_user, ADMIN, "Create a user", .creates = true,
 		  .takes = &user_create_shape, .gives = &user_shape, .status = 201),
 	API_ROUTE(GET, "/api/v1/users", get_users, ADMIN, "List users, by name",
 		  .query = API_PARAMS({"limit", API_JSON_INT, "100 unless said, at most 1000"},

@@ -256,7 +256,7 @@ static const struct api_shape rekeyed_shape = API_SHAPE("CredentialsRekeyed", re
 
 static const struct api_route credential_routes[] = {
 	API_ROUTE(POST, "/api/v1/vmware-credentials", post_credential, ADMIN,
-		  "Store a login; its password is encrypted and never shown again",
+		  "Store a login; its password is encrypted and never shown again", .creates = true,
 		  .takes = &create_shape, .gives = &credential_shape, .status = 201),
 	API_ROUTE(GET, "/api/v1/vmware-credentials", get_credentials, OPERATOR,
 		  "List logins, without their passwords", .gives = &list_shape),

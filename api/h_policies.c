@@ -256,7 +256,7 @@ static const struct api_shape list_shape = API_SHAPE("PolicyList", list_members)
 #define ONE "/api/v1/policies/{policy_id}"
 
 static const struct api_route policy_routes[] = {
-	API_ROUTE(POST, "/api/v1/policies", post_policy, ADMIN, "Create a policy",
+	API_ROUTE(POST, "/api/v1/policies", post_policy, ADMIN, "Create a policy", .creates = true,
 		  .takes = &create_shape, .gives = &policy_shape, .status = 201),
 	API_ROUTE(GET, "/api/v1/policies", get_policies, VIEWER, "List policies",
 		  .gives = &list_shape),

@@ -234,7 +234,7 @@ static const struct api_shape deleted_shape = API_SHAPE("ReplicationDeleted", de
 static const struct api_route replication_routes[] = {
 	API_ROUTE(POST, "/api/v1/replications", post_replication, OPERATOR,
 		  "Begin a replication with the disks that discovery found", .takes = &create_shape,
-		  .gives = &job_shape, .status = 201, .agents_too = true),
+		  .creates = true, .gives = &job_shape, .status = 201, .agents_too = true),
 	API_ROUTE(GET, "/api/v1/replications", get_replications, VIEWER, "List replications",
 		  .query = API_PARAMS({"vm_context_id", API_JSON_TEXT, "of this VM"},
 				      {"vm_name", API_JSON_TEXT, "of VMs of this name"},

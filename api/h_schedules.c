@@ -163,7 +163,7 @@ static const struct api_shape list_shape = API_SHAPE("ScheduleList", list_member
 static const struct api_route schedule_routes[] = {
 	API_ROUTE(POST, "/api/v1/schedules", post_schedule, OPERATOR,
 		  "Back up a VM, or all VMs of a policy, at times", .takes = &create_shape,
-		  .gives = &schedule_shape, .status = 201),
+		  .creates = true, .gives = &schedule_shape, .status = 201),
 	API_ROUTE(GET, "/api/v1/schedules", get_schedules, VIEWER, "List schedules",
 		  .query = API_PARAMS({"policy_id", API_JSON_TEXT, "of this policy"}),
 		  .gives = &list_shape),
@@ -173,7 +173,7 @@ static const struct api_route schedule_routes[] = {
 	API_ROUTE(PUT, ONE, patch_schedule, OPERATOR, "The same as PATCH", .takes = &change_shape,
 		  .gives = &schedule_shape),
 	API_ROUTE(POST, ONE "/run", post_run, OPERATOR, "Run it now, whatever its time",
-		  .gives = &schedule_shape, .status = 202),
+		  .creates = true, .gives = &schedule_shape, .status = 202),
 	API_ROUTE(DELETE, ONE, delete_schedule, OPERATOR, "Delete a schedule",
 		  .status = API_NO_CONTENT),
 };

@@ -8,17 +8,34 @@
 
 static const struct log_scope idem_log = {.name = "api"};
 
+/* What the body says, in one order. Without its password: a hash that is kept would be something to
+ * try passwords on. */
+static char *body_text(const struct api_request *req)
+{
+	json_t *body = req->body ? json_deep_copy(req->body) : json_object();
+	char *text;
+
+	json_object_del(body, "password");
+	text = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
+	json_decref(body);
+	return text;
+}
+
 static int idem_hash(const struct api_request *req, char hex[SHA256_HEX_SIZE], struct err *err)
 {
 	const struct api_exchange *x = req->out;
+	char *text = body_text(req);
 	struct sha256 h;
+	bool hashed = text && sha256_begin(&h);
 
-	if (!sha256_begin(&h))
-		return err_sys(err, -ENOMEM, "hash of the request");
-	sha256_add(&h, x->method, strlen(x->method) + 1);
-	sha256_add(&h, x->target, strlen(x->target) + 1);
-	sha256_add(&h, x->body, x->body_len);
-	return sha256_end(&h, hex) ? 0 : err_sys(err, -EIO, "hash of the request");
+	if (hashed) {
+		sha256_add(&h, x->method, strlen(x->method) + 1);
+		sha256_add(&h, x->target, strlen(x->target) + 1);
+		sha256_add(&h, text, strlen(text));
+		hashed = sha256_end(&h, hex);
+	}
+	free(text);
+	return hashed ? 0 : err_sys(err, -ENOMEM, "hash of the request");
 }
 
 static bool key_is_sound(const char *key)

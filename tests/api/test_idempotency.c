@@ -173,6 +173,70 @@ static void keys_are_bounded_and_printable(void **state)
 	assert_int_equal(post("/api/v1/backups", key, full, NULL, NULL), 200);
 }
 
+/* Of what is created, only what is told once: such answers are not kept. */
+static bool holds_a_secret(const char *path)
+{
+	return strstr(path, "/tokens") || strstr(path, "/pairing-code");
+}
+
+static bool takes_a_key(const json_t *operation)
+{
+	const json_t *parameters = json_object_get(operation, "parameters"), *parameter;
+	size_t i;
+
+	json_array_foreach (parameters, i, parameter)
+		if (!strcmp(json_string_value(json_object_get(parameter, "name")),
+			    "Idempotency-Key"))
+			return true;
+	return false;
+}
+
+static void every_call_that_creates_takes_a_key(void **state)
+{
+	struct apiclient_reply reply;
+	const char *path;
+	json_t *document, *item;
+	unsigned creating = 0;
+
+	(void)state;
+	apirig_run("GET", "/openapi.json", NULL, NULL, &reply);
+	document = json_loads(reply.text, 0, NULL);
+	json_object_foreach (json_object_get(document, "paths"), path, item) {
+		const json_t *post = json_object_get(item, "post");
+		const json_t *created = json_object_get(json_object_get(post, "responses"), "201");
+
+		if (!created)
+			continue;
+		creating++;
+		if (takes_a_key(post) == holds_a_secret(path))
+			fail_msg("POST %s: Idempotency-Key", path);
+	}
+	assert_true(creating >= 7);
+	json_decref(document);
+	apiclient_deinit(&reply);
+}
+
+/* What is kept of a request must be nothing to try passwords on. */
+static void a_password_is_no_part_of_what_is_compared(void **state)
+{
+	static const char form[] = "{\"name\":\"%s\",\"vcenter_host\":\"vc\",\"username\":\"u\","
+				   "\"password\":\"%s\"}";
+	const char *path = "/api/v1/vmware-credentials";
+	char body[200];
+	bool replayed;
+
+	(void)state;
+	snprintf(body, sizeof(body), form, "one", "secret");
+	assert_int_equal(post(path, "c", body, NULL, &replayed), 201);
+	assert_false(replayed);
+	snprintf(body, sizeof(body), form, "one", "other");
+	assert_int_equal(post(path, "c", body, NULL, &replayed), 201);
+	assert_true(replayed);
+	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM credentials"), 1);
+	snprintf(body, sizeof(body), form, "two", "secret");
+	assert_int_equal(post(path, "c", body, NULL, NULL), 422);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, apirig_setup_vm, apirig_teardown)
 
 int main(void)
@@ -186,6 +250,8 @@ int main(void)
 		T(a_key_that_a_crash_left_is_free_after_the_restart),
 		T(a_key_is_its_callers_alone),
 		T(keys_are_bounded_and_printable),
+		T(every_call_that_creates_takes_a_key),
+		T(a_password_is_no_part_of_what_is_compared),
 	};
 
 	return tmpdb_run_tests("api/idempotency", tests, NULL, NULL);
