@@ -113,14 +113,17 @@ static bool sqlite_url_valid(const char *rest, struct err *err)
 	return *rest;
 }
 
+/* A file that exists is never opened here: closing it again would drop the locks that this process'
+ * other connections have on it, and the next program to close the database would take itself for
+ * the last one and remove the log they write to (sqlite.org/howtocorrupt.html, 2.2). */
 static int create_file(const char *path, struct err *err)
 {
-	_cleanup_(closep) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600);
+	_cleanup_(closep) int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	struct stat st;
 
-	if (fd < 0)
+	if (fd < 0 && errno != EEXIST)
 		return err_sys(err, -errno, "cannot open the catalog database %s", path);
-	if (fstat(fd, &st) < 0)
+	if (stat(path, &st) < 0)
 		return err_sys(err, -errno, "cannot stat the catalog database %s", path);
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, -EINVAL, "catalog database %s is not a regular file", path);

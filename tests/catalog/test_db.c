@@ -5,6 +5,8 @@
 #include <sqlite3.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "catalog/db.h"
 
@@ -376,7 +378,7 @@ static void paths_that_cannot_be_a_database_are_refused(void **state)
 	FILE *f;
 
 	snprintf(url, sizeof(url), "sqlite:%s", b->t.dir);
-	EXPECT(-EISDIR, db_open(url, 100, &db, &err));
+	EXPECT(-EINVAL, db_open(url, 100, &db, &err));
 	snprintf(url, sizeof(url), "sqlite:%s/no/such/dir.db", b->t.dir);
 	EXPECT_TEXT(-ENOENT, "no/such/dir.db", db_open(url, 100, &db, &err));
 	EXPECT_TEXT(-EINVAL, "regular", db_open("sqlite:/dev/null", 100, &db, &err));
@@ -416,7 +418,54 @@ static void a_full_disk_is_named_and_leaves_the_database_usable(void **state)
 	assert_string_equal(tmpdb_text(&b->t, "PRAGMA integrity_check"), "ok");
 }
 
-int main(void)
+/* Another program: opens the file, looks, and closes it. */
+static int look(const char *path)
+{
+	sqlite3 *h;
+	int r = sqlite3_open_v2(path, &h, SQLITE_OPEN_READWRITE, NULL);
+
+	if (!r)
+		r = sqlite3_exec(h, "SELECT COUNT(*) FROM a", NULL, NULL, NULL);
+	sqlite3_close(h);
+	return r;
+}
+
+static void another_program_looks(const char *path)
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (!pid) {
+		execl("/proc/self/exe", "test_db", "--look", path, NULL);
+		_exit(127);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+/* Who closes a database last removes its log. Locks say who is there, and a process that closes a
+ * file loses all locks it has on it, whatever it opened the file for. */
+static void another_program_that_looks_leaves_the_log_alone(void **state)
+{
+	struct box *b = *state;
+	struct db *second;
+	char wal[sizeof(b->t.path) + 8];
+
+	OK(RUN("INSERT INTO a (name) VALUES ('one')"));
+	OK(db_open(b->t.url, 200, &second, &err)); /* as a pool does, when it needs one more */
+	OK(RUN("INSERT INTO a (name) VALUES ('two')"));
+	another_program_looks(b->t.path);
+	snprintf(wal, sizeof(wal), "%s-wal", b->t.path);
+	assert_int_equal(access(wal, F_OK), 0);
+	OK(RUN("INSERT INTO a (name) VALUES ('three')"));
+	db_close(second);
+	db_close(b->db);
+	OK(db_open(b->t.url, 200, &b->db, &err));
+	assert_int_equal(tmpdb_i64(&b->t, "SELECT COUNT(*) FROM a"), 3);
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		DB_TEST(a_step_tells_row_end_and_failure_apart),
@@ -440,11 +489,14 @@ int main(void)
 		DB_TEST(the_file_is_private_durable_and_checks_foreign_keys),
 		DB_TEST(paths_that_cannot_be_a_database_are_refused),
 		DB_TEST(a_full_disk_is_named_and_leaves_the_database_usable),
+		DB_TEST(another_program_that_looks_leaves_the_log_alone),
 	};
 	const struct CMUnitTest url_tests[] = {
 		cmocka_unit_test(urls_of_other_databases_are_refused_by_name),
 	};
 
+	if (argc == 3 && !strcmp(argv[1], "--look"))
+		return look(argv[2]);
 	return cmocka_run_group_tests_name("catalog/db urls", url_tests, NULL, NULL) +
 	       tmpdb_run_tests("catalog/db", tests, NULL, NULL) +
 	       tmpdb_run_tests_on("sqlite", "catalog/db files", sqlite_tests, NULL, NULL);
