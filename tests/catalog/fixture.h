@@ -21,6 +21,7 @@
 #include "catalog/chains.h"
 #include "catalog/contexts.h"
 #include "catalog/disks.h"
+#include "catalog/hubs.h"
 #include "catalog/repositories.h"
 #include "tests/support/tmpdb.h"
 
@@ -124,6 +125,17 @@ static inline void fx_add_repository(struct fx *fx, struct catalog_repository *r
 	CATALOG_TEXT(repo->name, name);
 	CATALOG_TEXT(repo->config, "{\"path\":\"/srv/backups\"}");
 	OK(catalog_repository_create(fx->cat, repo, &err));
+}
+
+#define FX_LEASE_MS 60000
+
+/* Makes @cat that of the hub @name, with a data folder of its own. */
+static inline void fx_join(struct catalog *cat, struct catalog_hub *hub, const char *name)
+{
+	memset(hub, 0, sizeof(*hub));
+	CATALOG_TEXT(hub->name, name);
+	snprintf(hub->instance, sizeof(hub->instance), "data-%s", name);
+	OK(catalog_hub_join(cat, hub, FX_LEASE_MS, &err));
 }
 
 /* A VM of @n disks and its backup context in a repository called "main". */

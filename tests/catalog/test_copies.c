@@ -11,8 +11,6 @@
 #include "catalog/policies.h"
 #include "tests/catalog/fixture.h"
 
-#define LEASE_MS 60000
-
 struct two {
 	struct fx fx; /* hub "a"'s handle */
 	struct catalog *b;
@@ -21,14 +19,6 @@ struct two {
 	struct catalog_repository far, farther;
 };
 
-static void join(struct catalog *cat, struct catalog_hub *hub, const char *name)
-{
-	memset(hub, 0, sizeof(*hub));
-	CATALOG_TEXT(hub->name, name);
-	snprintf(hub->instance, sizeof(hub->instance), "data-%s", name);
-	OK(catalog_hub_join(cat, hub, LEASE_MS, &err));
-}
-
 static int setup(void **state)
 {
 	struct two *t = calloc(1, sizeof(*t));
@@ -36,8 +26,8 @@ static int setup(void **state)
 	tmpdb_init(&t->fx.t);
 	OK(catalog_open(t->fx.t.url, NULL, &t->fx.cat, &err));
 	OK(catalog_open(t->fx.t.url, NULL, &t->b, &err));
-	join(t->fx.cat, &t->hub_a, "a");
-	join(t->b, &t->hub_b, "b");
+	fx_join(t->fx.cat, &t->hub_a, "a");
+	fx_join(t->b, &t->hub_b, "b");
 	fx_ready(&t->fx, &t->r, "pgtest1", 2);
 	fx_add_repository(&t->fx, &t->far, "far");
 	fx_add_repository(&t->fx, &t->farther, "farther");

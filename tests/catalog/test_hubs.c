@@ -10,22 +10,12 @@
 
 #include "catalog/hubs.h"
 
-#define LEASE_MS 60000
-
 struct two {
 	struct fx fx; /* hub "a"'s handle */
 	struct catalog *b;
 	struct catalog_hub hub_a, hub_b;
 	struct fx_ready r;
 };
-
-static void join(struct catalog *cat, struct catalog_hub *hub, const char *name)
-{
-	memset(hub, 0, sizeof(*hub));
-	CATALOG_TEXT(hub->name, name);
-	snprintf(hub->instance, sizeof(hub->instance), "data-%s", name);
-	OK(catalog_hub_join(cat, hub, LEASE_MS, &err));
-}
 
 static int setup(void **state)
 {
@@ -34,8 +24,8 @@ static int setup(void **state)
 	tmpdb_init(&t->fx.t);
 	OK(catalog_open(t->fx.t.url, NULL, &t->fx.cat, &err));
 	OK(catalog_open(t->fx.t.url, NULL, &t->b, &err));
-	join(t->fx.cat, &t->hub_a, "a");
-	join(t->b, &t->hub_b, "b");
+	fx_join(t->fx.cat, &t->hub_a, "a");
+	fx_join(t->b, &t->hub_b, "b");
 	fx_ready(&t->fx, &t->r, "pgtest1", 2);
 	*state = t;
 	return 0;
@@ -109,7 +99,7 @@ static void tokens_only_grow_and_are_never_given_twice(void **state)
 		struct catalog_hub again;
 
 		OK(catalog_hub_leave(t->b, &err));
-		join(t->b, &again, "b");
+		fx_join(t->b, &again, "b");
 		assert_true(again.token > last);
 		assert_string_not_equal(again.id, t->hub_b.id);
 		last = again.token;
@@ -122,7 +112,7 @@ static void a_hub_without_a_name_is_refused(void **state)
 	struct two *t = *state;
 	struct catalog_hub nobody = {.name = ""};
 
-	EXPECT(CATALOG_E_INVALID, catalog_hub_join(t->b, &nobody, LEASE_MS, &err));
+	EXPECT(CATALOG_E_INVALID, catalog_hub_join(t->b, &nobody, FX_LEASE_MS, &err));
 }
 
 static void a_job_is_its_hubs_and_nobody_elses(void **state)
@@ -179,7 +169,7 @@ static void jobs_of_a_hub_that_is_gone_are_taken_over_once(void **state)
 
 	fx_start(&t->fx, &t->r, CATALOG_BACKUP_FULL, &j);
 	OK(catalog_open(t->fx.t.url, NULL, &c, &err));
-	join(c, &hub_c, "c");
+	fx_join(c, &hub_c, "c");
 	end_lease(t, "a");
 	assert_int_equal(take_over(t->b, &taken), 1);
 	assert_string_equal(taken.id, j.job.id);
@@ -190,7 +180,7 @@ static void jobs_of_a_hub_that_is_gone_are_taken_over_once(void **state)
 
 	/* The hub that was taken for dead wakes up: it can neither write nor start. */
 	cannot_write(t, t->fx.cat, j.job.id);
-	EXPECT(CATALOG_E_FENCED, catalog_hub_renew(t->fx.cat, LEASE_MS, &err));
+	EXPECT(CATALOG_E_FENCED, catalog_hub_renew(t->fx.cat, FX_LEASE_MS, &err));
 	OK(catalog_backup_fail(t->b, j.job.id, CATALOG_JOB_FAILED, "its hub is gone", &err));
 	EXPECT(CATALOG_E_STATE, fx_complete(&t->fx, j.job.id, 0, "late/0", NULL, &err));
 	fx_plan(&t->fx, &t->r, CATALOG_BACKUP_FULL, &next);
@@ -200,7 +190,7 @@ static void jobs_of_a_hub_that_is_gone_are_taken_over_once(void **state)
 	assert_int_equal(tmpdb_i64(&t->fx.t, "SELECT failed_backups FROM vm_backup_contexts"), 1);
 
 	/* With a new token it is a hub like any other, and the old job is not its own again. */
-	join(t->fx.cat, &t->hub_a, "a");
+	fx_join(t->fx.cat, &t->hub_a, "a");
 	assert_true(t->hub_a.token > hub_c.token);
 	fx_backup(&t->fx, &t->r, CATALOG_BACKUP_FULL, "again", &next);
 }
@@ -219,15 +209,15 @@ static void who_was_away_himself_gives_others_time(void **state)
 	/* The database was away: nobody could renew. */
 	end_lease(t, "b");
 	assert_int_equal(take_over(t->b, NULL), 0);
-	OK(catalog_hub_renew(t->b, LEASE_MS, &err));
+	OK(catalog_hub_renew(t->b, FX_LEASE_MS, &err));
 	assert_int_equal(take_over(t->b, NULL), 0);
 	OK(catalog_hubs_list(t->b, &hubs, &n, &err));
 	assert_int_equal(hubs[1].steady_since_us, hubs[1].heartbeat_at_us);
 	free(hubs);
 	/* A while later, and renewed all the time. */
 	tmpdb_sql(&t->fx.t, "UPDATE hubs SET steady_since = steady_since - %d WHERE name = 'b'",
-		  LEASE_MS * 1000);
-	OK(catalog_hub_renew(t->b, LEASE_MS, &err));
+		  FX_LEASE_MS * 1000);
+	OK(catalog_hub_renew(t->b, FX_LEASE_MS, &err));
 	assert_int_equal(take_over(t->b, NULL), 1);
 }
 
@@ -240,7 +230,7 @@ static void a_job_taken_over_by_one_that_dies_too_goes_to_the_next(void **state)
 	fx_start(&t->fx, &t->r, CATALOG_BACKUP_FULL, &j);
 	end_lease(t, "a");
 	assert_int_equal(take_over(t->b, NULL), 1);
-	join(t->fx.cat, &t->hub_a, "a");
+	fx_join(t->fx.cat, &t->hub_a, "a");
 	end_lease(t, "b");
 	assert_int_equal(take_over(t->fx.cat, &taken), 1);
 	assert_int_equal(taken.hub_token, t->hub_b.token);
@@ -263,13 +253,13 @@ static void a_lease_that_is_over_and_was_not_noticed_goes_on(void **state)
 	assert_true(!told[0].live && !told[0].self && told[0].running_jobs == 1);
 	assert_true(told[1].live && told[1].self && told[1].running_jobs == 0);
 	free(told);
-	OK(catalog_hub_renew(t->fx.cat, LEASE_MS, &err));
+	OK(catalog_hub_renew(t->fx.cat, FX_LEASE_MS, &err));
 	assert_int_equal(take_over(t->b, NULL), 0);
 	fx_complete_all(&t->fx, &j, "c");
 	OK(catalog_hubs_list(t->b, &hubs, &n, &err));
 	assert_int_equal(n, 2);
 	assert_string_equal(hubs[0].name, "a");
-	assert_int_equal(hubs[0].lease_until_us - hubs[0].heartbeat_at_us, LEASE_MS * 1000);
+	assert_int_equal(hubs[0].lease_until_us - hubs[0].heartbeat_at_us, FX_LEASE_MS * 1000);
 	/* The database's clock is one of this machine. */
 	assert_in_range(llabs(hubs[0].heartbeat_at_us - catalog_now_us()), 0, 60 * 1000000);
 	free(hubs);
@@ -282,7 +272,7 @@ static void the_next_run_on_a_data_folder_does_not_wait_for_the_lease(void **sta
 	struct fx_job j;
 
 	fx_start(&t->fx, &t->r, CATALOG_BACKUP_FULL, &j);
-	join(t->b, &again, "a");
+	fx_join(t->b, &again, "a");
 	assert_int_equal(take_over(t->b, NULL), 1);
 	assert_int_equal(holder(t, j.job.id), again.token);
 }
@@ -334,7 +324,7 @@ static int try_to_start(const struct two *t, int i)
 	if (catalog_open(t->fx.t.url, NULL, &fx.cat, &err))
 		return 2;
 	snprintf(name, sizeof(name), "p%d", i);
-	join(fx.cat, &hub, name);
+	fx_join(fx.cat, &hub, name);
 	fx_plan(&fx, &t->r, CATALOG_BACKUP_FULL, &j);
 	r = catalog_backup_start(fx.cat, &j.job, j.disks, j.n, NULL, &err);
 	if (r && r != CATALOG_E_BUSY)
