@@ -151,7 +151,9 @@ int hub_enroll_begin(struct hub *hub, const struct hub_enroll *asked,
 		return rc;
 	if (!code_hash(asked->pairing_code, hash))
 		return err_set(err, HUB_E_TOKEN,
-			       "that is no pairing code: it has the form XXXX-XXXX-XXXX");
+			       "that is no pairing code: it has the form XXXX-XXXX-XXXX; have one "
+			       "made with "
+			       "sendense-ctl appliance pair");
 	out->expires_at_us = catalog_now_us() + hub->config.enrollment_s * 1000000LL;
 	rc = catalog_enrollment_begin(hub->catalog, hash, out, err);
 	if (!rc)
