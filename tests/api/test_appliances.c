@@ -95,7 +95,7 @@ static char *enroll_body(const char *code, const char *key, const char *name)
 {
 	json_t *body = json_pack("{s:s,s:s,s:s,s:s,s:s}", "pairing_code", code, "vma_public_key",
 				 key, "vma_name", name, "vma_version", "v2.20.1", "vma_fingerprint",
-				 "SHA256:placeholder-fingerprint");
+				 "SHA256:of-another-key");
 	char *text = json_dumps(body, 0);
 
 	json_decref(body);

@@ -133,7 +133,7 @@ enroll() { # pairing code
 
 	api POST /api/v1/vma/enroll "$(jq -nc --arg code "$1" --arg key "$(cat "$T/key.pub")" \
 		'{pairing_code: $code, vma_public_key: $key, vma_name: "appliance", vma_version: "v1.0.0",
-		  vma_fingerprint: "SHA256:placeholder-fingerprint"}')"
+		  vma_fingerprint: "SHA256:of-another-key"}')"
 	assert_eq 200 "$STATUS" "enroll: $(cat "$T/reply")"
 	id=$(jq -r .enrollment_id "$T/reply")
 	signature=$(sign_challenge)
