@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/base64.h"
 #include "base/bytes.h"
 #include "hub/job.h"
 #include "hub/tunnel.h"
@@ -114,6 +115,11 @@ static int make_challenge(char out[CATALOG_ID_SIZE], struct err *err)
 	return 0;
 }
 
+static bool decode_exactly(const char *text, uint8_t *out, size_t len)
+{
+	return base64_decode(text, strlen(text), out, len) == len;
+}
+
 static int take_appliance(const struct hub_enroll *asked, struct catalog_enrollment *row,
 			  struct err *err)
 {
@@ -183,11 +189,11 @@ int hub_enroll_verify(struct hub *hub, const char *id, const char *signature, st
 		return err_set(err, HUB_E_STATE,
 			       "enrollment %s is %s: its challenge is not open any more", row.id,
 			       catalog_enrollment_status_name(row.status));
-	if (!base64_decode(signature, signed_with, sizeof(signed_with)))
+	if (!decode_exactly(signature, signed_with, sizeof(signed_with)))
 		return err_set(err, HUB_E_INVALID, "signature must be %d bytes in base64",
 			       SSH_SIGNATURE_BYTES);
 	rc = ssh_key_parse(row.public_key, &key, err);
-	if (rc || !base64_decode(row.challenge, challenge, sizeof(challenge)))
+	if (rc || !decode_exactly(row.challenge, challenge, sizeof(challenge)))
 		return err_set(err, -EUCLEAN, "enrollment %s is damaged in the catalog", row.id);
 	if (!ssh_key_verify(&key, challenge, sizeof(challenge), signed_with))
 		return err_set(err, HUB_E_TOKEN,

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/bytes.h"
 #include "base/file.h"
 
@@ -396,25 +397,19 @@ int secrets_seal(struct secrets *s, bool may_make, const char *context, const ch
 	if (rc)
 		return rc;
 	strcpy(sealed, SEALED_MARK);
-	EVP_EncodeBlock((unsigned char *)sealed + strlen(SEALED_MARK), raw,
-			(int)(NONCE_BYTES + len + TAG_BYTES));
+	base64_encode(raw, NONCE_BYTES + len + TAG_BYTES, sealed + strlen(SEALED_MARK));
 	return 0;
 }
 
 /* Bytes in @raw, or 0: that is no sealed secret. */
 static size_t unwrap(const char *sealed, unsigned char *raw, size_t size)
 {
-	size_t mark = strlen(SEALED_MARK), len = strlen(sealed), pad = 0;
-	int n;
+	size_t mark = strlen(SEALED_MARK), n;
 
-	if (strncmp(sealed, SEALED_MARK, mark) || (len - mark) % 4 || (len - mark) / 4 * 3 > size)
+	if (strncmp(sealed, SEALED_MARK, mark))
 		return 0;
-	n = EVP_DecodeBlock(raw, (const unsigned char *)sealed + mark, (int)(len - mark));
-	while (pad < 2 && len > mark + pad && sealed[len - 1 - pad] == '=')
-		pad++;
-	if (n < (int)(NONCE_BYTES + TAG_BYTES + pad))
-		return 0;
-	return (size_t)n - pad;
+	n = base64_decode(sealed + mark, strlen(sealed + mark), raw, size);
+	return n > NONCE_BYTES + TAG_BYTES ? n : 0;
 }
 
 /* lock held */

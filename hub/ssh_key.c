@@ -4,6 +4,7 @@
 #include <openssl/evp.h>
 #include <string.h>
 
+#include "base/base64.h"
 #include "base/bytes.h"
 #include "hub/hub.h"
 
@@ -11,58 +12,15 @@
 #define BLOB_BYTES   (4 + 11 + 4 + SSH_KEY_BYTES)
 #define BLOB_MAX     4096 /* of any key: RSA with 16384 bits is half of it */
 #define DIGEST_BYTES 32
-#define B64_SIZE(n)  (4 * (((n) + 2) / 3) + 1)
 
-_Static_assert(sizeof(KEY_TYPE " ") - 1 + B64_SIZE(BLOB_BYTES) == SSH_KEY_TEXT_SIZE, "text");
+_Static_assert(sizeof(KEY_TYPE " ") - 1 + BASE64_SIZE(BLOB_BYTES) == SSH_KEY_TEXT_SIZE, "text");
 _Static_assert(sizeof("SHA256:") - 1 + 43 + 1 == SSH_FINGERPRINT_SIZE, "fingerprint");
-
-/* --- base64 ----------------------------------------------------------------------------------- */
-
-void base64_encode(const void *data, size_t len, char *out)
-{
-	EVP_EncodeBlock((unsigned char *)out, data, (int)len);
-}
-
-/* How many bytes came out; 0: it is no base64, or none of at most @max bytes. What a decoder takes
- * loosely (white space, bits behind the end) shows when it is encoded again. */
-static size_t decode(const char *text, size_t len, uint8_t *out, size_t max)
-{
-	uint8_t bytes[BLOB_MAX + 3];
-	char again[B64_SIZE(BLOB_MAX)];
-	size_t n, padding = 0;
-
-	if (!len || len % 4 || len >= B64_SIZE(max) || max > BLOB_MAX)
-		return 0;
-	if (EVP_DecodeBlock(bytes, (const unsigned char *)text, (int)len) < 0)
-		return 0;
-	while (padding < 2 && text[len - 1 - padding] == '=')
-		padding++;
-	n = len / 4 * 3 - padding;
-	if (n > max)
-		return 0;
-	base64_encode(bytes, n, again);
-	if (strlen(again) != len || memcmp(again, text, len))
-		return 0;
-	memcpy(out, bytes, n);
-	return n;
-}
-
-bool base64_decode(const char *text, void *out, size_t len)
-{
-	uint8_t bytes[BLOB_MAX];
-
-	if (!len || len > sizeof(bytes) || strlen(text) != B64_SIZE(len) - 1 ||
-	    decode(text, strlen(text), bytes, len) != len)
-		return false;
-	memcpy(out, bytes, len);
-	return true;
-}
 
 /* --- fingerprints ----------------------------------------------------------------------------- */
 
 static bool fingerprint_of(const uint8_t *blob, size_t len, char out[SSH_FINGERPRINT_SIZE])
 {
-	char text[B64_SIZE(DIGEST_BYTES)];
+	char text[BASE64_SIZE(DIGEST_BYTES)];
 	uint8_t digest[DIGEST_BYTES];
 
 	if (EVP_Digest(blob, len, digest, NULL, EVP_sha256(), NULL) != 1)
@@ -78,7 +36,7 @@ bool ssh_fingerprint(const char *line, char out[SSH_FINGERPRINT_SIZE])
 	size_t type = strcspn(line, " \t\r\n");
 	const char *base64 = line + type + strspn(line + type, " ");
 	uint8_t blob[BLOB_MAX];
-	size_t n = decode(base64, strcspn(base64, " \t\r\n"), blob, sizeof(blob));
+	size_t n = base64_decode(base64, strcspn(base64, " \t\r\n"), blob, sizeof(blob));
 
 	/* The blob says the type once more. */
 	if (!type || n < 4 + type || load_be32(blob) != type || memcmp(blob + 4, line, type))
@@ -133,7 +91,8 @@ int ssh_key_parse(const char *line, struct ssh_key *out, struct err *err)
 		return refuse(err, "is no Ed25519 key of OpenSSH's form");
 	base64 = line + sizeof(type) - 1;
 	len -= sizeof(type) - 1;
-	if (decode(base64, MIN(strcspn(base64, " "), len), blob, sizeof(blob)) != sizeof(blob) ||
+	if (base64_decode(base64, MIN(strcspn(base64, " "), len), blob, sizeof(blob)) !=
+		    sizeof(blob) ||
 	    !take_blob(blob, out))
 		return refuse(err, "does not hold an Ed25519 key");
 	base64_encode(blob, sizeof(blob), stpcpy(out->text, type));

@@ -34,9 +34,4 @@ bool ssh_key_verify(const struct ssh_key *key, const void *message, size_t len,
 /* "SHA256:..." of any public key's line, as ssh-keygen -l prints it. False: it is none. */
 bool ssh_fingerprint(const char *line, char out[SSH_FINGERPRINT_SIZE]);
 
-/* Base64 with padding and nothing else, of exactly @len bytes; one text for one value. */
-bool base64_decode(const char *text, void *out, size_t len);
-/* @out has room for 4 * ((@len + 2) / 3) + 1. */
-void base64_encode(const void *data, size_t len, char *out);
-
 #endif

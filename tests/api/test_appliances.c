@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/base64.h"
 #include "hub/appliances.h"
 #include "hub/tunnel.h"
 #include "tests/support/apirig.h"
@@ -51,7 +52,8 @@ static void sign_text(const struct appliance *a, const char *base64, char out[10
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
 	size_t len = sizeof(signature);
 
-	assert_true(base64_decode(base64, bytes, sizeof(bytes)));
+	assert_int_equal(base64_decode(base64, strlen(base64), bytes, sizeof(bytes)),
+			 sizeof(bytes));
 	assert_int_equal(EVP_DigestSignInit(ctx, NULL, NULL, NULL, a->pkey), 1);
 	assert_int_equal(EVP_DigestSign(ctx, signature, &len, bytes, sizeof(bytes)), 1);
 	EVP_MD_CTX_free(ctx);

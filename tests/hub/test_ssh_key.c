@@ -166,24 +166,6 @@ static void only_the_owner_has_signed(void **state)
 	assert_false(ssh_key_verify(&key, "\x72", 1, rfc_signature));
 }
 
-static void base64_has_one_text_for_one_value(void **state)
-{
-	static const char *const bad[] = {"",	  "AAE",  "AAEC", "AAE=\n", " AAE=", "AAF=",
-					  "AA==", "A===", "====", "AAE\n",  "AA-="};
-	uint8_t bytes[2];
-	char text[16];
-
-	(void)state;
-	assert_true(base64_decode("AAE=", bytes, 2));
-	assert_memory_equal(bytes, "\0\1", 2);
-	base64_encode(bytes, 2, text);
-	assert_string_equal(text, "AAE=");
-	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-		if (base64_decode(bad[i], bytes, 2))
-			fail_msg("taken for base64 of two bytes: \"%s\"", bad[i]);
-	assert_false(base64_decode("", bytes, 0));
-}
-
 #define LONGEST_BLOB 4095 /* of 4096 bytes that are read, in whole groups of base64 */
 
 static void what_is_no_public_key_has_no_fingerprint(void **state)
@@ -216,7 +198,6 @@ int main(void)
 		cmocka_unit_test(keys_of_ssh_keygen_are_read_as_it_reads_them),
 		cmocka_unit_test(hostile_lines_are_no_keys),
 		cmocka_unit_test(only_the_owner_has_signed),
-		cmocka_unit_test(base64_has_one_text_for_one_value),
 		cmocka_unit_test(what_is_no_public_key_has_no_fingerprint),
 	};
 
