@@ -211,11 +211,6 @@ static int copy_delete_known(struct hub *hub, const struct catalog_copy *copy, s
 
 /* --- room ----------------------------------------------------------------------------------- */
 
-static bool copy_sums_of(const char *image, char *out, size_t size)
-{
-	return qcow2_sums_path(image, out, size);
-}
-
 /* What a disk takes when it stands alone, uncompressed: its checksums know. Without any: as much as
  * its files, or as it can be. */
 static int copy_disk_bytes(const struct repo *from, const struct catalog_backup_disk *disk,
@@ -226,7 +221,7 @@ static int copy_disk_bytes(const struct repo *from, const struct catalog_backup_
 	unsigned count;
 	int rc;
 
-	if (copy_sums_of(disk->qcow2_path, sums, sizeof(sums)) &&
+	if (qcow2_sums_path(disk->qcow2_path, sums, sizeof(sums)) &&
 	    !qcow2_sums_data(sums, bytes, NULL))
 		return 0;
 	rc = qcow2_describe(disk->qcow2_path, from->root, &files, &count, err);
@@ -257,7 +252,8 @@ static int copy_check_room(const struct hub_backup_view *view, const struct repo
 		need /= COPY_ZSTD_BEST;
 	if (need > (uint64_t)MAX(storage.available_bytes, 0))
 		return err_set(err, -ENOSPC,
-			       "repository \"%s\" has room for %lld bytes; the copy needs %s%llu",
+			       "repository \"%s\" has room for %lld bytes; the copy needs %s%llu: "
+			       "make room, or copy to another one",
 			       to->name, (long long)storage.available_bytes,
 			       to->zstd_level ? "at least " : "", (unsigned long long)need);
 	return 0;
@@ -375,8 +371,8 @@ static int copy_compare(struct copy_run *run, const struct catalog_backup_disk *
 	struct stat st;
 	int rc;
 
-	if (!copy_sums_of(from->qcow2_path, theirs, sizeof(theirs)) ||
-	    !copy_sums_of(disk->part_path, ours, sizeof(ours)))
+	if (!qcow2_sums_path(from->qcow2_path, theirs, sizeof(theirs)) ||
+	    !qcow2_sums_path(disk->part_path, ours, sizeof(ours)))
 		return err_set(err, -ENAMETOOLONG, "checksums of %s", disk->part_path);
 	if (stat(theirs, &st) && errno == ENOENT) {
 		log_warn(&run->hub->log, "copy %s: disk %d of %s has no checksums to compare with",

@@ -75,11 +75,7 @@ static int start_find_repository(struct hub *hub, const struct hub_start_request
 		id = policy.primary_repository_id;
 	if (!rc)
 		rc = hub_repository_resolve(hub, id, req->repository, row, err);
-	if (rc)
-		return rc;
-	if (!row->enabled)
-		return err_set(err, HUB_E_STATE, "repository \"%s\" is disabled", row->name);
-	return 0;
+	return rc;
 }
 
 /* --- catalog -------------------------------------------------------------------------------- */

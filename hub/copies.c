@@ -23,10 +23,6 @@ int hub_copy_request(struct hub *hub, const char *backup_id, const char *reposit
 		rc = hub_repository_resolve(hub, repository_id, repository, &row, err);
 	if (rc)
 		return rc;
-	if (!row.enabled)
-		return err_set(err, HUB_E_STATE,
-			       "repository \"%s\" is disabled: enable it, or name another",
-			       row.name);
 	if (repo_open(&repo, &row, false, err))
 		return HUB_E_STATE;
 	/* Before anything else is said: a copy that is there, or cannot be, needs no room. */

@@ -242,8 +242,8 @@ static int repository_by_name(struct hub *hub, const char *name, struct catalog_
 	return hub_from_catalog(rc);
 }
 
-int hub_repository_resolve(struct hub *hub, const char *id, const char *name,
-			   struct catalog_repository *out, struct err *err)
+static int repository_named(struct hub *hub, const char *id, const char *name,
+			    struct catalog_repository *out, struct err *err)
 {
 	struct catalog_repository named;
 	bool has_id = id && id[0], has_name = name && name[0];
@@ -264,4 +264,16 @@ int hub_repository_resolve(struct hub *hub, const char *id, const char *name,
 			       "repository_id %s and repository \"%s\" are different repositories",
 			       id, name);
 	return 0;
+}
+
+int hub_repository_resolve(struct hub *hub, const char *id, const char *name,
+			   struct catalog_repository *out, struct err *err)
+{
+	int rc = repository_named(hub, id, name, out, err);
+
+	if (!rc && !out->enabled)
+		return err_set(err, HUB_E_STATE,
+			       "repository \"%s\" is disabled: enable it, or name another",
+			       out->name);
+	return rc;
 }

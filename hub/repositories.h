@@ -25,6 +25,7 @@ int hub_repositories_list(struct hub *hub, struct catalog_repository **rows, siz
 /*
  * Finds a repository the way a request names it (mission K3): @id, or @name by name, else by type
  * when one repository has that type. Both given and different: HUB_E_INVALID. HUB_E_NOT_FOUND.
+ * HUB_E_STATE: it is disabled, and takes nothing new.
  */
 int hub_repository_resolve(struct hub *hub, const char *id, const char *name,
 			   struct catalog_repository *out, struct err *err);
