@@ -36,6 +36,7 @@ EMBED_MIGRATION(010, nouns);
 EMBED_MIGRATION(012, deletions);
 EMBED_MIGRATION(013, copies);
 EMBED_MIGRATION(014, appliances);
+EMBED_MIGRATION(016, restores);
 
 /* Version v is migrations[v - 1]. */
 static const struct {
@@ -45,6 +46,7 @@ static const struct {
 	MIGRATION(004, policies),    MIGRATION(005, operations),   MIGRATION(006, access),
 	MIGRATION(007, idempotency), MIGRATION(008, hubs),	   MIGRATION(010, nouns),
 	MIGRATION(012, deletions),   MIGRATION(013, copies),	   MIGRATION(014, appliances),
+	MIGRATION(016, restores),
 };
 
 int64_t catalog_schema_latest(void)

@@ -1,0 +1,1 @@
+ALTER TABLE restore_mounts DROP COLUMN hub_token;
