@@ -6,6 +6,7 @@
 # files, drives it, reads its CPU time and peak memory, stops it, and writes one row:
 #
 #   {"family", "load", "name", "value", "unit", "cpu_s_gib", "rss_mib",
+#    "memory_gib_s", "syscall_ns",                          just before: bench/machine
 #    "cpu_idle", "disk_busy", "disk_queue", "disk_kib"}     while the disk was at it; see watch_machine()
 
 sock=$work/s
@@ -33,13 +34,14 @@ die() {
 
 # --- what the machine does meanwhile -----------------------------------------------------------------
 
-machine="" watcher=""
+machine="" gives="" watcher=""
 work_device=$(stat -c '%Hd %Ld' "$work")
 mkfifo "$work/never"
 
 # Looks 20 times a second at the time the processors were idle and at what the disk below $work does. Without
 # a process of its own for each look: it must not be what it sees.
 watch_machine() {
+	gives=$("$BUILD/bench/machine") || die "bench/machine failed"
 	(
 		trap - EXIT
 		while :; do
@@ -60,13 +62,14 @@ watch_machine() {
 watched_machine() {
 	kill "$watcher"
 	wait "$watcher" 2>/dev/null || true
-	machine=$(awk 'NF == 7 {
+	machine=$(awk -v memory="${gives% *}" -v syscall="${gives#* }" 'NF == 7 {
 		n++; t[n] = $1 * 1000; idle[n] = $2; spent[n] = $3; ios[n] = $4; sectors[n] = $5; busy[n] = $6; queued[n] = $7
 		if (n > 1 && sectors[n] > sectors[n - 1]) { if (!a) a = n - 1; b = n }
 	} END {
-		if (!b || b - a < 3) { print "{}"; exit }
+		printf "{\"memory_gib_s\":%s,\"syscall_ns\":%s", memory, syscall
+		if (!b || b - a < 3) { print "}"; exit }
 		ms = t[b] - t[a]
-		printf "{\"cpu_idle\":%.3f,\"disk_busy\":%.3f,\"disk_queue\":%.2f,\"disk_kib\":%.0f}",
+		printf ",\"cpu_idle\":%.3f,\"disk_busy\":%.3f,\"disk_queue\":%.2f,\"disk_kib\":%.0f}",
 			(idle[b] - idle[a]) / (idle[b] - idle[a] + spent[b] - spent[a]), (busy[b] - busy[a]) / ms,
 			(queued[b] - queued[a]) / ms, (sectors[b] - sectors[a]) / 2 / (ios[b] - ios[a])
 	}' "$work/watched")

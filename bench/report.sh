@@ -9,19 +9,21 @@ mkdir -p "$results"
 
 jq -s 'def median: sort | .[length / 2 | floor];
 	group_by([.family, .load, .name]) | map({
-		family: .[0].family, load: .[0].load, name: .[0].name, unit: .[0].unit, runs: length,
+		family: .[0].family, load: .[0].load, name: .[0].name, unit: .[0].unit, runs: map(.value),
 		value: (map(.value) | median), low: (map(.value) | min), high: (map(.value) | max),
 		cpu_s_gib: (map(.cpu_s_gib) | if .[0] then median else null end),
 		cpu_idle: (map(.cpu_idle // empty) | if .[0] then median else null end),
 		disk_busy: (map(.disk_busy // empty) | if .[0] then median else null end),
 		disk_queue: (map(.disk_queue // empty) | if .[0] then median else null end),
 		disk_kib: (map(.disk_kib // empty) | if .[0] then median else null end),
+		memory_gib_s: (map(.memory_gib_s // empty) | if .[0] then median else null end),
+		syscall_ns: (map(.syscall_ns // empty) | if .[0] then median else null end),
 		rss_mib: (map(.rss_mib) | if .[0] then max else null end)})' "$rows" >"$results/latest.json"
 
 # --- the table: beside each of ours, its ratio to the limit and to the best peer of the same load -----
 
 jq -r 'def two: . * 100 | round / 100;
-	. as $all | ["load", "who", "median", "low..high", "", "CPU s/GiB", "peak MiB", "x limit", "x best peer", "CPU idle", "disk busy"],
+	. as $all | ["load", "who", "median", "low..high", "", "CPU s/GiB", "peak MiB", "x limit", "x best peer", "memory", "CPU idle", "disk busy"],
 	(.[] | . as $r
 	| [$all[] | select(.family == $r.family and .load == $r.load)] as $same
 	| ([$same[] | select(.name | startswith("limit")) | .value] | min) as $limit
@@ -32,14 +34,15 @@ jq -r 'def two: . * 100 | round / 100;
 	   (if $r.rss_mib then ($r.rss_mib | round) else "" end),
 	   (if $ours and $limit then ($r.value / $limit | two) else "" end),
 	   (if $ours and $peer then ($r.value / $peer | two) else "" end),
+	   (if $r.memory_gib_s then ($r.memory_gib_s | . * 10 | round / 10) else "" end),
 	   (if $r.cpu_idle then "\($r.cpu_idle * 100 | round) %" else "" end),
 	   (if $r.disk_busy then "\($r.disk_busy * 100 | round) %, \($r.disk_queue | round) of \($r.disk_kib | round) KiB" else "" end)]) | @tsv' "$results/latest.json" |
-	awk -F'\t' '{ printf "%-34s %-28s %9s %16s %-9s %9s %8s %8s %11s %8s  %s\n", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 }'
+	awk -F'\t' '{ printf "%-34s %-28s %9s %16s %-9s %9s %8s %8s %11s %7s %8s  %s\n", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 }'
 
 # --- the targets --------------------------------------------------------------------------------------
 
 echo
-jq -r -f "$here/targets.jq" "$results/latest.json" | awk -F'\t' '{ printf "%-7s %-62s %8s  %s\n", $1, $2, $3, $4 }'
+jq -r -f "$here/targets.jq" "$results/latest.json" | awk -F'\t' '{ printf "%-7s %-62s %8s  %-12s %s\n", $1, $2, $3, $4, $5 }'
 
 # --- plots --------------------------------------------------------------------------------------------
 

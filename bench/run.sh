@@ -58,10 +58,15 @@ ingest_load() { # load, peers, fio options...
 family_ingest() {
 	if full; then
 		ingest_load "1 MiB, depth 16" "plain 64k 2M default qsd nbdkit nbd-server" --rw=write --bs=1M --iodepth=16
-		ingest_load "1 MiB, depth 1" "64k 2M" --rw=write --bs=1M --iodepth=1
-		ingest_load "1 MiB, depth 64" "64k 2M" --rw=write --bs=1M --iodepth=64
-		ingest_load "64 KiB, depth 64" "64k 2M" --rw=write --bs=64k --iodepth=64
-		ingest_load "4 KiB, depth 16" "64k 2M" --rw=write --bs=4k --iodepth=16 --io_size=512M
+		# Where there is no target, beside the strongest peer alone.
+		ingest_load "1 MiB, depth 1" 2M --rw=write --bs=1M --iodepth=1
+		ingest_load "1 MiB, depth 64" 2M --rw=write --bs=1M --iodepth=64
+		ingest_load "32 MiB, depth 16" 2M --rw=write --bs=32M --iodepth=16
+		ingest_load "64 KiB, depth 1" 2M --rw=write --bs=64k --iodepth=1 --io_size=1G
+		ingest_load "64 KiB, depth 64" 2M --rw=write --bs=64k --iodepth=64
+		ingest_load "4 KiB, depth 1" 2M --rw=write --bs=4k --iodepth=1 --io_size=64M
+		ingest_load "4 KiB, depth 16" 2M --rw=write --bs=4k --iodepth=16 --io_size=512M
+		ingest_load "4 KiB, depth 64" 2M --rw=write --bs=4k --iodepth=64 --io_size=512M
 		ingest_load "4 KiB random, depth 64" "64k 2M" --rw=randwrite --bs=4k --iodepth=64 --io_size=128M
 	else
 		ingest_load "1 MiB, depth 16" "plain 64k 2M default" --rw=write --bs=1M --iodepth=16
