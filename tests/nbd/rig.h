@@ -83,6 +83,16 @@ static inline void rig_stop(struct rig *rig)
 	free(rig);
 }
 
+/* Other limits from now on; who is connected keeps the end of its negotiation. */
+static inline void rig_change_limits(struct rig *rig, struct nbd_server_config limits)
+{
+	struct err err = ERR_INIT;
+	struct nbd_change *c;
+
+	rig_ok(nbd_server_prepare(rig->server, &limits, NULL, NULL, 0, &c, &err), &err);
+	nbd_server_apply(rig->server, c);
+}
+
 /* cmocka setup and teardown of a test: two workers, few batches. */
 static inline int rig_setup(void **state)
 {

@@ -73,15 +73,6 @@ static int change(struct rig *rig, struct nbd_server_config limits, struct nbd_t
 	return rc;
 }
 
-static void change_limits(struct rig *rig, struct nbd_server_config limits)
-{
-	struct err err = ERR_INIT;
-	struct nbd_change *c;
-
-	rig_ok(nbd_server_prepare(rig->server, &limits, NULL, NULL, 0, &c, &err), &err);
-	nbd_server_apply(rig->server, c);
-}
-
 static SSL *shaken(const struct tlspeer_wish *wish)
 {
 	int fd = peer_connect(address);
@@ -225,17 +216,17 @@ static void new_limits_are_met_by_who_comes_and_by_who_idles(void **state)
 
 	a = peer_enter(rig->address, RIG_NAME);
 	b = peer_enter(rig->address, RIG_NAME);
-	change_limits(rig, (struct nbd_server_config){.max_connections = 2});
+	rig_change_limits(rig, (struct nbd_server_config){.max_connections = 2});
 	assert_false(let_in(rig->address));
 	write_and_read(a, 0); /* who is in stays */
-	change_limits(rig, (struct nbd_server_config){.max_connections = 3});
+	rig_change_limits(rig, (struct nbd_server_config){.max_connections = 3});
 	assert_true(let_in(rig->address));
-	change_limits(rig, (struct nbd_server_config){.max_connections_per_export = 2});
+	rig_change_limits(rig, (struct nbd_server_config){.max_connections_per_export = 2});
 	third = peer_connect(rig->address);
 	peer_greet(third, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
 	assert_false(peer_go(third, RIG_NAME, NULL, NULL));
 	peer_close(third);
-	change_limits(rig, (struct nbd_server_config){.idle_timeout_ms = 50});
+	rig_change_limits(rig, (struct nbd_server_config){.idle_timeout_ms = 50});
 	assert_int_equal(recv(a, &byte, 1, 0), 0);
 	assert_int_equal(recv(b, &byte, 1, 0), 0);
 	nbd_server_get_stats(rig->server, &stats);

@@ -226,6 +226,34 @@ bool peer_go(int fd, const char *name, struct peer_export *export, uint32_t *err
 	}
 }
 
+int peer_try_enter(const char *address, const char *name)
+{
+	unsigned char b[512], info[64];
+	int fd = peer_connect(address);
+	size_t n = peer_info_data(b + 20, name, NULL, 0);
+	uint32_t len;
+
+	store_be32(b, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+	store_be64(b + 4, NBD_OPTION_MAGIC);
+	store_be32(b + 12, NBD_OPT_GO);
+	store_be32(b + 16, n);
+	send(fd, b, 20 + n, MSG_NOSIGNAL);
+	if (recv(fd, b, NBD_GREETING_SIZE, MSG_WAITALL) != NBD_GREETING_SIZE)
+		goto out;
+	while (recv(fd, b, NBD_REP_SIZE, MSG_WAITALL) == NBD_REP_SIZE) {
+		if (load_be32(b + 12) == NBD_REP_ACK)
+			return fd;
+		assert_int_equal(load_be32(b + 12), NBD_REP_INFO);
+		len = load_be32(b + 16);
+		assert_true(len <= sizeof(info));
+		if (recv(fd, info, len, MSG_WAITALL) != (ssize_t)len)
+			break;
+	}
+out:
+	close(fd);
+	return -1;
+}
+
 int peer_enter(const char *address, const char *name)
 {
 	int fd = peer_connect(address);

@@ -56,6 +56,10 @@ struct peer_export {
 /* GO; false: refused, with the reply's type in *@error (may be NULL). */
 bool peer_go(int fd, const char *name, struct peer_export *export, uint32_t *error);
 
+/* Connected, greeted and in transmission, all of it sent at once; -1: it was hung up on before it
+ * was in, as a client is that the machine held up for longer than it may negotiate. */
+int peer_try_enter(const char *address, const char *name);
+
 /* What most tests want: connected, greeted, in transmission. */
 int peer_enter(const char *address, const char *name);
 int peer_enter_structured(const char *address, const char *name);
