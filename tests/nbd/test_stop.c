@@ -12,7 +12,8 @@
 #include "tests/nbd/rig.h"
 #include "tests/support/scratch.h"
 
-#define LONG_S 10 /* the server waits for two seconds at most; this is for slow machines */
+#define LONG_S	 60  /* the server waits for two seconds at most; this is for slow machines */
+#define LINGER_S 2.0 /* how long it waits for the rest of what has begun to come */
 
 static double now_s(void)
 {
@@ -102,39 +103,68 @@ static void what_was_sent_too_late_is_answered_before_the_end(void **state)
 	peer_close(fd);
 }
 
+/* The answer to @cookie. False when there is none, which it may be only when LINGER_S has gone by
+ * since @began: then the machine has held us up. */
+static bool answered_in_time(int fd, uint64_t cookie, double began)
+{
+	unsigned char reply[NBD_SIMPLE_SIZE];
+
+	if (recv(fd, reply, sizeof(reply), MSG_WAITALL) != sizeof(reply)) {
+		assert_true(now_s() - began >= LINGER_S);
+		return false;
+	}
+	assert_int_equal(load_be32(reply), NBD_SIMPLE_MAGIC);
+	assert_int_equal(load_be32(reply + 4), NBD_ESHUTDOWN);
+	assert_true(load_be64(reply + 8) == cookie);
+	return true;
+}
+
 /* It gets an answer when the rest has come, and the end when it does not come. */
 static void half_a_request_is_waited_for_but_not_for_long(void **state)
 {
 	struct rig *rig = *state;
-	int late = peer_enter(rig->address, RIG_NAME), never = peer_enter(rig->address, RIG_NAME);
-	double began = now_s();
+	bool answered = false;
+	unsigned tries;
 
-	peer_request(late, 0, NBD_CMD_WRITE, 7, 0, 10);
-	peer_send(late, "12345", 5);
-	peer_request(never, 0, NBD_CMD_WRITE, 8, 0, 10);
-	peer_send(never, "12345", 5);
-	rig_await(rig_stats(rig).depth == 2);
-	assert_int_equal(nbd_export_remove(rig->export, false), 0);
-	rig->export = NULL;
-	assert_true(now_s() - began < LONG_S); /* clients are not waited for */
-	peer_send(late, "67890", 5);
-	assert_int_equal(peer_simple_to(late, 7), NBD_ESHUTDOWN);
-	assert_true(peer_at_end(late));
-	assert_true(peer_at_end(never));
-	assert_true(now_s() - began < LONG_S);
-	peer_close(late);
-	peer_close(never);
+	for (tries = 0; !answered && tries < 10; tries++) {
+		int late = peer_enter(rig->address, RIG_NAME);
+		int never = peer_enter(rig->address, RIG_NAME);
+		double began;
+
+		peer_request(late, 0, NBD_CMD_WRITE, 7, 0, 10);
+		peer_send(late, "12345", 5);
+		peer_request(never, 0, NBD_CMD_WRITE, 8, 0, 10);
+		peer_send(never, "12345", 5);
+		rig_await(rig_stats(rig).depth == 2);
+		began = now_s();
+		assert_int_equal(nbd_export_remove(rig->export, false), 0);
+		assert_true(now_s() - began < LONG_S); /* clients are not waited for */
+		send(late, "67890", 5, MSG_NOSIGNAL);
+		answered = answered_in_time(late, 7, began);
+		assert_true(peer_at_end(late));
+		assert_true(peer_at_end(never));
+		assert_true(now_s() - began < LONG_S);
+		peer_close(late);
+		peer_close(never);
+		rig->export = rig_add(rig, &rig->mem, RIG_NAME);
+	}
+	assert_true(answered);
 }
 
 static void nobody_can_keep_a_server_from_stopping(void **state)
 {
 	struct rig *rig = *state;
-	int deaf = peer_enter(rig->address, RIG_NAME), half = peer_enter(rig->address, RIG_NAME);
-	int idle = peer_enter(rig->address, RIG_NAME), option = greeted(rig->address);
-	int silent = peer_connect(rig->address);
+	int deaf, half, idle, option, silent;
 	unsigned i;
 	double began;
 
+	rig_change_limits(rig, (struct nbd_server_config){.handshake_timeout_ms = 3600 * 1000,
+							  .stall_timeout_ms = 3600 * 1000});
+	deaf = peer_enter(rig->address, RIG_NAME);
+	half = peer_enter(rig->address, RIG_NAME);
+	idle = peer_enter(rig->address, RIG_NAME);
+	option = greeted(rig->address);
+	silent = peer_connect(rig->address);
 	for (i = 0; i < 8; i++)
 		peer_request(deaf, 0, NBD_CMD_READ, i, 0, 32 << 20);
 	peer_request(half, 0, NBD_CMD_WRITE, 1, 0, 1 << 20);
@@ -193,12 +223,14 @@ struct served {
 /* Starts sendense-nbd on socket `s` in the scratch folder, output in out.txt, log in err.txt. */
 static void serve(struct served *served, const char *image, bool create)
 {
-	const char *args[] = {program,	  "--socket", "s",    "--image", image,
-			      "--create", "--size",   "512M", NULL};
+	const char *args[] = {
+		program, "--socket",	    "s",    "--image",	image,	  "--handshake-timeout",
+		"3600",	 "--stall-timeout", "3600", "--create", "--size", "512M",
+		NULL};
 	unsigned tries;
 
 	if (!create)
-		args[5] = NULL;
+		args[9] = NULL;
 	scratch_run("rm -f out.txt");
 	served->pid = fork();
 	assert_true(served->pid >= 0);
@@ -229,7 +261,7 @@ static int ended(struct served *served)
 	int status;
 
 	while (waitpid(served->pid, &status, WNOHANG) == 0) {
-		if (now_s() - began > PEER_TIMEOUT_S) {
+		if (now_s() - began > 2 * LONG_S) {
 			kill(served->pid, SIGKILL);
 			fail_msg("sendense-nbd does not end");
 		}
@@ -354,13 +386,25 @@ static void assert_kept(const struct load *load, const char *image)
 	free(got);
 }
 
-static void what_was_acknowledged_is_in_the_image(void **state)
+/* Answered is what was sent to its end, in the order of sending; but for a block, perhaps, that
+ * came into the socket after the server had looked for the last time. */
+static void assert_answered(const struct load *load)
+{
+	unsigned n;
+
+	assert_true(load->answered <= load->sent && load->sent - load->answered <= 1);
+	for (n = 0; n < load->sent; n++)
+		assert_true(!load->fate[n] == (n >= load->answered));
+}
+
+/* Ends under a load; how much of it came too late. */
+static unsigned end_under_load(void)
 {
 	static struct load load;
 	struct served served;
 	int idle;
 
-	(void)state;
+	unlink("a.qcow2");
 	serve(&served, "a.qcow2", true);
 	idle = greeted(SERVED);
 	load_start(&load);
@@ -369,10 +413,7 @@ static void what_was_acknowledged_is_in_the_image(void **state)
 	kill(served.pid, SIGTERM);
 	load_end(&load);
 	assert_int_equal(ended(&served), 0);
-	/* The writer had blocks under way at every moment: some came too late, and every one that
-	 * was sent to its end was answered. */
-	assert_true(load.too_late > 0);
-	assert_int_equal(load.answered, load.sent);
+	assert_answered(&load);
 	assert_false(can_connect("s"));
 	assert_true(peer_at_end(idle));
 	peer_close(idle);
@@ -381,6 +422,18 @@ static void what_was_acknowledged_is_in_the_image(void **state)
 				     "qemu-img info --output=json a.qcow2 | "
 				     "grep -q '\"dirty-flag\": false'"),
 			 0);
+	return load.too_late;
+}
+
+/* The writer has blocks under way at nearly every moment, so that some come too late; where the
+ * machine let it rest just then, there was nobody to tell. */
+static void what_was_acknowledged_is_in_the_image(void **state)
+{
+	unsigned tries = 0;
+
+	(void)state;
+	while (!end_under_load())
+		assert_true(++tries < 10);
 }
 
 static void two_signals_end_it_at_once_and_the_image_can_be_repaired(void **state)
