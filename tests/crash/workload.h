@@ -128,7 +128,7 @@ static inline void story_begin(const char *name, uint64_t seed, uint64_t k)
 	story.seed = seed;
 	story.k = k;
 	signal(SIGALRM, story_hangs);
-	alarm(60);
+	alarm(240); /* a disk may take seconds for each of some syncs */
 }
 
 #define story_fail(fmt, ...)                                                                       \

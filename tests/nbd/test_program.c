@@ -21,7 +21,7 @@ static int run(const char *args)
 	char *text;
 	int status;
 
-	scratch_run("timeout 20 %s %s >out.txt 2>&1; echo $? >rc", program, args);
+	scratch_run("timeout 120 %s %s >out.txt 2>&1; echo $? >rc", program, args);
 	text = scratch_output("cat rc");
 	status = atoi(text);
 	free(text);
@@ -57,7 +57,7 @@ static void serve(const char *args)
 	assert_int_equal(scratch_run("rm -f pid status out.txt err.txt; "
 				     "(%s %s >out.txt 2>err.txt & echo $! >pid; "
 				     "wait $!; echo $? >status) >/dev/null 2>&1 & "
-				     "for i in $(seq 400); do grep -qs ready out.txt && exit 0; "
+				     "for i in $(seq 20000); do grep -qs ready out.txt && exit 0; "
 				     "test ! -e status || break; sleep 0.05; done; "
 				     "cat err.txt; exit 1",
 				     program, args),
@@ -68,7 +68,7 @@ static void serve(const char *args)
 static void end(const char *signal, int status)
 {
 	assert_int_equal(
-		scratch_run("kill -%s $(cat pid); for i in $(seq 400); do "
+		scratch_run("kill -%s $(cat pid); for i in $(seq 20000); do "
 			    "test ! -s status || break; sleep 0.05; done; "
 			    "cat status err.txt; "
 			    "! grep -E ' (warn|error) ' err.txt && test \"$(cat status)\" = %d",
@@ -289,7 +289,7 @@ static void two_servers_cannot_write_one_image(void **state)
 /* Whether the last summary in err.txt has @pattern in it, now or soon. */
 static bool summary_says(const char *pattern)
 {
-	return scratch_run("for i in $(seq 200); do "
+	return scratch_run("for i in $(seq 2000); do "
 			   "grep ' sendense-nbd: summary: ' err.txt | tail -n 1 | grep -qE '%s' && "
 			   "exit 0; sleep 0.05; done; cat err.txt; exit 1",
 			   pattern) == 0;
@@ -316,7 +316,7 @@ static void a_summary_is_given_on_request_and_at_the_end(void **state)
 				     "\"nbdinfo $U >/dev/null 2>&1\"))'"),
 			 0);
 	/* Not end(): the limit that was met is a warning. */
-	assert_int_equal(scratch_run("kill -TERM $(cat pid); for i in $(seq 400); do "
+	assert_int_equal(scratch_run("kill -TERM $(cat pid); for i in $(seq 20000); do "
 				     "test ! -s status || break; sleep 0.05; done; "
 				     "test \"$(cat status)\" = 0"),
 			 0);

@@ -213,7 +213,7 @@ static void beyond_what_can_be_set_aside_the_stall_timeout_decides(void **state)
 	enum { DEAF = NBD_PARKED + 40 };
 	struct rig *rig = rig_start((struct nbd_server_config){.workers = 1,
 							       .batch_count = 2,
-							       .stall_timeout_ms = 500,
+							       .stall_timeout_ms = 10000,
 							       .max_connections_per_export = 500});
 	static struct session deaf[DEAF];
 	struct session good = {.rig = rig};
@@ -387,15 +387,25 @@ static void *slow_main(void *arg)
 	return NULL;
 }
 
+#define ROUNDS 10
+
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
 /* Compared with what they got, so that it does not depend on the machine: a tenth of what the good
- * one got, and three times as much as that when buffers waited for slow clients. A sanitizer makes
- * the server itself the slow one. */
+ * one got, and three times as much as the good one got when buffers waited for slow clients: that
+ * is so in every round, while a machine that lets the good one wait does so in some. A sanitizer
+ * makes the server itself the slow one. */
 static void slow_clients_get_what_they_read_and_no_more(void **state)
 {
 	struct rig *rig = *state;
 	struct session good = {.rig = rig};
 	static struct slow slow;
-	uint64_t total = 0, slow_total;
+	uint64_t slow_got[ROUNDS], before;
 	unsigned i, j;
 
 	memset(&slow, 0, sizeof(slow));
@@ -407,20 +417,24 @@ static void slow_clients_get_what_they_read_and_no_more(void **state)
 	assert_int_equal(pthread_create(&slow.thread, NULL, slow_main, &slow), 0);
 	/* What the kernel holds for them is used up, and they are waited for. */
 	rig_await(atomic_load(&slow.got) > 3 * MUCH * SLOW);
-	slow_total = atomic_load(&slow.got);
 	good.style = STRUCTURED;
 	good.fd = enter(rig->address, STRUCTURED);
-	for (i = 0; i < 10; i++) {
-		for (j = 0; j < ASKED_MAX; j++, total += 65536)
+	for (i = 0; i < ROUNDS; i++) {
+		before = atomic_load(&slow.got);
+		for (j = 0; j < ASKED_MAX; j++)
 			ask(&good, (i * ASKED_MAX + j) * 65536, 65536);
 		read_all(&good);
+		slow_got[i] = atomic_load(&slow.got) - before;
 	}
 	atomic_store(&slow.stop, true);
 	pthread_join(slow.thread, NULL);
-	slow_total = atomic_load(&slow.got) - slow_total;
-	if (!SANITIZED && slow_total > 2 * total)
-		fail_msg("%llu bytes went to slow clients while one that is not got %llu",
-			 (unsigned long long)slow_total, (unsigned long long)total);
+	qsort(slow_got, ROUNDS, sizeof(slow_got[0]), by_size);
+	print_message("# slow clients got %llu to %llu bytes while one that is not got %u\n",
+		      (unsigned long long)slow_got[0], (unsigned long long)slow_got[ROUNDS - 1],
+		      ASKED_MAX * 65536);
+	if (!SANITIZED && slow_got[2] > 2ULL * ASKED_MAX * 65536)
+		fail_msg("%llu bytes went to slow clients while one that is not got %u",
+			 (unsigned long long)slow_got[2], ASKED_MAX * 65536);
 	for (i = 0; i < SLOW; i++)
 		peer_close(slow.fd[i]);
 	peer_close(good.fd);

@@ -103,7 +103,7 @@ static int start(struct serving *s, const char *dir, struct err *err)
 		.max_connections = 160, /* fewer than floods bring */
 		.max_connections_per_export = 64,
 		.handshake_timeout_ms = SOAK_HANDSHAKE,
-		.stall_timeout_ms = 5000,
+		.stall_timeout_ms = 60000, /* a good one may be held up by the machine */
 	};
 	char address[256], bound[64], keys[256];
 	const struct nbd_listen_config tls = tls_allowed(dir, keys, sizeof(keys));

@@ -28,18 +28,28 @@ static void die(const struct mariadbd *s, const char *what)
 	abort();
 }
 
-/* The kernel's choice; free again until the server takes it, so a start may have to be repeated. */
+/* Below the ports that the kernel hands out by itself, so that nobody gets it before the server
+ * takes it; others of us begin to look elsewhere. */
+#define FIRST_PORT 31000
+#define PORTS	   1700
+
 static unsigned int choose_port(void)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-	socklen_t len = sizeof(a);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	unsigned int at = (unsigned int)getpid() * 7, port, i;
 
-	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) ||
-	    getsockname(fd, (struct sockaddr *)&a, &len))
-		abort();
-	close(fd);
-	return ntohs(a.sin_port);
+	for (i = 0; i < PORTS; i++) {
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		bool taken;
+
+		port = FIRST_PORT + (at + i) % PORTS;
+		a.sin_port = htons((uint16_t)port);
+		taken = fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a));
+		close(fd);
+		if (!taken)
+			return port;
+	}
+	abort();
 }
 
 void mariadbd_init(struct mariadbd *s, int tcp)
