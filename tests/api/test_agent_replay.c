@@ -372,8 +372,7 @@ static void expect_failed_and_the_next_works(struct run *run, const char *reason
 	assert_int_equal(post_telemetry(run->view.job.id, "completed"), 200);
 	assert_int_equal(status_of(run), CATALOG_JOB_FAILED);
 	hub_backup_view_deinit(&run->view);
-	for (int i = 0; i < 500 && hub_running_backups(rig.hub); i++)
-		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	assert_true(rig_await_idle(&rig));
 	rig_vm_change(&vm, 0, areas[0].off, areas[0].len);
 	back_up(&next, CATALOG_BACKUP_INCREMENTAL, areas);
 	assert_int_equal(next.incrementals, 2);

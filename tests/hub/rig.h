@@ -113,6 +113,17 @@ static inline void hubrig_start(struct hubrig *rig)
 	snprintf(rig->nbd, sizeof(rig->nbd), "%s", hub_nbd_addresses(rig->hub));
 }
 
+/* What was changed in rig->config of that which a running hub takes over. A short time is set only
+ * once what must not be late for it is done. */
+static inline void hubrig_retime(struct hubrig *rig)
+{
+	struct hub_config config = rig->config;
+	struct err err = ERR_INIT;
+
+	config.agent_url = agentpeer_url(rig->peer);
+	rig_must(hub_reconfigure(rig->hub, &config, &err), &err, "times");
+}
+
 static inline void hubrig_stop(struct hubrig *rig)
 {
 	hub_stop(steal(&rig->hub), NULL);
@@ -357,11 +368,19 @@ static inline bool rig_point_equals(struct hubrig *rig, const char *qcow2_path,
 	       !scratch_run("qemu-img compare -q -f raw -F qcow2 '%s' '%s'", raw, qcow2_path);
 }
 
-/* Polls until the backup is in @status, for 20 s; its error message in @why (may be NULL). */
+/* Polls until no backup runs, for 60 s. */
+static inline bool rig_await_idle(struct hubrig *rig)
+{
+	for (int i = 0; i < 6000 && hub_running_backups(rig->hub); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	return hub_running_backups(rig->hub) == 0;
+}
+
+/* Polls until the backup is in @status, for 60 s; its error message in @why (may be NULL). */
 static inline bool rig_await(struct hubrig *rig, const char *id, enum catalog_job_status status,
 			     char why[CATALOG_ERROR_SIZE])
 {
-	for (int i = 0; i < 2000; i++) {
+	for (int i = 0; i < 6000; i++) {
 		struct catalog_backup row;
 
 		if (!catalog_backup_get(hub_catalog(rig->hub), id, &row, NULL) &&
