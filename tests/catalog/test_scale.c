@@ -3,6 +3,10 @@
  * makes it 10,000 VMs and 1,000,000 rows). No statement of the lookups on the agent's path may walk
  * a table, and none may take 10 ms.
  *
+ * What a call takes is the least of many: whatever else this machine does adds to a call and never
+ * takes away from it, and says nothing about the catalog. A call that takes too long takes it each
+ * time.
+ *
  * The statements are not copied here: the database tells which it ran. SQLite by a trace, which is
  * put on each connection as it opens; MariaDB by its general log. Each one seen is explained
  * afterwards.
@@ -10,6 +14,7 @@
 #include "tests/catalog/fixture.h"
 
 #include <sqlite3.h>
+#include <time.h>
 
 #include "catalog/hubs.h"
 
@@ -193,64 +198,87 @@ static void explain_all(struct fx *fx)
 		mysql_close(h);
 }
 
-static int64_t median_us(int64_t *v, int n)
+/* Of a clock nobody sets. */
+static int64_t now_us(void)
 {
-	for (int i = 1; i < n; i++)
-		for (int k = i; k > 0 && v[k] < v[k - 1]; k--) {
-			int64_t t = v[k];
+	struct timespec ts;
 
-			v[k] = v[k - 1];
-			v[k - 1] = t;
-		}
-	return v[n / 2];
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
 }
 
-#define ROUNDS 21
-#define TIMES  51
-#define MEDIAN_US(call)                                                                            \
+#define LIMIT_US 10000
+#define ROUNDS	 21  /* at least */
+#define MOST	 500 /* rounds, on a machine that is busy all the time */
+#define LEAST_US(call)                                                                             \
 	({                                                                                         \
-		int64_t took[TIMES];                                                               \
-		for (int time_i = 0; time_i < TIMES; time_i++) {                                   \
-			took[time_i] = catalog_now_us();                                           \
+		int64_t least = INT64_MAX;                                                         \
+		for (int i_ = 0; i_ < ROUNDS || (least >= LIMIT_US && i_ < MOST); i_++) {          \
+			int64_t began = now_us();                                                  \
 			OK(call);                                                                  \
-			took[time_i] = catalog_now_us() - took[time_i];                            \
+			least = MIN(least, now_us() - began);                                      \
 		}                                                                                  \
-		median_us(took, TIMES);                                                            \
+		least;                                                                             \
 	})
 #define FAST(call)                                                                                 \
 	do {                                                                                       \
-		int64_t us = MEDIAN_US(call);                                                      \
+		int64_t us = LEAST_US(call);                                                       \
 		print_message("%8" PRId64 " us  %s\n", us, #call);                                 \
-		assert_in_range(us, 0, 9999);                                                      \
+		assert_in_range(us, 0, LIMIT_US - 1);                                              \
 	} while (0)
 
-/* `complete` of each disk of many backups. A commit takes what the disk's cache flush takes, so it
- * is measured against a commit that changes one column: what the size of the catalog adds must stay
- * below 10 ms. The best of many rounds, because it is some 25 statements, each a wait for another
- * process on MariaDB: what a busy machine adds to them says nothing about the catalog. */
-static void completes_are_fast(struct fx *fx, const struct fx_ready *r, int64_t commit_us)
+/* A commit that changes one column: what the disk's cache flush takes, and little else. */
+static int64_t commit_us(struct fx *fx, const char *job_id)
 {
-	int64_t took[2][ROUNDS];
+	int64_t began = now_us();
 
-	for (int i = 0; i < ROUNDS; i++) {
+	OK(catalog_backup_note_telemetry(fx->cat, job_id, "copying", &err));
+	return now_us() - began;
+}
+
+static int64_t renew_us(struct fx *fx)
+{
+	int64_t began = now_us();
+
+	OK(catalog_hub_renew(fx->cat, 60000, &err));
+	return now_us() - began;
+}
+
+static int64_t complete_us(struct fx *fx, const char *job_id, int disk, int round)
+{
+	char change_id[32];
+	int64_t began;
+
+	snprintf(change_id, sizeof(change_id), "round %d/%d", round, disk);
+	began = now_us();
+	OK(fx_complete(fx, job_id, disk, change_id, NULL, &err));
+	return now_us() - began;
+}
+
+/* What writes takes what the disk's cache flush takes, which the catalog cannot help: it is
+ * measured against a plain commit, and what is more than that must stay below 10 ms. Of backups
+ * that follow each other: `complete` of each disk, some 25 statements, each a wait for another
+ * process on MariaDB; and the renewal of the lease. */
+static void writes_are_fast(struct fx *fx, const struct fx_ready *r)
+{
+	static const char *const names[] = {"complete of disk 0", "complete of disk 1",
+					    "renewal of the lease"};
+	int64_t least[] = {INT64_MAX, INT64_MAX, INT64_MAX}, plain = INT64_MAX, worst = INT64_MAX;
+
+	for (int i = 0; i < ROUNDS || (worst - plain >= LIMIT_US && i < MOST); i++) {
 		struct fx_job j;
 
 		fx_start(fx, r, CATALOG_BACKUP_INCREMENTAL, &j);
-		for (int disk = 0; disk < 2; disk++) {
-			char change_id[32];
-
-			snprintf(change_id, sizeof(change_id), "round %d/%d", i, disk);
-			took[disk][i] = catalog_now_us();
-			OK(fx_complete(fx, j.job.id, disk, change_id, NULL, &err));
-			took[disk][i] = catalog_now_us() - took[disk][i];
-		}
+		plain = MIN(plain, commit_us(fx, j.job.id));
+		least[0] = MIN(least[0], complete_us(fx, j.job.id, 0, i));
+		least[1] = MIN(least[1], complete_us(fx, j.job.id, 1, i));
+		least[2] = MIN(least[2], renew_us(fx));
+		worst = MAX(MAX(least[0], least[1]), least[2]);
 	}
-	for (int disk = 0; disk < 2; disk++) {
-		int64_t median = median_us(took[disk], ROUNDS), best = took[disk][0];
-
-		print_message("%8" PRId64 " us  complete of disk %d, at best %" PRId64 "\n", median,
-			      disk, best);
-		assert_in_range(MAX(best - commit_us, 0), 0, 9999);
+	print_message("%8" PRId64 " us  a plain commit\n", plain);
+	for (size_t k = 0; k < ARRAY_SIZE(least); k++) {
+		print_message("%8" PRId64 " us  %s\n", least[k], names[k]);
+		assert_in_range(MAX(least[k] - plain, 0), 0, LIMIT_US - 1);
 	}
 }
 
@@ -266,7 +294,6 @@ static void lookups_on_the_agents_path_use_indexes_and_are_fast(void **state)
 	struct catalog_backup *taken = NULL;
 	struct fx_ready r;
 	struct fx_job j;
-	int64_t commit_us;
 	size_t n;
 
 	fx_add_repository(fx, &repo, "main");
@@ -277,7 +304,7 @@ static void lookups_on_the_agents_path_use_indexes_and_are_fast(void **state)
 	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
 
 	OK(catalog_hub_join(fx->cat, &hub, 60000, &err));
-	FAST(catalog_hub_renew(fx->cat, 60000, &err));
+	OK(catalog_hub_renew(fx->cat, 60000, &err));
 	FAST(catalog_hub_take_over(fx->cat, &taken, &n, &err));
 	FAST(catalog_backups_running(fx->cat, &taken, &n, &err));
 	FAST(catalog_vm_context_find(fx->cat, "vm500", NULL, &vm, &err));
@@ -303,13 +330,12 @@ static void lookups_on_the_agents_path_use_indexes_and_are_fast(void **state)
 	FAST(catalog_backup_find_running(fx->cat, "vm7", &job, &err));
 	FAST(catalog_backup_disk_next_open(fx->cat, job.id, &p, &err));
 	FAST(catalog_backup_disk_get(fx->cat, job.id, 1, &p, &err));
-	commit_us = MEDIAN_US(catalog_backup_note_telemetry(fx->cat, job.id, "copying", &err));
-	print_message("%8" PRId64 " us  a durable write\n", commit_us);
+	OK(catalog_backup_note_telemetry(fx->cat, job.id, "copying", &err));
 	OK(catalog_backup_set_running(fx->cat, job.id, &err));
 	OK(catalog_backup_disk_progress(fx->cat, job.id, 0, &(struct catalog_counters){1}, &err));
 	fx_complete_all(fx, &j, "new");
 	trace_pause(fx, true);
-	completes_are_fast(fx, &r, commit_us);
+	writes_are_fast(fx, &r);
 	trace_pause(fx, false);
 	fx_start(fx, &r, CATALOG_BACKUP_INCREMENTAL, &j);
 	OK(catalog_backup_disk_fail(fx->cat, j.job.id, 0, "x", NULL, &err));
