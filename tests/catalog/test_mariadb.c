@@ -164,13 +164,14 @@ static void make_user(const struct fx *fx, const char *extra)
 
 static void log_in(struct fx *fx, int result, const char *text, const char *options)
 {
-	const struct catalog_options quick = {.busy_timeout_ms = 100};
+	/* Nothing here is worth another attempt: this is the time there is for a connection. */
+	const struct catalog_options patient = {.busy_timeout_ms = 30000};
 	struct catalog *cat = NULL;
 	char url[700];
 
 	snprintf(url, sizeof(url), "mariadb://hub@localhost/%s?socket=%s%s", fx->t.name,
 		 tmpdb_server()->sock, options);
-	EXPECT_TEXT(result, text, catalog_open(url, &quick, &cat, &err));
+	EXPECT_TEXT(result, text, catalog_open(url, &patient, &cat, &err));
 	catalog_close(cat);
 }
 
@@ -303,7 +304,7 @@ static void a_server_killed_and_started_again_has_lost_nothing(void **state)
 
 static void without_a_server_calls_fail_after_the_wait(void **state)
 {
-	const struct catalog_options quick = {.busy_timeout_ms = 200};
+	const struct catalog_options quick = {.busy_timeout_ms = 2000};
 	struct catalog_repository repo;
 	struct fx *fx = *state;
 	struct catalog *cat, *other;
@@ -535,7 +536,7 @@ static void a_commit_whose_answer_is_lost_is_found_done(void **state)
 static void a_commit_that_cannot_be_asked_about_is_called_unknown(void **state)
 {
 	struct fx *fx = *state;
-	struct lossy l = lossy_open(fx, 300);
+	struct lossy l = lossy_open(fx, 2000);
 
 	dbproxy_cut_at(l.proxy, "COMMIT", 1, DBPROXY_AFTER, true);
 	EXPECT_TEXT(-ECONNABORTED, "not known", create(l.cat, "one", &err));
@@ -775,7 +776,7 @@ static int tls_teardown(void **state)
 /* In @options a space stands for "&", and "~" for the server's folder. */
 static void tls_open(const char *who_where, const char *options, int result, const char *text)
 {
-	const struct catalog_options quick = {.busy_timeout_ms = 1000};
+	const struct catalog_options patient = {.busy_timeout_ms = 30000};
 	struct catalog *cat = NULL;
 	char url[2048];
 	int n = snprintf(url, sizeof(url), "mariadb://%s:%u/tls?", who_where, tls_server.port);
@@ -785,15 +786,15 @@ static void tls_open(const char *who_where, const char *options, int result, con
 			      *p == '~'	  ? tls_server.dir
 			      : *p == ' ' ? "&"
 					  : p);
-	EXPECT_TEXT(result, text, catalog_open(url, &quick, &cat, &err));
+	EXPECT_TEXT(result, text, catalog_open(url, &patient, &cat, &err));
 	catalog_close(cat);
 }
 
 static void a_connection_is_encrypted_when_asked_for(void **state)
 {
 	(void)state;
-	tls_open("plain@localhost", "timeout=10", 0, "");
-	tls_open("crypt@localhost", "timeout=10", -EACCES, "Access denied");
+	tls_open("plain@localhost", "timeout=30", 0, "");
+	tls_open("crypt@localhost", "timeout=30", -EACCES, "Access denied");
 	tls_open("crypt@localhost", "tls=on", 0, "");
 	tls_open("crypt@127.0.0.1", "tls=on", 0, "");
 }
@@ -819,15 +820,15 @@ static void a_certificate_of_our_own_is_shown(void **state)
 /* Encryption asked for is never given up silently. */
 static void a_server_without_tls_is_refused_where_tls_is_asked_for(void **state)
 {
-	const struct catalog_options quick = {.busy_timeout_ms = 100};
+	const struct catalog_options patient = {.busy_timeout_ms = 30000};
 	struct fx *fx = *state;
 	struct catalog *cat = NULL;
 	char url[800];
 
 	snprintf(url, sizeof(url), "%s&tls=on", fx->t.url);
-	EXPECT_TEXT(-EPROTO, "TLS", catalog_open(url, &quick, &cat, &err));
+	EXPECT_TEXT(-EPROTO, "TLS", catalog_open(url, &patient, &cat, &err));
 	snprintf(url, sizeof(url), "%s&tls=verify", fx->t.url);
-	EXPECT_TEXT(-EPROTO, "TLS", catalog_open(url, &quick, &cat, &err));
+	EXPECT_TEXT(-EPROTO, "TLS", catalog_open(url, &patient, &cat, &err));
 }
 
 int main(void)

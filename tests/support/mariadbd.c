@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define START_TIMEOUT_MS 60000
+#define START_TIMEOUT_MS 180000
 #define POLL_MS		 20
 
 static void die(const struct mariadbd *s, const char *what)
