@@ -942,7 +942,7 @@ static void a_hub_that_goes_away_mid_copy_fails_the_job(void **state)
 	targets_start_paused();
 	hub.full = true;
 	assert_started("backup-1", "full");
-	kit_wait_until(hub_heard_status("running"));
+	kit_wait_until(hub_heard_phase("transferring"));
 	kit_kill(target_pid, SIGKILL);
 	target_pid = 0;
 	assert_job_fails("backup-1", "disk 0");
@@ -959,7 +959,7 @@ static void sigterm_mid_copy_fails_the_job_and_ends_in_order(void **state)
 	targets_start_paused();
 	hub.full = true;
 	assert_started("backup-1", "full");
-	kit_wait_until(hub_heard_status("running"));
+	kit_wait_until(hub_heard_phase("transferring"));
 	agent_end();
 	assert_string_equal(text_at(hub.last_telemetry, "status"), "failed");
 	assert_non_null(strstr(text_at(json_object_get(hub.last_telemetry, "error"), "message"),
@@ -1133,7 +1133,7 @@ static void progress_and_telemetry_tell_how_far_it_is(void **state)
 	targets_start_paused();
 	hub.full = true;
 	assert_started("backup-1", "full");
-	kit_wait_until(hub_heard_status("running"));
+	kit_wait_until(hub_heard_phase("transferring"));
 	a = call("/api/v1/progress/backup-1", NULL);
 	assert_string_equal(text_at(a.json, "status"), "running");
 	assert_string_equal(text_at(a.json, "phase"), "transferring");
