@@ -453,9 +453,10 @@ static int ask_stop(struct victim *v)
 static void run_with_victim(struct victim *v, int code, const char *says)
 {
 	char path[500], sock[32];
-	char *slow[] = {"--filter=delay", "delay-write=100ms", NULL};
+	/* Seconds go by between the first answer and the last: the act is in between. */
+	char *slow[] = {"--filter=delay", "delay-write=300ms", NULL};
 	struct agent_disk disk = raw_disk("src", path);
-	struct run r = {.disk = &disk, .sock = sock};
+	struct run r = {.disk = &disk, .sock = sock, .request_size = AGENT_REQUEST_MIN};
 	struct err err = ERR_INIT;
 	pthread_t thread;
 	int rc;
