@@ -457,7 +457,7 @@ static void a_client_that_drips_is_cut_off(void **state)
 	apirig_listen((struct api_config){.io_timeout_ms = 300});
 	fd = dial();
 	assert_true(send(fd, head, sizeof(head) - 1, 0) > 0);
-	for (int i = 0; i < 100 && !cut; i++) {
+	for (int i = 0; i < 1000 && !cut; i++) {
 		nanosleep(&(struct timespec){.tv_nsec = 50 * 1000000L}, NULL);
 		cut = send(fd, "x", 1, MSG_NOSIGNAL) < 0 || recv(fd, &c, 1, MSG_DONTWAIT) == 0;
 	}
@@ -514,10 +514,11 @@ static void a_slow_agent_holds_up_its_own_backup_alone(void **state)
 		      200);
 	agentpeer_hold(rig.peer);
 	pthread_create(&t, NULL, start_backup, &status);
-	for (int i = 0; i < 1000 && running < 2; i++) {
+	for (int i = 0; i < 6000 && running < 2; i++) {
 		list = ask("GET", "/health", NULL, 200);
 		running = (int)json_integer_value(json_object_get(list, "running_backups"));
 		json_decref(list);
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
 	}
 	assert_int_equal(running, 2);
 	rig_vm_init(&other);

@@ -74,7 +74,7 @@ static void *get_main(void *arg)
 	curl_easy_setopt(curl, CURLOPT_URL, url);
 	curl_easy_setopt(curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(curl, CURLOPT_TIMEOUT, 60L);
+	curl_easy_setopt(curl, CURLOPT_TIMEOUT, 240L);
 	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
 	curl_easy_setopt(curl, CURLOPT_WRITEDATA, g);
@@ -117,7 +117,7 @@ static bool get_has(struct get *g, const char *part)
 
 static void get_await(struct get *g, const char *part)
 {
-	for (int i = 0; i < 2000; i++) {
+	for (int i = 0; i < 6000; i++) {
 		if (get_has(g, part))
 			return;
 		nap();
@@ -287,7 +287,8 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 
 	(void)state;
 	api_stop(api);
-	apirig_listen((struct api_config){.io_timeout_ms = 400});
+	/* Long enough to be seen before it is dropped. */
+	apirig_listen((struct api_config){.io_timeout_ms = 3000});
 	start_backup(&view);
 	for (int i = 0; i < 12; i++)
 		tmpdb_sql(
@@ -296,12 +297,12 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 			" WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <"
 			" 990) SELECT '%s', 'info', 'copy', '%0900d', i FROM n",
 			view.job.id, 0);
+	apirig_bearer("/api/v1/backups", bearer);
 	fd = socket(AF_INET, SOCK_STREAM, 0);
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
 	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	to.sin_port = htons((uint16_t)atoi(strrchr(api_address(api), ':') + 1));
 	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
-	apirig_bearer("/api/v1/backups", bearer);
 	snprintf(request, sizeof(request),
 		 "GET /api/v1/backups/%s/events HTTP/1.1\r\nHost: x\r\n"
 		 "%s\r\n\r\n",
@@ -310,7 +311,7 @@ static void a_follower_that_does_not_read_is_dropped(void **state)
 	for (int i = 0; i < 1000 && !hub_followers(rig.hub); i++)
 		nap();
 	assert_int_equal(hub_followers(rig.hub), 1);
-	for (int i = 0; i < 2000 && hub_followers(rig.hub); i++)
+	for (int i = 0; i < 6000 && hub_followers(rig.hub); i++)
 		nap();
 	assert_int_equal(hub_followers(rig.hub), 0);
 	close(fd);
@@ -617,7 +618,7 @@ static void the_metrics_are_what_prometheus_reads_and_what_happened(void **state
 	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI / 4), 0);
 	/* A request counts as in flight until its reply has left, which the client may be told
 	 * before. */
-	for (int i = 0; i < 200; i++) {
+	for (int i = 0; i < 3000; i++) {
 		scrape(&after);
 		if (value_of(&after, "sendense_nbd_requests_in_flight", "") == 0)
 			break;

@@ -202,7 +202,8 @@ static void *unlock_later(void *arg)
 static void a_lock_let_go_after_several_timeouts_is_waited_out(void **state)
 {
 	struct fx *fx = *state;
-	const struct catalog_options quick = {.busy_timeout_ms = 60};
+	/* As many attempts as it takes, should the other be held up. */
+	const struct catalog_options quick = {.busy_timeout_ms = 60, .max_attempts = 500};
 	struct catalog *cat;
 	struct two t = {.fx = fx};
 	pthread_t thread;

@@ -23,7 +23,7 @@ static int run(const char *args)
 	char *text;
 	int status;
 
-	scratch_run("timeout 20 %s %s >out.txt 2>&1; echo $? >status", hub, args);
+	scratch_run("timeout 120 %s %s >out.txt 2>&1; echo $? >status", hub, args);
 	text = scratch_output("cat status");
 	status = atoi(text);
 	free(text);
@@ -188,7 +188,7 @@ static void it_says_when_it_serves_and_stops_in_order(void **state)
 		"\"nbd_handshake_percent\":7,"
 		"\"nbd_max_inflight_bytes\":1000000}' > c.json\n"
 		"$HUB --config c.json --data-dir data >out 2>err & pid=$!\n"
-		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
+		"for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done\n"
 		"cat out err\n"
 		"[ $(wc -l < out) = 1 ]\n"
 		"grep -Eq '^sendense-hub ready http=127\\.0\\.0\\.1:[0-9]+ "
@@ -215,13 +215,13 @@ static void a_hangup_changes_what_can_change_and_says_what_cannot(void **state)
 	(void)state;
 	run_story(
 		"set -e\n"
-		"await() { for i in $(seq 400); do grep -q \"$1\" err && return; sleep 0.05; done;"
+		"await() { for i in $(seq 1200); do grep -q \"$1\" err && return; sleep 0.05; done;"
 		" cat err; false; }\n"
 		"conf() { echo \"{\\\"http\\\":\\\"127.0.0.1:$1\\\",\\\"log_format\\\":\\\"$2\\\","
 		"\\\"start_timeout_s\\\":$3}\" > c.json; }\n"
 		"conf 0 json 60\n"
 		"$HUB --config c.json --data-dir data --nbd unix:x.sock >out 2>err & pid=$!\n"
-		"for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done\n"
+		"for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done\n"
 		"url=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
 		"jq -e '.time and .level and .scope and .message' err >/dev/null\n"
 		"conf 1 text 90\n"
@@ -243,7 +243,7 @@ static void a_hangup_brings_new_certificates_and_limits(void **state)
 	(void)state;
 	run_story(
 		"set -e\n"
-		"await() { for i in $(seq 400); do grep -q \"$1\" err && return; sleep 0.05; done;"
+		"await() { for i in $(seq 1200); do grep -q \"$1\" err && return; sleep 0.05; done;"
 		" cat err; false; }\n"
 		"ca() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "
 		"2 -subj \"/CN=$1\" -keyout $1.key -out $1.pem 2>/dev/null; }\n"
@@ -264,7 +264,7 @@ static void a_hangup_brings_new_certificates_and_limits(void **state)
 		"issue first; conf 20 30\n"
 		"$HUB --config c.json --data-dir data --http 127.0.0.1:0 --agent-listen off --nbd "
 		"127.0.0.1:0 >out 2>err & pid=$!\n"
-		"for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done; cat out err\n"
+		"for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done; cat out err\n"
 		"http=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
 		"nbd=$(sed 's/.*nbd=127.0.0.1:\\([^ ]*\\).*/\\1/' out)\n"
 		"get() { curl -sf --noproxy '*' --cacert $1.pem https://$http/health >/dev/null; "
@@ -279,7 +279,7 @@ static void a_hangup_brings_new_certificates_and_limits(void **state)
 		"exec 8>say\n"
 		"get='GET /health HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n'\n"
 		"printf \"$get\" >&8\n"
-		"for i in $(seq 200); do grep -q healthy https && break; sleep 0.05; done\n"
+		"for i in $(seq 1200); do grep -q healthy https && break; sleep 0.05; done\n"
 		"issue second; conf 21 31\n"
 		"get first\n"
 		"kill -HUP $pid\n"
@@ -289,7 +289,7 @@ static void a_hangup_brings_new_certificates_and_limits(void **state)
 		"no grep 'next start' err\n"
 		"get second; no get first; list two; no list one\n"
 		"printf \"$get\" >&8\n"
-		"for i in $(seq 200); do [ $(grep -c healthy https) = 2 ] && break; sleep 0.05; "
+		"for i in $(seq 1200); do [ $(grep -c healthy https) = 2 ] && break; sleep 0.05; "
 		"done\n"
 		"[ $(grep -c healthy https) = 2 ]; grep -qi 'connection: close' https\n"
 		"exec 8>&-; wait $client\n"
@@ -316,7 +316,7 @@ static void a_tunnel_that_leads_nowhere_is_told_of(void **state)
 	run_story("set -e\n"
 		  "start() { : >out; $HUB --data-dir data --http 127.0.0.1:0 \"$@\" >out 2>err & "
 		  "pid=$!\n"
-		  "  for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done; cat err; "
+		  "  for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done; cat err; "
 		  "kill -TERM $pid; wait $pid; }\n"
 		  "start --agent-listen off --nbd unix:x.sock\n"
 		  "grep -q 'tunnel/authorized_keys stays empty, whoever is approved' err\n"
@@ -328,44 +328,45 @@ static void a_tunnel_that_leads_nowhere_is_told_of(void **state)
 static void a_call_the_hub_did_not_live_to_tell_of_is_in_the_audit_log(void **state)
 {
 	(void)state;
-	run_story("set -e\n"
-		  "python3 -c 'import socket, time\n"
-		  "s = socket.create_server((\"127.0.0.1\", 0))\n"
-		  "print(s.getsockname()[1], flush=True)\n"
-		  "time.sleep(60)' >port & mute=$!\n"
-		  "trap 'kill $mute' EXIT\n"
-		  "for i in $(seq 200); do [ -s port ] && break; sleep 0.05; done\n"
-		  "start() { : >out; $HUB --data-dir data --http 127.0.0.1:0 --agent-listen off "
-		  "--nbd "
-		  "unix:x.sock --agent-url http://127.0.0.1:$(cat port) >out 2>err & pid=$!\n"
-		  "  for i in $(seq 400); do [ -s out ] && break; sleep 0.05; done\n"
-		  "  url=http://$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out); }\n"
-		  "ask() { curl -s --noproxy '*' -H \"Authorization: Bearer $(cat "
-		  "data/admin-token)\" "
-		  "\"$@\"; }\n"
-		  "start\n"
-		  "ask -f -d '{\"name\":\"ann\",\"role\":\"viewer\"}' $url/api/v1/users\n"
-		  "no grep -q users data/audit-pending\n"
-		  "ask -d '{}' $url/api/v1/discovery/discover-vms & client=$!\n"
-		  "for i in $(seq 400); do grep -q discover-vms data/audit-pending && break; sleep "
-		  "0.05; done\n"
-		  "[ $(stat -c %a data/audit-pending) = 600 ]\n"
-		  "no grep -q sdn_ data/audit-pending\n"
-		  "kill -KILL $pid; wait $pid || true; wait $client || true\n"
-		  "start\n"
-		  "grep 'the last run ended during POST /api/v1/discovery/discover-vms' err\n"
-		  "ask -f \"$url/api/v1/audit?outcome=failed\" >audit\n"
-		  "jq -e '.total == 1 and .entries[0].user_name == \"admin\" and "
-		  "(.entries[0].detail | tostring | test(\"may have been done\"))' audit || { cat "
-		  "audit; "
-		  "exit 1; }\n"
-		  "ask -f $url/api/v1/audit/verify | jq -e .ok\n"
-		  "[ ! -s data/audit-pending ]\n"
-		  "kill -TERM $pid; wait $pid\n"
-		  "start\n"
-		  "no grep -q 'the last run ended during' err\n"
-		  "ask -f \"$url/api/v1/audit?outcome=failed\" | jq -e '.total == 1'\n"
-		  "kill -TERM $pid; wait $pid\n");
+	run_story(
+		"set -e\n"
+		"python3 -c 'import socket, time\n"
+		"s = socket.create_server((\"127.0.0.1\", 0))\n"
+		"print(s.getsockname()[1], flush=True)\n"
+		"time.sleep(280)' >port & mute=$!\n"
+		"trap 'kill $mute' EXIT\n"
+		"for i in $(seq 1200); do [ -s port ] && break; sleep 0.05; done\n"
+		"start() { : >out; $HUB --data-dir data --http 127.0.0.1:0 --agent-listen off "
+		"--nbd "
+		"unix:x.sock --agent-url http://127.0.0.1:$(cat port) >out 2>err & pid=$!\n"
+		"  for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done\n"
+		"  url=http://$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out); }\n"
+		"ask() { curl -s --noproxy '*' -H \"Authorization: Bearer $(cat "
+		"data/admin-token)\" "
+		"\"$@\"; }\n"
+		"start\n"
+		"ask -f -d '{\"name\":\"ann\",\"role\":\"viewer\"}' $url/api/v1/users\n"
+		"no grep -q users data/audit-pending\n"
+		"ask -d '{}' $url/api/v1/discovery/discover-vms & client=$!\n"
+		"for i in $(seq 1200); do grep -q discover-vms data/audit-pending && break; sleep "
+		"0.05; done\n"
+		"[ $(stat -c %a data/audit-pending) = 600 ]\n"
+		"no grep -q sdn_ data/audit-pending\n"
+		"kill -KILL $pid; wait $pid || true; wait $client || true\n"
+		"start\n"
+		"grep 'the last run ended during POST /api/v1/discovery/discover-vms' err\n"
+		"ask -f \"$url/api/v1/audit?outcome=failed\" >audit\n"
+		"jq -e '.total == 1 and .entries[0].user_name == \"admin\" and "
+		"(.entries[0].detail | tostring | test(\"may have been done\"))' audit || { cat "
+		"audit; "
+		"exit 1; }\n"
+		"ask -f $url/api/v1/audit/verify | jq -e .ok\n"
+		"[ ! -s data/audit-pending ]\n"
+		"kill -TERM $pid; wait $pid\n"
+		"start\n"
+		"no grep -q 'the last run ended during' err\n"
+		"ask -f \"$url/api/v1/audit?outcome=failed\" | jq -e '.total == 1'\n"
+		"kill -TERM $pid; wait $pid\n");
 }
 
 /* What the service manager is told: a socket of ours stands in for its own. */
@@ -387,7 +388,7 @@ static bool manager_hears(int fd, const char *what)
 
 static void the_service_manager_hears_of_every_turn(void **state)
 {
-	const struct timeval patience = {.tv_sec = 20};
+	const struct timeval patience = {.tv_sec = 60};
 	struct sockaddr_un at = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	int n = snprintf(at.sun_path + 1, sizeof(at.sun_path) - 1, "sendense-%ld", (long)getpid());
@@ -408,7 +409,7 @@ static void the_service_manager_hears_of_every_turn(void **state)
 	assert_true(manager_hears(fd, "READY=1"));
 	scratch_run("kill -TERM $(cat pid)");
 	assert_true(manager_hears(fd, "STOPPING=1"));
-	assert_int_equal(scratch_run("for i in $(seq 400); do kill -0 $(cat pid) 2>/dev/null ||"
+	assert_int_equal(scratch_run("for i in $(seq 1200); do kill -0 $(cat pid) 2>/dev/null ||"
 				     " exit 0; sleep 0.05; done; exit 1"),
 			 0);
 	close(fd);
@@ -425,7 +426,7 @@ static void each_nbd_listener_has_a_policy_of_its_own(void **state)
 		"\"tls_psk\":\"keys.psk\"}' > c.json\n"
 		"$HUB --config c.json --data-dir data --http 127.0.0.1:0 --agent-listen off >out "
 		"2>err & pid=$!\n"
-		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
+		"for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done\n"
 		"cat out err\n"
 		"nbdinfo --list \"nbds+unix://alice@/?socket=safe.sock&tls-psk-file=keys.psk\" |"
 		" grep 'with TLS'\n"
@@ -436,7 +437,7 @@ static void each_nbd_listener_has_a_policy_of_its_own(void **state)
 		"kill -TERM $pid; wait $pid\n"
 		"$HUB --nbd unix:safe.sock --tls require --tls-psk keys.psk --data-dir data"
 		" --http 127.0.0.1:0 --agent-listen off >out 2>err & pid=$!\n"
-		"for i in $(seq 200); do [ -s out ] && break; sleep 0.05; done\n"
+		"for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done\n"
 		"grep 'capture agents' err\n"
 		"kill -TERM $pid; wait $pid\n";
 

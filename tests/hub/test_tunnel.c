@@ -164,7 +164,7 @@ static void appliances_are_told_the_hosts_key(void **state)
 
 static bool comes_to_have(const char *part)
 {
-	for (int i = 0; i < 2000 && !has(keys, part); i++)
+	for (int i = 0; i < 6000 && !has(keys, part); i++)
 		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
 	return has(keys, part);
 }
