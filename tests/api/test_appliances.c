@@ -297,7 +297,7 @@ static void a_code_that_is_not_good_is_refused(void **state)
 	assert_null(strstr(dump, code));
 	free(dump);
 	tmpdb_sql(&rig.db, "UPDATE appliance_pairings SET expires_at = created_at WHERE"
-			   " expires_at - created_at < 11000000");
+			   " expires_at - created_at < 300000000");
 	reply = try_enroll(code, a.key, "vma", 401);
 	assert_non_null(strstr(text_of(reply, "error"), "has expired"));
 	json_decref(reply);
@@ -349,17 +349,21 @@ static void what_is_refused_for_another_reason_uses_no_code_up(void **state)
 	appliance_free(&a);
 }
 
+/* A guess a second comes free: none is left at the end, but for who was held up after it. */
 static void use_up_guesses(void)
 {
 	struct apiclient_reply got;
-	long status;
+	bool refused = false;
 
-	do {
+	while (!refused) {
 		apirig_run("POST", VERIFY, "{}", no_headers, &got);
-		status = got.status;
+		refused = got.status == 429;
+		if (!refused)
+			assert_int_equal(got.status, 400);
+		else if (!strstr(got.text, "too many enrollments"))
+			fail_msg("%s", got.text);
 		apiclient_deinit(&got);
-	} while (status == 400);
-	assert_int_equal(status, 429);
+	}
 }
 
 static void guesses_are_slowed_down(void **state)
@@ -383,7 +387,7 @@ static void guesses_are_slowed_down(void **state)
 	}
 	free(body);
 	assert_true(refused);
-	stranger_refused("POST", VERIFY, "{}", 429, "too many enrollments");
+	use_up_guesses();
 	/* Who asks what became of it is not in the way, nor is an administrator. */
 	stranger_refused("GET", ENROLL "/result?enrollment_id=x", NULL, 404, "no enrollment x");
 	just("GET", ADMIN "/pending", NULL, 200);
@@ -634,7 +638,7 @@ static void an_appliance_logs_in(void **state)
 	/* It is a token that expires, ... */
 	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM api_tokens WHERE parent_id IS NOT"
 					    " NULL AND expires_at - created_at BETWEEN"
-					    " 86399000000 AND 86401000000"),
+					    " 86100000000 AND 86401000000"),
 			 1);
 	tmpdb_sql(&rig.db, "UPDATE api_tokens SET expires_at = 1 WHERE parent_id IS NOT NULL");
 	assert_int_equal(call_with(session, "POST", INVENTORY, NO_VMS, NULL), 401);
