@@ -9,7 +9,7 @@
 # gets a TMPDIR of its own, removed afterwards, and a log in $BUILD/test-logs. Scripts go first:
 # they are the slow ones, and a long tail behind a short queue is idle time.
 #
-# Environment: BUILD; JOBS (default: processors + 1); TEST_TIMEOUT in seconds (default: 300).
+# Environment: BUILD; JOBS (default: processors + 1); TEST_TIMEOUT in seconds (default: 600).
 # The last line is exactly "N passed, N failed" or "N passed, N failed, N skipped".
 # Exit: 0 when something passed and nothing failed.
 set -euo pipefail
@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 
 : "${BUILD:?set BUILD to the absolute path of the build folder}"
 jobs=${JOBS:-$(($(nproc) + 1))}
-limit=${TEST_TIMEOUT:-300}
+limit=${TEST_TIMEOUT:-600}
 logs=$BUILD/test-logs
 tail_lines=40
 
