@@ -23,7 +23,7 @@ E2E_MOUNTS=() # taken down at the end
 # What still runs after a good test must stop in order: exit 0 after SIGTERM, and nothing for a
 # sanitizer to say.
 e2e_stop() { # pid, name
-	local deadline=$((SECONDS + 30)) status=0
+	local deadline=$((SECONDS + 60)) status=0
 
 	kill -TERM "$1" 2>/dev/null || return 0
 	while kill -0 "$1" 2>/dev/null; do
@@ -128,7 +128,7 @@ has_line_or_ended() { # name, pid
 
 # The one line a program prints on stdout when it is ready, in READY.
 await_ready() { # name, pid
-	wait_until 30 "$1 was ready" has_line_or_ended "$1" "$2"
+	wait_until 60 "$1 was ready" has_line_or_ended "$1" "$2"
 	READY=$(head -n 1 "$T/$1.out")
 	[ -n "$READY" ] || fail "$1 ended before it was ready"
 }
@@ -151,12 +151,17 @@ end() { # signal, pid
 	{ wait "$2" || ENDED=$?; } 2>/dev/null
 }
 
-# A TCP port nobody listens on, below the range the kernel hands out by itself. Only a start on it
-# tells for certain, so start_hub_and_agent tries again when it was taken meanwhile.
+# A TCP port nobody listens on, another one with each call. Below the range the kernel hands out by itself, so that
+# it stays ours while whoever listens there is killed and started again; and of a part of it that is this script's,
+# as long as few others run. Only a start on it tells for certain, so start_hub_and_agent tries again when it was
+# taken meanwhile.
+PORTS=20
+PORT_FIRST=$((10900 + $$ % 1000 * PORTS))
+PORT_NEXT=$((RANDOM % PORTS))
 free_port() {
-	PORT=$((10900 + RANDOM % 20000))
+	PORT=$((PORT_FIRST + PORT_NEXT++ % PORTS))
 	while (: <"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; do
-		PORT=$((10900 + RANDOM % 20000))
+		PORT=$((PORT_FIRST + PORT_NEXT++ % PORTS))
 	done
 }
 
@@ -193,17 +198,33 @@ make_database() {
 	DB_URL="mariadb://hub@localhost/hub?socket=$T/db/sock&password-file=$T/db-password"
 }
 
-# The hub on ports of its own choice, or the one it had before. HUB_PID, HUB_URL, HUB_NBD, and HUB_AGENTS
+# An address on a port nobody listens on, in ADDRESS.
+free_address() {
+	free_port
+	ADDRESS=127.0.0.1:$PORT
+}
+
+# The hub on ports that are free, or the ones it had before. HUB_PID, HUB_URL, HUB_NBD, and HUB_AGENTS
 # where agents call it. $T/authorization is the administrator's header for curl. Its catalog is SQLite's default one, or with E2E_DB=mariadb in a server of this test's own.
 start_hub() { # further options...
+	local try
+
 	if [ "${E2E_DB:-}" = mariadb ] && [ -z "${DB_URL:-}" ]; then
 		run_mariadb
 		make_database
 	fi
-	spawn hub "$BIN/sendense-hub" --data-dir "$T/hub" --config "$T/hub.conf" ${DB_URL:+--db "$DB_URL"} \
-		--http "${HUB_HTTP:-127.0.0.1:0}" --agent-listen "${HUB_AGENTS:-127.0.0.1:0}" --nbd "${HUB_NBD:-127.0.0.1:0}" \
-		--nbd "unix:$T/hub.sock" --agent-url "http://127.0.0.1:$AGENT_PORT" "$@"
-	HUB_PID=$SPAWNED
+	for try in 1 2 3 4 5; do
+		[ -n "${HUB_NBD:-}" ] || { free_address && HUB_NBD=$ADDRESS && free_address && HUB_HTTP=$ADDRESS &&
+			free_address && HUB_AGENTS=$ADDRESS; }
+		spawn hub "$BIN/sendense-hub" --data-dir "$T/hub" --config "$T/hub.conf" ${DB_URL:+--db "$DB_URL"} \
+			--http "$HUB_HTTP" --agent-listen "$HUB_AGENTS" --nbd "$HUB_NBD" \
+			--nbd "unix:$T/hub.sock" --agent-url "http://127.0.0.1:$AGENT_PORT" "$@"
+		HUB_PID=$SPAWNED
+		wait_until 60 "the hub was ready" has_line_or_ended hub "$HUB_PID"
+		if [ -s "$T/hub.out" ] || ! tail -n 3 "$T/hub.err" | grep -q "Address already in use"; then break; fi
+		echo "try $try: one of the ports $HUB_NBD, $HUB_HTTP, $HUB_AGENTS is taken"
+		HUB_NBD=''
+	done
 	await_ready hub "$HUB_PID"
 	HUB_HTTP=$(word_of http "$READY")
 	HUB_URL=http://$HUB_HTTP
@@ -218,7 +239,7 @@ start_agent() {
 	spawn agent "$BIN/sendense-agent" --listen "127.0.0.1:$AGENT_PORT" --hub-url "http://$HUB_AGENTS" \
 		--inventory "$T/inventory.json" --state-dir "$T/agent"
 	AGENT_PID=$SPAWNED
-	wait_until 30 "the agent was ready" has_line_or_ended agent "$AGENT_PID"
+	wait_until 60 "the agent was ready" has_line_or_ended agent "$AGENT_PID"
 	[ -s "$T/agent.out" ]
 }
 
@@ -358,9 +379,9 @@ allocated() {
 # connection: nbdkit 1.32 with more of them may abort when a client goes away mid-request.
 slow_source() { # name, file
 	echo 100G >"$T/$1.rate"
-	spawn "$1" nbdkit -f -t 1 -U "$T/$1.sock" --filter=rate file "$2" rate=100G \
+	spawn "$1" nbdkit -f -t 1 -U "$T/$1.sock" -P "$T/$1.listens" --filter=rate file "$2" rate=100G \
 		rate-file="$T/$1.rate"
-	wait_until 10 "nbdkit serves $1" test -S "$T/$1.sock"
+	wait_until 60 "nbdkit serves $1" test -s "$T/$1.listens"
 	SOURCE="nbd+unix:///?socket=$T/$1.sock"
 }
 

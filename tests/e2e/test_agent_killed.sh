@@ -8,7 +8,7 @@ make_disk "$T/a.raw" $((96 << 20))
 make_disk "$T/b.raw" $((32 << 20))
 slow_source slow "$T/b.raw"
 add_to_inventory vm1 "$T/a.raw" "$SOURCE"
-hub_config disconnect_grace_s=$GRACE_S silence_timeout_s=30
+hub_config disconnect_grace_s=$GRACE_S silence_timeout_s=300
 start_hub_and_agent
 ctl repo add local --path "$T/repo"
 ctl vm add vm1
@@ -20,7 +20,7 @@ keep_copy "$T/b.raw" "$T/b.0"
 step "killed while it copies the second disk"
 change_disk "$T/a.raw" 5
 change_disk "$T/b.raw" 50
-set_rate slow 16M
+set_rate slow 4M
 ctl --json backup start --vm vm1 --type incremental --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
 second_disk_moves() {
@@ -29,7 +29,7 @@ second_disk_moves() {
 wait_until 60 "the second disk moves" second_disk_moves
 end KILL "$AGENT_PID"
 KILLED=$SECONDS
-wait_until $((GRACE_S + 10)) "the backup failed" job_is "$ID" failed
+wait_until 60 "the backup failed" job_is "$ID" failed
 echo "failed after $((SECONDS - KILLED)) s: $(job .error_message)"
 assert_ne "" "$(job .error_message)" "reason of the failure"
 assert_ne null "$(job .error_message)" "reason of the failure"

@@ -16,7 +16,7 @@ fi
 mkdir "$T/small"
 mount -t tmpfs -o size=20m sendense-test "$T/small" || skip "tmpfs cannot be mounted"
 E2E_MOUNTS+=("$T/small")
-make_disk "$T/a.raw" $((96 << 20))
+make_disk "$T/a.raw" $((192 << 20))
 make_disk "$T/b.raw" $((16 << 20))
 add_to_inventory vm1 "$T/a.raw" "$T/b.raw"
 hub_config tick_ms=50 copy_retry_s=1
@@ -44,13 +44,18 @@ for disk in 0 1; do
 	qemu-img convert -O raw "${POINTS[disk]}" "$T/$disk.raw"
 done
 
-copy_of() { # repository; the copy in $T/copy.json
-	ctl --json backup copies "$MIDDLE" >"$T/copies.json" &&
-		jq -e --arg r "$1" '.copies[] | select(.repository_name == $r)' "$T/copies.json" >"$T/copy.json"
+# Nothing is written to the disk while a copy is looked at, which may hold up for seconds who writes there.
+copy_of() { # repository; the copy in COPY
+	COPY=$(ctl --json backup copies "$MIDDLE" |
+		jq -e --arg r "$1" '.copies[] | select(.repository_name == $r)')
+}
+
+copy() { # jq expression on the copy
+	printf %s "$COPY" | jq -r "$1"
 }
 
 copy_is() { # repository, jq condition
-	copy_of "$1" && jq -e "$2" "$T/copy.json"
+	copy_of "$1" && printf %s "$COPY" | jq -e "$2"
 }
 
 assert_copied() { # repository
@@ -58,11 +63,11 @@ assert_copied() { # repository
 
 	copy_of "$1" || fail "there is no copy in $1"
 	for disk in 0 1; do
-		path=$(jq -r ".disks[$disk].qcow2_path" "$T/copy.json")
+		path=$(copy ".disks[$disk].qcow2_path")
 		assert_point "$path" "$T/$disk.raw"
 		qemu-img compare -q -U -f qcow2 -F qcow2 "${POINTS[disk]}" "$path" || fail "$path is not ${POINTS[disk]}"
 		assert_eq null "$(qemu-img info -U --output=json "$path" | jq '."backing-filename"')" "its parent"
-		assert_eq "$(jq -r ".disks[$disk].sha256" "$T/copy.json")" "$(sha256sum <"$path" | cut -d' ' -f1)" \
+		assert_eq "$(copy ".disks[$disk].sha256")" "$(sha256sum <"$path" | cut -d' ' -f1)" \
 			"its SHA-256"
 	done
 }
@@ -95,7 +100,7 @@ assert_eq 2 "$(images "$T/slow")" "images in the repository"
 assert_eq "" "$(find "$T/slow/quarantine" -type f)" "what is in the quarantine"
 
 step "stopped in order while a copy is made, it begins anew"
-ID=$(jq -r .id "$T/copy.json")
+ID=$(copy .id)
 api DELETE "/api/v1/copies/$ID"
 assert_eq 204 "$STATUS" "deleting the copy"
 assert_eq 0 "$(images "$T/slow")" "images that are left"
@@ -108,7 +113,7 @@ start_hub
 wait_until 60 "the copy moves again" copy_is slow '.status == "copying" and .bytes_copied > 0'
 
 step "taken away while it is made"
-api DELETE "/api/v1/copies/$(jq -r .id "$T/copy.json")"
+api DELETE "/api/v1/copies/$(copy .id)"
 assert_eq 204 "$STATUS" "deleting the copy"
 no_copy() {
 	! copy_of slow
@@ -127,7 +132,7 @@ assert_eq 507 "$STATUS" "status of the API"
 step "no room, met on the way: nothing is left, and it is tried again"
 ctl backup copy "$MIDDLE" --repo small >/dev/null
 wait_until 60 "an attempt failed" copy_is small '.attempts >= 1 and .status == "pending" and .retry_at != null'
-assert_contains "$(jq -r .error_message "$T/copy.json")" "No space left on device" "reason"
+assert_contains "$(copy .error_message)" "No space left on device" "reason"
 assert_le "$(images "$T/small")" 1 "images that are left" # the next attempt may have begun
 ctl health >/dev/null
 mount -o remount,size=200m "$T/small"

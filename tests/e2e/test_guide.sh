@@ -36,7 +36,7 @@ run_guide() {
 	(
 		cd "$T/run"
 		export BIN RUN=$T/run AGENT_PORT=$PORT PATH=$T/bin:$PATH
-		timeout 90 bash -euxo pipefail "$T/guide.sh" >"$T/guide.err" 2>&1
+		timeout 250 bash -euxo pipefail "$T/guide.sh" >"$T/guide.err" 2>&1
 	)
 }
 

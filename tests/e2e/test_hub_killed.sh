@@ -18,7 +18,7 @@ keep_copy "$T/b.raw" "$T/b.0"
 step "killed while the second disk is copied"
 change_disk "$T/a.raw" 5
 change_disk "$T/b.raw" 50
-set_rate slow 16M
+set_rate slow 8M
 ctl --json backup start --vm vm1 --type incremental --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
 second_disk_moves() {
@@ -43,17 +43,17 @@ set_rate slow 100G
 agent_is_free() {
 	ctl --json backup start --vm vm1 --type incremental >"$T/job.json" 2>"$T/stderr"
 }
-wait_until 60 "the agent had given up the lost backup" agent_is_free
+wait_until 120 "the agent had given up the lost backup" agent_is_free
 assert_eq completed "$(job .status)" "status of the next backup"
 assert_point "$(point 0)" "$T/a.raw"
 assert_point "$(point 1)" "$T/b.raw"
 assert_point "$FULL_B" "$T/b.0"
 
 step "SIGTERM while a backup runs stops in order"
-set_rate slow 16M
+set_rate slow 8M
 ctl --json backup start --vm vm1 --type full --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
-wait_until 30 "the backup moves" job_moves "$ID"
+wait_until 60 "the backup moves" job_moves "$ID"
 end TERM "$HUB_PID"
 assert_eq 0 "$ENDED" "exit status of the hub after SIGTERM"
 start_hub
@@ -65,11 +65,11 @@ assert_point "$FULL_B" "$T/b.0"
 
 step "two signals stop at once, and the next start cleans up"
 set_rate slow 100G
-wait_until 60 "the agent had given up the lost backup" agent_is_free
-set_rate slow 16M
+wait_until 120 "the agent had given up the lost backup" agent_is_free
+set_rate slow 8M
 ctl --json backup start --vm vm1 --type full --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
-wait_until 30 "the backup moves" job_moves "$ID"
+wait_until 60 "the backup moves" job_moves "$ID"
 kill -STOP "$HUB_PID" # so that both are there when it goes on
 kill -TERM "$HUB_PID"
 kill -INT "$HUB_PID"

@@ -16,7 +16,7 @@ FULL=$(point 0)
 
 step "killed mid-copy, and away for a while"
 change_disk "$T/a.raw" 50
-set_rate slow 16M
+set_rate slow 4M
 ctl --json backup start --vm vm1 --type incremental --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
 wait_until 60 "the backup moves" job_moves "$ID"

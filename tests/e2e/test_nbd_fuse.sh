@@ -14,7 +14,7 @@ mkdir "$T/mnt"
 mount_it() { # nbdfuse options...
 	spawn fuse nbdfuse "$@" "$FILE" "$URI"
 	FUSE_PID=$SPAWNED
-	wait_until 30 "nbdfuse mounted it, or gave up" mounted_or_ended
+	wait_until 60 "nbdfuse mounted it, or gave up" mounted_or_ended
 	[ -f "$FILE" ] || {
 		grep -qi 'permi\|not permitted\|fuse:' "$T/fuse.err" &&
 			skip "mounting is not allowed here: nbdfuse NOT tested: $(tail -n 1 "$T/fuse.err")"

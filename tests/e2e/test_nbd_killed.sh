@@ -132,7 +132,7 @@ kill_under_load() { # round
 	load writes --rw=randwrite
 	load flushes --rw=randwrite --fsync=7
 	load trims --rw=randtrim --rate_iops=200
-	wait_until 20 "the load is on" clients_are ${#LOADS[@]}
+	wait_until 60 "the load is on" clients_are ${#LOADS[@]}
 	wait_until 60 "the journal is written" journal_goes_on
 	sleep 0.$((RANDOM % 6 + 1)) # any instant will do
 	end KILL "$NBD_PID"

@@ -13,7 +13,7 @@ proxy() { # name, nbdkit options and parameters...
 	PROXY="nbd+unix:///?socket=$T/nbdkit-$1.sock"
 	spawn "nbdkit-$1" nbdkit -f -U "$T/nbdkit-$1.sock" "${@:2}"
 	PROXY_PID=$SPAWNED
-	wait_until 30 "nbdkit $1 serves" nbdinfo --can connect "$PROXY"
+	wait_until 60 "nbdkit $1 serves" nbdinfo --can connect "$PROXY"
 }
 
 proxy_ends() {
@@ -98,7 +98,7 @@ nbdcopy --connections=1 --flush "$T/source.raw" "$PROXY" &
 COPY=$!
 E2E_PIDS+=("$COPY")
 has_data() { nbdinfo --map --totals --json "$URI" | jq -e 'map(select(.type == 0).size) | add > 0'; }
-wait_until 20 "the copy is under way" has_data
+wait_until 60 "the copy is under way" has_data
 end TERM "$NBD_PID"
 assert_eq 0 "$ENDED" "exit status of the server that was ended mid-copy"
 kill -0 "$COPY" || fail "the copy was over too early"

@@ -155,7 +155,7 @@ starts_not() { # what it says, options...
 	local wanted=$1 status=0
 
 	shift
-	timeout 20 "$BIN/sendense-nbd" --socket no.sock --image psk.qcow2 "$@" >no.log 2>&1 || status=$?
+	timeout 120 "$BIN/sendense-nbd" --socket no.sock --image psk.qcow2 "$@" >no.log 2>&1 || status=$?
 	assert_ne 0 "$status" "exit status with $*"
 	assert_contains "$(cat no.log)" "$wanted" "complaint about $*"
 	[ ! -e no.sock ] || fail "a socket was made"

@@ -13,10 +13,10 @@ ctl repo add local --path "$T/repo"
 ctl vm add --all
 REPO=$(ctl --json repo list | jq -r '.repositories[0].id')
 
-set_rate slow 16M
+set_rate slow 4M
 ctl --json backup start --vm busy --type full --no-wait >"$T/started"
 ID=$(jq -r .backup_id "$T/started")
-wait_until 30 "the backup moves" job_moves "$ID"
+wait_until 60 "the backup moves" job_moves "$ID"
 
 step "a second start is refused"
 api POST /api/v1/backups "{\"vm_name\":\"busy\",\"backup_type\":\"full\",\"repository_id\":\"$REPO\"}"
@@ -34,7 +34,7 @@ assert_eq running "$(job .status)" "status of the first backup"
 
 step "who stops waiting does not stop the backup"
 spawn waiting "$BIN/sendense-ctl" --hub "$HUB_URL" --token-file "$T/hub/admin-token" backup wait "$ID"
-wait_until 10 "it tells progress" grep -q running "$T/waiting.err"
+wait_until 60 "it tells progress" grep -q running "$T/waiting.err"
 end INT "$SPAWNED"
 assert_eq 130 "$ENDED" "exit status of an interrupted wait"
 assert_contains "$(tail -n 1 "$T/waiting.err")" "backup wait $ID" "what it says"

@@ -28,8 +28,10 @@ FIRST=$(grep '^k-' "$KEYS")
 
 step "killed $ROUNDS times in the midst of new keys"
 for ((round = 0; round < ROUNDS; round++)); do
-	(while ctl credential rekey; do :; done) >/dev/null 2>&1 &
+	: >"$T/changes"
+	(while ctl credential rekey; do echo >>"$T/changes"; done) >/dev/null 2>&1 &
 	KEEPS_ON=$!
+	wait_until 60 "a first change" test -s "$T/changes"
 	sleep "0.$(printf %03d $((20 + RANDOM % 300)))"
 	end KILL "$HUB_PID"
 	{ wait "$KEEPS_ON" || true; } 2>/dev/null

@@ -12,12 +12,13 @@ threads() {
 	ls "/proc/$HUB_PID/task" | wc -l
 }
 
-# Status and duration of a call, which may take as long as a look, and not much longer.
+# Status and duration of a call, which may take as long as a look, and what the machine takes; the file system
+# itself would hold it for as long as it hangs.
 look() { # path
 	local began=$SECONDS
 
 	api GET "$1"
-	assert_le $((SECONDS - began)) 6 "seconds that $1 took"
+	assert_le $((SECONDS - began)) 30 "seconds that $1 took"
 }
 
 ready_detail() {
@@ -40,7 +41,7 @@ FUSE_PID=$SPAWNED
 mounted_or_ended() {
 	[ -f "$T/hangs/nbd" ] || ! kill -0 "$FUSE_PID" 2>/dev/null
 }
-wait_until 30 "nbdfuse mounted it, or gave up" mounted_or_ended
+wait_until 60 "nbdfuse mounted it, or gave up" mounted_or_ended
 [ -f "$T/hangs/nbd" ] || skip "mounting is not allowed here: hanging storage NOT tested: $(tail -n 1 "$T/fuse.err")"
 E2E_MOUNTS=("$T/hangs")
 kill -STOP "$FUSE_PID"
@@ -66,7 +67,7 @@ answers() {
 	api GET /ready
 	[ -z "$(ready_detail)" ]
 }
-wait_until 30 "the repository is well again" answers
+wait_until 60 "the repository is well again" answers
 fusermount3 -u "$T/hangs"
 E2E_MOUNTS=()
 wait "$FUSE_PID" || fail "nbdfuse ended with $?"

@@ -90,7 +90,7 @@ unshare "${NAMESPACES[@]}" bash "$T/may" >"$T/may.out" 2>&1 ||
 	skip "no namespaces or mounts here: the unit verified, NOT run: $(tail -n 1 "$T/may.out")"
 spawn init unshare "${NAMESPACES[@]}" bash "$T/boot" "$T" "$INIT"
 UNSHARE_PID=$SPAWNED
-wait_until 30 "systemd is up, or has ended" up_or_ended
+wait_until 60 "systemd is up, or has ended" up_or_ended
 is_up || fail "systemd does not run: $(tail -n 3 "$T/init.err")"
 
 step "start: it is ready when systemctl returns"
@@ -105,10 +105,10 @@ assert_eq "750 sendense" "$(inside stat -c '%a %U' /var/lib/sendense)" "the data
 step "reload"
 inside bash -c "cat >/etc/sendense/hub.json" <<<"$(settings 5)"
 inside systemctl reload sendense-hub
-wait_until 20 "the setting has changed" hub_says "schedule_max_running has changed"
+wait_until 60 "the setting has changed" hub_says "schedule_max_running has changed"
 inside bash -c "echo '{' >/etc/sendense/hub.json"
 inside systemctl reload sendense-hub
-wait_until 20 "the mistake is named" hub_says "the settings stay as they were"
+wait_until 60 "the mistake is named" hub_says "the settings stay as they were"
 assert_eq "active $PID" "$(property ActiveState) $(property MainPID)" "state after a bad reload"
 inside bash -c "cat >/etc/sendense/hub.json" <<<"$(settings 5)"
 
@@ -121,7 +121,7 @@ served_twice() {
 	[ "$(grep -c '^sendense-hub ready' "$T/hub.out")" = 2 ]
 }
 wait_until 40 "it was started again" restarted
-wait_until 20 "it says where it serves" served_twice
+wait_until 60 "it says where it serves" served_twice
 URL=http://$(word_of http "$(grep '^sendense-hub ready' "$T/hub.out" | tail -n 1)")
 assert_contains "$(curl -sf --noproxy '*' "$URL/health")" healthy "health of the second"
 

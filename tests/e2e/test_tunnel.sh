@@ -47,13 +47,13 @@ start_sshd() { # name, what it permits to open, to listen at
 		configure_sshd "$2" "$3"
 		spawn "$1" "$SSHD" -D -e -f "$T/sshd.conf"
 		SSHD_PID=$SPAWNED
-		wait_until 20 "sshd answers" sshd_is_there_or_ended
+		wait_until 60 "sshd answers" sshd_is_there_or_ended
 		kill -0 "$SSHD_PID" 2>/dev/null && break
 	done
 	kill -0 "$SSHD_PID" || fail "sshd does not start: $(tail -n 1 "$T/$1.err")"
 	WIRE=$T/$1.wire
 	spawn "$1.wire" socat "UNIX-LISTEN:$WIRE,fork" "TCP:127.0.0.1:$SSHD_PORT"
-	wait_until 10 "the wire is there" test -S "$WIRE"
+	wait_until 60 "the wire is there" test -S "$WIRE"
 }
 
 free_port
@@ -79,7 +79,7 @@ tunnel=("${inside[@]}" "$PWD/packaging/ssh/sendense-tunnel" -o "ProxyCommand=soc
 # An ssh of the appliance's for something else; its exit status in GOT, what it said in $T/ssh.said.
 try_ssh() { # arguments...
 	GOT=0
-	"${inside[@]}" timeout 20 ssh -F none -l "$ME" -i "$T/key" -o IdentitiesOnly=yes -o IdentityAgent=none \
+	"${inside[@]}" timeout 120 ssh -F none -l "$ME" -i "$T/key" -o IdentitiesOnly=yes -o IdentityAgent=none \
 		-o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile="$T/known_hosts" -p 443 \
 		-o ProxyCommand="socat - UNIX-CONNECT:$WIRE" "$@" </dev/null >"$T/ssh.said" 2>&1 || GOT=$?
 }
@@ -99,7 +99,7 @@ tunnel_answers() {
 start_tunnel() {
 	spawn tunnel "${tunnel[@]}"
 	TUNNEL_PID=$SPAWNED
-	wait_until 30 "both ends of the tunnel answer" tunnel_answers
+	wait_until 60 "both ends of the tunnel answer" tunnel_answers
 }
 
 # The signature of the challenge in $T/reply by the key of ssh-keygen, base64. openssl reads it once
@@ -213,7 +213,7 @@ sed -i '/ForceCommand/d' "$T/sshd.conf"
 end TERM "$SSHD_PID"
 spawn lax "$SSHD" -D -e -f "$T/sshd.conf"
 SSHD_PID=$SPAWNED
-wait_until 20 "sshd answers" sshd_is_there_or_ended
+wait_until 60 "sshd answers" sshd_is_there_or_ended
 assert_refusals
 WIRE=$KEPT
 
