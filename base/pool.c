@@ -9,8 +9,7 @@
 
 #define HUGE_PAGE (2UL << 20)
 
-/* Maps @size bytes on a huge-page boundary, asks for huge pages and touches every page, so that the
- * data path never takes a page fault. */
+/* Maps @size bytes on a huge-page boundary and asks for huge pages. */
 static void *pool_map(size_t size)
 {
 	unsigned char *raw = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
@@ -26,11 +25,10 @@ static void *pool_map(size_t size)
 		munmap(mem + size, raw + HUGE_PAGE - mem);
 	/* A hint; a kernel without huge pages serves small ones. */
 	madvise(mem, size, MADV_HUGEPAGE);
-	memset(mem, 0, size);
 	return mem;
 }
 
-int pool_init(struct pool *pool, unsigned count, size_t slot_size, struct err *err)
+int pool_init_lazy(struct pool *pool, unsigned count, size_t slot_size, struct err *err)
 {
 	unsigned i;
 
@@ -51,6 +49,15 @@ int pool_init(struct pool *pool, unsigned count, size_t slot_size, struct err *e
 	for (i = 0; i < count; i++)
 		pool->free_slots[i] = count - 1 - i;
 	return 0;
+}
+
+int pool_init(struct pool *pool, unsigned count, size_t slot_size, struct err *err)
+{
+	int r = pool_init_lazy(pool, count, slot_size, err);
+
+	if (!r)
+		memset(pool->mem, 0, pool->map_size);
+	return r;
 }
 
 void pool_deinit(struct pool *pool)

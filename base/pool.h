@@ -1,5 +1,5 @@
 /*
- * A fixed number of equal buffers, mapped and touched at start; get may return NULL, never grows.
+ * A fixed number of equal buffers, mapped at start; get may return NULL, never grows.
  * Huge pages where the system gives them: the payload pool is what the disk reads from by DMA.
  *
  * Whoever needs a slot and gets none parks a `struct pool_waiter`; each returned slot wakes one, in
@@ -41,8 +41,11 @@ struct pool {
 	struct list holders;
 };
 
-/* @slot_size is a multiple of 4096; slots are at least 4096-aligned. */
+/* @slot_size is a multiple of 4096; slots are at least 4096-aligned. Every page is touched, so that
+ * the data path never takes a page fault. */
 int pool_init(struct pool *pool, unsigned count, size_t slot_size, struct err *err);
+/* Not touched: a slot takes memory when it is first used. For work that comes and goes. */
+int pool_init_lazy(struct pool *pool, unsigned count, size_t slot_size, struct err *err);
 void pool_deinit(struct pool *pool); /* accepts a zeroed pool */
 
 void *pool_get(struct pool *pool); /* NULL when empty */

@@ -329,8 +329,9 @@ int qcow2_attach(struct qcow2_image *img, const struct qcow2_io *io, struct err 
 {
 	int r;
 
-	assert(!img->io.ring && io->batches->slot_size == QCOW2_BATCH_SIZE &&
-	       io->bounces->slot_size >= QCOW2_BOUNCE_SIZE);
+	assert(!img->io.ring);
+	assert(!img->writable || (io->batches->slot_size == QCOW2_BATCH_SIZE &&
+				  io->bounces->slot_size >= QCOW2_BOUNCE_SIZE));
 	img->io = *io;
 	list_init(&img->turns);
 	r = qcow2_unpacker_attach(img, err);

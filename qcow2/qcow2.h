@@ -129,7 +129,8 @@ void qcow2_get_stats(const struct qcow2_image *img, struct qcow2_stats *stats);
 
 /* --- the data path: the attached thread only ------------------------------------------------ */
 
-/* What an image borrows from the thread that runs it. */
+/* What an image borrows from the thread that runs it. One that is only read needs the ring alone.
+ */
 struct qcow2_io {
 	struct ring *ring;
 	struct pool *batches; /* QCOW2_BATCH_SIZE slots: data on its way to the disk */

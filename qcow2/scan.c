@@ -26,7 +26,7 @@ struct piece {
 
 struct scan {
 	struct ring ring;
-	struct pool batches, bounces, bufs;
+	struct pool bufs;
 	struct qcow2_image *img;
 	const struct qcow2_scan_ops *ops;
 	void *arg;
@@ -126,7 +126,7 @@ static int scan_start_piece(struct scan *s)
 	p->op.kind = QCOW2_OP_READ;
 	p->op.off = p->off;
 	p->op.len = p->len;
-	p->op.buf = p->buf;
+	p->op.buf = p->buf = pool_get(&s->bufs);
 	p->op.done = piece_done;
 	qcow2_submit(s->img, &p->op);
 	return 0;
@@ -154,6 +154,17 @@ static int scan_in_small(struct scan *s, struct piece *p)
 	return r;
 }
 
+/* The first piece makes room for another. */
+static void scan_drop_piece(struct scan *s)
+{
+	struct piece *p = &s->piece[s->first];
+
+	if (p->buf)
+		pool_put(&s->bufs, steal(&p->buf));
+	s->first = (s->first + 1) % SCAN_DEPTH;
+	s->count--;
+}
+
 static int scan_hand_out(struct scan *s)
 {
 	struct piece *p = &s->piece[s->first];
@@ -162,9 +173,8 @@ static int scan_hand_out(struct scan *s)
 	if (p->res)
 		r = scan_in_small(s, p);
 	else
-		r = s->ops->piece(s->arg, p->off, p->zero ? NULL : p->buf, p->len, 0);
-	s->first = (s->first + 1) % SCAN_DEPTH;
-	s->count--;
+		r = s->ops->piece(s->arg, p->off, p->buf, p->len, 0);
+	scan_drop_piece(s);
 	return r;
 }
 
@@ -173,11 +183,13 @@ static void scan_drain(struct scan *s)
 {
 	int r = 0;
 
-	for (; s->count && !r; s->count--) {
+	while (s->count && !r) {
 		while (!s->piece[s->first].done && !r)
 			r = ring_round(&s->ring);
-		s->first = (s->first + 1) % SCAN_DEPTH;
+		scan_drop_piece(s);
 	}
+	while (s->count) /* the ring is broken: nothing will come any more */
+		scan_drop_piece(s);
 	s->mapped = false;
 	s->map = (struct qcow2_op){.kind = QCOW2_OP_FLUSH, .done = map_done};
 	qcow2_submit(s->img, &s->map);
@@ -219,33 +231,6 @@ static int scan_run(struct scan *s)
 	return r;
 }
 
-static int scan_attach(struct scan *s, struct err *err)
-{
-	struct qcow2_io io = {&s->ring, &s->batches, &s->bounces};
-	unsigned i;
-	int r;
-
-	if ((r = pool_init(&s->batches, QCOW2_BATCHES_MIN, QCOW2_BATCH_SIZE, err)) ||
-	    (r = pool_init(&s->bounces, QCOW2_BOUNCES_MIN, QCOW2_BOUNCE_SIZE, err)) ||
-	    (r = pool_init(&s->bufs, SCAN_DEPTH, QCOW2_SCAN_PIECE, err)))
-		return r;
-	for (i = 0; i < SCAN_DEPTH; i++)
-		s->piece[i].buf = pool_get(&s->bufs);
-	return qcow2_attach(s->img, &io, err);
-}
-
-static void scan_detach(struct scan *s)
-{
-	unsigned i;
-
-	for (i = 0; i < SCAN_DEPTH; i++)
-		if (s->piece[i].buf)
-			pool_put(&s->bufs, s->piece[i].buf);
-	pool_deinit(&s->bufs);
-	pool_deinit(&s->bounces);
-	pool_deinit(&s->batches);
-}
-
 int qcow2_scan(const char *path, const char *repository, uint64_t from, uint64_t len,
 	       const struct qcow2_scan_ops *ops, void *arg, struct err *err)
 {
@@ -263,7 +248,9 @@ int qcow2_scan(const char *path, const char *repository, uint64_t from, uint64_t
 		return r;
 	r = qcow2_open(&s->img, path, &opts, err);
 	if (!r)
-		r = scan_attach(s, err);
+		r = pool_init_lazy(&s->bufs, SCAN_DEPTH, QCOW2_SCAN_PIECE, err);
+	if (!r)
+		r = qcow2_attach(s->img, &(struct qcow2_io){.ring = &s->ring}, err);
 	if (!r) {
 		r = scan_run(s);
 		if (r < 0)
@@ -271,7 +258,7 @@ int qcow2_scan(const char *path, const char *repository, uint64_t from, uint64_t
 		qcow2_detach(s->img);
 	}
 	qcow2_close(s->img);
-	scan_detach(s);
+	pool_deinit(&s->bufs);
 	ring_deinit(&s->ring);
 	return r;
 }

@@ -255,7 +255,13 @@ static int next_unknown(void *arg, uint64_t *from, uint64_t *to)
 static int reread_unknown(struct build *b, struct err *err)
 {
 	static const struct qcow2_scan_ops ops = {.piece = reread_piece, .next = next_unknown};
+	uint64_t from, to;
+	int found = next_unknown(b, &from, &to);
 
+	/* Mostly there is nothing: no need to open the image again, with a reader's memory. */
+	if (found <= 0)
+		return found;
+	b->reread = from / b->img->geom.cluster_size;
 	return qcow2_scan(b->img->path, b->img->repository, 0, b->sums.size, &ops, b, err);
 }
 

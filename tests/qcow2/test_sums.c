@@ -176,6 +176,39 @@ static void write_and_close(const char *path, uint64_t source_size)
 	assert_verifies(path);
 }
 
+static unsigned long memory_kib(const char *what)
+{
+	char line[128];
+	unsigned long kib = 0;
+	FILE *f = fopen("/proc/self/status", "r");
+
+	assert_non_null(f);
+	while (!kib && fgets(line, sizeof(line), f))
+		if (!strncmp(line, what, strlen(what)))
+			kib = strtoul(line + strlen(what), NULL, 10);
+	fclose(f);
+	return kib;
+}
+
+/* A hub closes a hundred images at once when a hundred streams end at once. */
+static void closing_takes_next_to_no_memory(void **state)
+{
+	FILE *peak = fopen("/proc/self/clear_refs", "w");
+	unsigned long before;
+
+	(void)state;
+	create("lean.qcow2", 64 * MIB, NULL);
+	open_rw("lean.qcow2", false);
+	write_random(0, 64 * MIB);
+	before = memory_kib("VmRSS:");
+	assert_non_null(peak);
+	assert_true(fputs("5", peak) >= 0 && !fclose(peak)); /* the peak starts again from here */
+	assert_int_equal(imgloop_close(&loop), 0);
+	if (memory_kib("VmHWM:") > before + 4096)
+		fail_msg("%lu KiB before, %lu at the peak", before, memory_kib("VmHWM:"));
+	assert_verifies("lean.qcow2");
+}
+
 static void the_sidecar_remembers_a_source_of_odd_size(void **state)
 {
 	const uint64_t odd = 3 * CS + 1000;
@@ -399,6 +432,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_kind_of_write_keeps_the_sums_right),
 		cmocka_unit_test(clusters_overwritten_in_part_here_and_there_are_summed_again),
+		cmocka_unit_test(closing_takes_next_to_no_memory),
 		cmocka_unit_test(the_sidecar_remembers_a_source_of_odd_size),
 		cmocka_unit_test(a_chain_verifies_at_every_point),
 		cmocka_unit_test(a_parent_without_sidecar_is_read_instead),
