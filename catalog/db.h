@@ -34,6 +34,7 @@ enum db_cond {
 	DB_E_FOREIGN,	 /* a foreign key points nowhere, or is still pointed at */
 	DB_E_CHECK,	 /* a CHECK or NOT NULL of the schema refused the values */
 	DB_E_ALREADY, /* db_statement(): what it would make is there, what it would drop is not */
+	DB_E_TRIGGER, /* db_statement(): the server lets this user make or drop no triggers */
 };
 
 struct db;	/* connection */

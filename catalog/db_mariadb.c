@@ -135,7 +135,10 @@ static int map_constraint(unsigned int e)
 	case ER_DUP_KEYNAME:
 	case ER_DUP_FIELDNAME:
 	case ER_CANT_DROP_FIELD_OR_KEY:
+	case ER_TRG_ALREADY_EXISTS:
 		return DB_E_ALREADY;
+	case ER_BINLOG_CREATE_ROUTINE_NEED_SUPER:
+		return DB_E_TRIGGER;
 	default:
 		return 0;
 	}

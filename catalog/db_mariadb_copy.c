@@ -120,6 +120,24 @@ static int put_tables(struct maria_db *m, FILE *out, struct err *err)
 	return r;
 }
 
+/* Without a definer: whoever loads the copy is it. Behind everything else, so that a server which
+ * refuses them (DB_E_TRIGGER) has the rest, and so that they do not fire for rows of the copy. */
+static int put_triggers(struct maria_db *m, FILE *out, struct err *err)
+{
+	enum { NAME, EVENT, TABLE, STATEMENT, TIMING, CREATED, SQL_MODE };
+	_cleanup_(free_resultp) MYSQL_RES *res = NULL;
+	MYSQL_ROW row;
+	int r = query(m, "SHOW TRIGGERS", &res, err);
+
+	while (!r && (row = mysql_fetch_row(res)))
+		fprintf(out,
+			"\nSET SESSION sql_mode = '%s';\nDELIMITER $$\n"
+			"CREATE TRIGGER \"%s\" %s %s ON \"%s\" FOR EACH ROW\n%s$$\nDELIMITER ;\n",
+			row[SQL_MODE], row[NAME], row[TIMING], row[EVENT], row[TABLE],
+			row[STATEMENT]);
+	return r;
+}
+
 static int put_database(struct maria_db *m, int64_t schema_version, FILE *out, struct err *err)
 {
 	int r = maria_exec(m, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", err);
@@ -136,6 +154,8 @@ static int put_database(struct maria_db *m, int64_t schema_version, FILE *out, s
 		schema_version);
 	r = put_tables(m, out, err);
 	fputs("\nSET SESSION foreign_key_checks = 1;\n", out);
+	if (!r)
+		r = put_triggers(m, out, err);
 	if (m->h)
 		mysql_rollback(m->h);
 	return r;

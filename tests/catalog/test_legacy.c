@@ -126,6 +126,11 @@ static void one_context_21_disks_and_27_jobs_come_over(void **state)
 	assert_int_equal(count(lg, "backup_disks WHERE disk_index = 0"), 11);
 	assert_int_equal(count(lg, "backup_disks WHERE disk_index = 1"), 10);
 	assert_int_equal(count(lg, "backup_jobs WHERE disk_count = 0"), OLD_JOBS - OLD_DISKS);
+	/* As the old program kept it: a job's disk and its change id. */
+	assert_int_equal(count(lg, "backup_jobs WHERE disk_id = 1"), 10);
+	assert_string_equal(tmpdb_text(&lg->fx.t, "SELECT change_id FROM backup_jobs WHERE id ="
+						  " 'backup-pgtest1-disk1-20251007-100000'"),
+			    "52 ed 45 cf 23 2c 6a f0-a5 26 59 71 b7 9f 1f b3/5502");
 	tmpdb_assert_sound(&lg->fx.t);
 }
 

@@ -242,6 +242,8 @@ static void a_database_is_copied_aside_before_its_schema_changes(void **state)
 {
 	struct fx *fx = *state;
 	const struct catalog_options opt = {.copy_dir = fx->t.dir};
+	_cleanup_(freep) char *schema_before = NULL;
+	_cleanup_(freep) char *schema_now = NULL;
 	_cleanup_(freep) char *before = NULL;
 	_cleanup_(freep) char *now = NULL;
 	struct stat st;
@@ -252,6 +254,7 @@ static void a_database_is_copied_aside_before_its_schema_changes(void **state)
 	close_catalog(fx);
 	tmpdb_sql(&fx->t, "UPDATE backup_jobs SET error_message = ' it''s \\n \"x\" \n \xc3\xa4 '");
 	before = tmpdb_dump(&fx->t, NULL);
+	schema_before = tmpdb_schema(&fx->t);
 	migrate_to(fx, 1);
 	snprintf(path, sizeof(path), "%" PRId64 "-*Z.*", catalog_schema_latest());
 	assert_int_equal(copies(fx, path), 1);
@@ -272,6 +275,8 @@ static void a_database_is_copied_aside_before_its_schema_changes(void **state)
 	globfree(&g);
 	now = tmpdb_dump(&fx->t, NULL);
 	assert_string_equal(now, before);
+	schema_now = tmpdb_schema(&fx->t);
+	assert_string_equal(schema_now, schema_before);
 	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
 	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM backup_disks"), 6);
 }
@@ -496,7 +501,7 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 {
 	_cleanup_(freep) char *clean = NULL;
 	struct fx *fx = *state;
-	int hubs, deletions, with_copies;
+	int hubs, deletions, with_copies, old_columns;
 
 	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
 	close_catalog(fx);
@@ -516,6 +521,10 @@ static void a_crash_at_any_statement_is_recovered(void **state)
 					     " '013_copies'");
 	recover_from_crashes(fx, "013_copies.up", with_copies, true, 1, clean);
 	recover_from_crashes(fx, "013_copies.down", with_copies, false, 1, clean);
+	old_columns = (int)tmpdb_i64(&fx->t, "SELECT version FROM schema_version WHERE name ="
+					     " '015_old_columns'");
+	recover_from_crashes(fx, "015_old_columns.up", old_columns, true, 1, clean);
+	recover_from_crashes(fx, "015_old_columns.down", old_columns, false, 1, clean);
 }
 
 /* What a statement finds in its way is taken for its own work only where it was begun before. */

@@ -121,7 +121,7 @@ static void fill(struct fx *fx, int vms)
 		" 'bctx-' || i, 'vm' || i, (SELECT id FROM backup_repositories), 'local', '/r',"
 		" CASE k WHEN 1 THEN 'full' ELSE 'incremental' END, 'completed', NULL, NULL, NULL, "
 		"NULL, NULL,"
-		" 2, 1, 1, 0, '', NULL, NULL, NULL, k, k, k, NULL FROM run, vm;"
+		" 2, 1, 1, 0, '', NULL, NULL, NULL, k, k, k, NULL, 0, NULL FROM run, vm;"
 		"INSERT INTO backup_chains SELECT 'chain-' || i || '-' || d, 'bctx-' || i, d,"
 		" 'disk-' || (2000 + d), 'backup-' || i || '-1', 'backup-' || i || '-50', 50, 1,"
 		" 1, 1, 1 FROM vm, dk;"

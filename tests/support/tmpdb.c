@@ -332,6 +332,14 @@ char *tmpdb_schema(const struct tmpdb *t)
 			fprintf(out, "%s\n", a.cells[k * a.cols + 1] ?: "");
 		answer_free(&a);
 	}
+	if (on_mariadb) {
+		a = ask(t, "SELECT trigger_name, event_object_table, action_timing,"
+			   " event_manipulation, action_statement FROM information_schema.triggers"
+			   " WHERE trigger_schema = DATABASE() ORDER BY 1");
+		for (size_t k = 0; k < a.rows * a.cols; k++)
+			fprintf(out, "%s\n", a.cells[k]);
+		answer_free(&a);
+	}
 	answer_free(&names);
 	fclose(out);
 	return text;

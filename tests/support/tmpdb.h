@@ -64,7 +64,7 @@ int tmpdb_try(const struct tmpdb *t, const char *sql);
 bool tmpdb_has_table(const struct tmpdb *t, const char *table);
 int64_t tmpdb_count_tables(const struct tmpdb *t);
 
-/* How the tables are defined, as one text; the caller free()s it. */
+/* How the tables and their triggers are defined, as one text; the caller free()s it. */
 char *tmpdb_schema(const struct tmpdb *t);
 
 /* Fails the test unless the database itself finds the database sound. */
