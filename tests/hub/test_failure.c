@@ -859,6 +859,59 @@ static void a_commit_whose_answer_is_lost_is_a_point_all_the_same(void **state)
 	dbproxy_stop(proxy);
 }
 
+/* The commit of disk 0 is in doubt, and when the database answers again another hub has the backup:
+ * what is known then decides about the image under its final name. */
+static void lose_the_backup_while_a_commit_is_in_doubt(enum dbproxy_cut when)
+{
+	struct dbproxy *proxy = start_hub_behind_proxy();
+	struct catalog_completed done;
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+	char id[CATALOG_ID_SIZE];
+
+	rig_full(&rig, &vm, 1, id);
+	start_backup(CATALOG_BACKUP_INCREMENTAL, &view);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, vm.size[0]), 0);
+	dbproxy_cut_at(proxy, "COMMIT", 1, when, true);
+	assert_int_not_equal(
+		hub_backup_complete(rig.hub, view.job.id, 0, "disk-2000/2", &done, &err), 0);
+	assert_true(dbproxy_has_cut(proxy));
+	assert_int_equal(count_files(".qcow2", false), 3);
+	tmpdb_sql(&rig.db, "UPDATE backup_jobs SET hub_token = hub_token + 1000 WHERE id = '%s'",
+		  view.job.id);
+	dbproxy_refuse(proxy, false);
+	for (int i = 0; i < 2000 && hub_running_backups(rig.hub); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	assert_int_equal(hub_running_backups(rig.hub), 0);
+
+	/* It wrote nothing of the other's, and left no partial image. */
+	assert_int_equal(tmpdb_i64(&rig.db,
+				   "SELECT COUNT(*) FROM backup_jobs WHERE id = '%s'"
+				   " AND status = 'running'",
+				   view.job.id),
+			 1);
+	assert_int_equal(count_files(".part", false), 0);
+	assert_int_equal(count_files(".qcow2", false), when == DBPROXY_AFTER ? 3 : 2);
+	assert_int_equal(count_files(".qcow2", true), when == DBPROXY_AFTER ? 1 : 2);
+	if (when == DBPROXY_AFTER)
+		assert_true(rig_point_equals(&rig, view.disks[0].row.qcow2_path, &vm, 0));
+	hub_backup_view_deinit(&view);
+	hubrig_stop(&rig);
+	dbproxy_stop(proxy);
+}
+
+static void a_commit_in_doubt_that_was_none_leaves_no_image_to_the_next_hub(void **state)
+{
+	(void)state;
+	lose_the_backup_while_a_commit_is_in_doubt(DBPROXY_BEFORE);
+}
+
+static void a_commit_in_doubt_that_was_one_keeps_its_image(void **state)
+{
+	(void)state;
+	lose_the_backup_while_a_commit_is_in_doubt(DBPROXY_AFTER);
+}
+
 static void a_database_killed_in_mid_backup_and_started_again_costs_nothing(void **state)
 {
 	struct catalog_completed done;
@@ -1059,6 +1112,8 @@ int main(int argc, char **argv)
 		T(a_start_whose_outcome_is_unknown_takes_the_vm_until_it_is_known),
 		T(a_parent_lost_while_a_start_is_planned_is_planned_again),
 		T(a_commit_whose_answer_is_lost_is_a_point_all_the_same),
+		T(a_commit_in_doubt_that_was_none_leaves_no_image_to_the_next_hub),
+		T(a_commit_in_doubt_that_was_one_keeps_its_image),
 		T(a_database_killed_in_mid_backup_and_started_again_costs_nothing),
 	};
 
