@@ -291,9 +291,10 @@ void api_audit(struct api_request *req, int status, const char *error)
 		put_detail(&e, req, status, error);
 		added = hub_audit_add(req->hub, &e);
 	}
-	/* One the log did not take is told of at the next start. */
 	if (added)
 		hub_audit_end(req->hub, req->pending);
+	else
+		hub_audit_keep(req->hub, req->pending, e.outcome, status);
 }
 
 void api_audit_stranger(struct api_request *req, int status)

@@ -170,24 +170,43 @@ static void note_shorter(struct hub *hub, int64_t known, int64_t found)
 		move_anchor(hub, &e);
 }
 
-bool hub_audit_add(struct hub *hub, struct catalog_audit *entry)
+/* With the lock. */
+static bool add_one(struct hub *hub, struct catalog_audit *entry)
 {
 	struct hub_audit *audit = hub->audit;
+	int64_t known = audit->count ? audit->anchors[audit->count - 1].id : 0;
+
+	if (add(hub, entry))
+		return false;
+	if (!audit->count)
+		audit->count = 1;
+	if (entry->id > known)
+		move_anchor(hub, entry);
+	else
+		note_shorter(hub, known, entry->id - 1);
+	return true;
+}
+
+/* The log takes entries: also those it has refused. */
+static void add_kept(struct hub *hub)
+{
+	struct catalog_audit entry;
+	int number;
+
+	while ((number = hub_pending_kept(hub->audit->pending, &entry)) >= 0 &&
+	       add_one(hub, &entry))
+		hub_pending_end(hub->audit->pending, number);
+}
+
+bool hub_audit_add(struct hub *hub, struct catalog_audit *entry)
+{
 	bool added;
 
-	pthread_mutex_lock(&audit->lock);
-	added = !add(hub, entry);
-	if (added) {
-		int64_t known = audit->count ? audit->anchors[audit->count - 1].id : 0;
-
-		if (!audit->count)
-			audit->count = 1;
-		if (entry->id > known)
-			move_anchor(hub, entry);
-		else
-			note_shorter(hub, known, entry->id - 1);
-	}
-	pthread_mutex_unlock(&audit->lock);
+	pthread_mutex_lock(&hub->audit->lock);
+	added = add_one(hub, entry);
+	if (added)
+		add_kept(hub);
+	pthread_mutex_unlock(&hub->audit->lock);
 	return added;
 }
 
@@ -205,6 +224,11 @@ int hub_audit_begin(struct hub *hub, const struct catalog_audit *entry)
 void hub_audit_end(struct hub *hub, int number)
 {
 	hub_pending_end(hub->audit->pending, number);
+}
+
+void hub_audit_keep(struct hub *hub, int number, enum catalog_audit_outcome outcome, int status)
+{
+	hub_pending_keep(hub->audit->pending, number, outcome, status);
 }
 
 int hub_audit_verify(struct hub *hub, struct catalog_audit_report *out, struct err *err)

@@ -10,7 +10,8 @@
 #include "catalog/audit.h"
 #include "hub/hub.h"
 
-/* Adds an entry. False: it could not be written, which is logged; the hub goes on. */
+/* Adds an entry, and those that were kept. False: it could not be written, which is logged; the hub
+ * goes on. */
 bool hub_audit_add(struct hub *hub, struct catalog_audit *entry);
 
 /* A call that changes something is about to begin (audit_pending.h): a number for hub_audit_end(),
@@ -18,6 +19,9 @@ bool hub_audit_add(struct hub *hub, struct catalog_audit *entry);
  * which is logged. */
 int hub_audit_begin(struct hub *hub, const struct catalog_audit *entry);
 void hub_audit_end(struct hub *hub, int number);
+
+/* Instead of hub_audit_end(), when the log did not take the entry: it does so later. */
+void hub_audit_keep(struct hub *hub, int number, enum catalog_audit_outcome outcome, int status);
 
 /* Goes through the log, against all anchors. */
 int hub_audit_verify(struct hub *hub, struct catalog_audit_report *out, struct err *err);

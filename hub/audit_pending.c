@@ -19,7 +19,8 @@
 struct hub_audit_pending {
 	pthread_mutex_t lock;
 	int fd;
-	bool taken[SLOTS]; /* lock */
+	bool taken[SLOTS]; /* lock, as the next */
+	bool kept[SLOTS];  /* over, and not in the log; taken as well */
 };
 
 /* --- the file -------------------------------------------------------------------------------- */
@@ -76,27 +77,45 @@ static const char *text_in(const json_t *obj, const char *key)
 	return text ? text : "";
 }
 
+/* What is known of how it ended; nothing unless it was kept. */
+static void put_outcome(const json_t *line, struct catalog_audit *out)
+{
+	const bool known = catalog_audit_outcome_parse(text_in(line, "outcome"), &out->outcome);
+	json_t *detail;
+
+	if (!known)
+		out->outcome = CATALOG_AUDIT_FAILED;
+	detail = json_pack("{s:I,s:s,s:s}", "status",
+			   json_integer_value(json_object_get(line, "status")), "began_at",
+			   text_in(line, "began"), "error",
+			   known ? "the audit log did not take this when it was over"
+				 : "the hub ended before it was known what came of this: it may "
+				   "have been done");
+	json_dumpb(detail, out->detail, sizeof(out->detail) - 1, JSON_COMPACT);
+	json_decref(detail);
+}
+
 /* A line that is none was being written when the machine went down: its call had not begun. */
 static bool parse_line(const char *line, struct catalog_audit *out)
 {
-	json_t *obj = json_loadb(line, SLOT_SIZE, 0, NULL), *detail;
+	json_t *obj = json_loadb(line, SLOT_SIZE, 0, NULL);
 	bool ok = json_is_object(obj) && text_in(obj, "action")[0];
 
-	*out = (struct catalog_audit){.outcome = CATALOG_AUDIT_FAILED};
+	*out = (struct catalog_audit){.id = 0};
 	if (ok) {
 		snprintf(out->user_name, sizeof(out->user_name), "%s", text_in(obj, "user"));
 		snprintf(out->action, sizeof(out->action), "%s", text_in(obj, "action"));
 		snprintf(out->object, sizeof(out->object), "%s", text_in(obj, "object"));
 		snprintf(out->remote, sizeof(out->remote), "%s", text_in(obj, "remote"));
-		detail = json_pack("{s:i,s:s,s:s}", "status", 0, "began_at", text_in(obj, "began"),
-				   "error",
-				   "the hub ended before it was known what came of this: it may "
-				   "have been done");
-		json_dumpb(detail, out->detail, sizeof(out->detail) - 1, JSON_COMPACT);
-		json_decref(detail);
+		put_outcome(obj, out);
 	}
 	json_decref(obj);
 	return ok;
+}
+
+static bool get_slot(struct hub_audit_pending *pending, size_t slot, char line[SLOT_SIZE])
+{
+	return pread(pending->fd, line, SLOT_SIZE, (off_t)(slot * SLOT_SIZE)) == SLOT_SIZE;
 }
 
 bool hub_pending_left(struct hub_audit_pending *pending, size_t *at, struct catalog_audit *out)
@@ -104,8 +123,7 @@ bool hub_pending_left(struct hub_audit_pending *pending, size_t *at, struct cata
 	char line[SLOT_SIZE];
 
 	for (; *at < SLOTS; ++*at) {
-		if (pread(pending->fd, line, sizeof(line), (off_t)(*at * SLOT_SIZE)) !=
-		    sizeof(line))
+		if (!get_slot(pending, *at, line))
 			return false;
 		if (parse_line(line, out)) {
 			++*at;
@@ -141,7 +159,7 @@ static int take_slot(struct hub_audit_pending *pending)
 static void free_slot(struct hub_audit_pending *pending, int slot)
 {
 	pthread_mutex_lock(&pending->lock);
-	pending->taken[slot] = false;
+	pending->taken[slot] = pending->kept[slot] = false;
 	pthread_mutex_unlock(&pending->lock);
 }
 
@@ -192,4 +210,41 @@ void hub_pending_end(struct hub_audit_pending *pending, int number)
 		return;
 	put_slot(pending, (size_t)number, "");
 	free_slot(pending, number);
+}
+
+/* Without room for the outcome the line stays as it is: nothing is known of it then. */
+void hub_pending_keep(struct hub_audit_pending *pending, int number,
+		      enum catalog_audit_outcome outcome, int status)
+{
+	_cleanup_(freep) char *text = NULL;
+	char line[SLOT_SIZE];
+	json_t *obj;
+
+	if (number < 0)
+		return;
+	obj = get_slot(pending, (size_t)number, line) ? json_loadb(line, SLOT_SIZE, 0, NULL) : NULL;
+	json_object_set_new(obj, "status", json_integer(status));
+	json_object_set_new(obj, "outcome", json_string(catalog_audit_outcome_name(outcome)));
+	text = obj ? json_dumps(obj, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
+	json_decref(obj);
+	if (text)
+		put_slot(pending, (size_t)number, text);
+	pthread_mutex_lock(&pending->lock);
+	pending->kept[number] = true;
+	pthread_mutex_unlock(&pending->lock);
+}
+
+int hub_pending_kept(struct hub_audit_pending *pending, struct catalog_audit *out)
+{
+	char line[SLOT_SIZE];
+	int number = -1;
+
+	pthread_mutex_lock(&pending->lock);
+	for (int i = 0; number < 0 && i < SLOTS; i++)
+		if (pending->kept[i])
+			number = i;
+	pthread_mutex_unlock(&pending->lock);
+	return number >= 0 && get_slot(pending, (size_t)number, line) && parse_line(line, out)
+		       ? number
+		       : -1;
 }

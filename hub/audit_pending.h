@@ -3,7 +3,7 @@
  * known what came of it, after the change itself: a hub that dies in between would have changed
  * something nobody finds in the log. So DATA-DIR/audit-pending has a line for each changing call
  * under way, on disk before the call begins; those found at the next start become entries that say
- * so.
+ * so. So do, as soon as the log takes entries again, those whose entry it refused.
  */
 #ifndef HUB_AUDIT_PENDING_H
 #define HUB_AUDIT_PENDING_H
@@ -29,5 +29,13 @@ int hub_pending_begin(struct hub_audit_pending *pending, const struct catalog_au
 
 /* It is over, and the log has it. */
 void hub_pending_end(struct hub_audit_pending *pending, int number);
+
+/* It is over, with this HTTP status, and the log does not have it: it stays noted. */
+void hub_pending_keep(struct hub_audit_pending *pending, int number,
+		      enum catalog_audit_outcome outcome, int status);
+
+/* One of those that were kept, as an entry for the log: its number for hub_pending_end(), or -1.
+ * One thread at a time. */
+int hub_pending_kept(struct hub_audit_pending *pending, struct catalog_audit *out);
 
 #endif

@@ -665,6 +665,48 @@ static void the_audit_log_tells_what_was_done_and_that_it_is_whole(void **state)
 	json_decref(reply);
 }
 
+static int64_t entries(const char *outcome)
+{
+	return tmpdb_i64(&rig.db,
+			 "SELECT COUNT(*) FROM audit_log WHERE action = 'POST /api/v1/users'"
+			 " AND outcome = '%s'",
+			 outcome);
+}
+
+static void what_the_log_refused_is_in_it_as_soon_as_it_takes_entries(void **state)
+{
+	json_t *reply, *entry;
+	char *left;
+
+	(void)state;
+	tmpdb_sql(&rig.db, "CREATE TRIGGER refuse BEFORE INSERT ON audit_log %s",
+		  tmpdb_either("BEGIN SELECT RAISE(ABORT, 'refused by the test'); END",
+			       "FOR EACH ROW SIGNAL SQLSTATE '45000'"));
+	json_decref(ask("POST", "/api/v1/users", "{\"name\":\"ann\",\"role\":\"viewer\"}", 201));
+	expect_status(tokens[ADMIN], "POST", "/api/v1/users",
+		      "{\"name\":\"ann\",\"role\":\"viewer\"}", 409);
+	assert_int_equal(entries("allowed"), 0);
+	tmpdb_sql(&rig.db, "DROP TRIGGER refuse");
+
+	json_decref(ask("POST", "/api/v1/users", "{\"name\":\"bea\",\"role\":\"viewer\"}", 201));
+	assert_int_equal(entries("allowed"), 2);
+	assert_int_equal(entries("failed"), 1);
+	reply = ask("GET", "/api/v1/audit?outcome=failed&limit=1", NULL, 200);
+	entry = json_array_get(json_object_get(reply, "entries"), 0);
+	assert_string_equal(text_of(entry, "user_name"), "admin");
+	entry = json_object_get(entry, "detail");
+	assert_int_equal(json_integer_value(json_object_get(entry, "status")), 409);
+	assert_non_null(strstr(text_of(entry, "error"), "did not take"));
+	json_decref(reply);
+	/* Nothing is noted any more that would be told again at the next start. */
+	left = scratch_output("grep -c users '%s/data/audit-pending'", rig.dir);
+	assert_string_equal(left, "0\n");
+	free(left);
+	reply = ask("GET", "/api/v1/audit/verify", NULL, 200);
+	assert_true(json_is_true(json_object_get(reply, "ok")));
+	json_decref(reply);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -680,6 +722,7 @@ int main(void)
 		T(who_asks_too_often_is_told_to_wait),
 		T(guessing_is_slowed_down),
 		T(the_audit_log_tells_what_was_done_and_that_it_is_whole),
+		T(what_the_log_refused_is_in_it_as_soon_as_it_takes_entries),
 	};
 
 	curl_global_init(CURL_GLOBAL_DEFAULT);
