@@ -327,7 +327,8 @@ static void hubs_survive_transactions_that_break(void **state)
 
 /* --- backups ---------------------------------------------------------------------------------- */
 
-/* A whole life, every step broken everywhere. The counts say that the steps were really cut up. */
+/* A whole life, every step broken everywhere. The counts say that the steps were really cut up; the
+ * first disk of a job makes one more each time, which is the job's old columns. */
 static void live(struct fx *fx, bool whole_transaction)
 {
 	struct fx_ready r;
@@ -343,30 +344,30 @@ static void live(struct fx *fx, bool whole_transaction)
 	assert_int_equal(torture(fx, op_ensure, &r), 1);
 
 	fx_plan(fx, &r, CATALOG_BACKUP_FULL, &full);
-	assert_int_equal(torture(fx, op_start, &full), 7);
+	assert_int_equal(torture(fx, op_start, &full), 8);
 	assert_int_equal(torture(fx, op_running, &full), 2);
 	assert_int_equal(torture(fx, op_telemetry, &full), 1);
 	assert_int_equal(torture(fx, op_progress, &full), 3);
 	assert_int_equal(torture(fx, op_disk_running, &full), 3);
 	assert_int_equal(torture(fx, op_say, &full), 1);
-	assert_int_equal(torture(fx, op_complete_0, &full), 3);
+	assert_int_equal(torture(fx, op_complete_0, &full), 4);
 	assert_int_equal(torture(fx, op_complete_1, &full), 10);
 
 	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &incr);
-	assert_int_equal(torture(fx, op_start, &incr), 7);
+	assert_int_equal(torture(fx, op_start, &incr), 8);
 	assert_int_equal(torture(fx, op_complete_1, &incr), 3);
-	assert_int_equal(torture(fx, op_complete_0, &incr), 10);
+	assert_int_equal(torture(fx, op_complete_0, &incr), 11);
 
 	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
-	assert_int_equal(torture(fx, op_start, &failed), 7);
+	assert_int_equal(torture(fx, op_start, &failed), 8);
 	assert_int_equal(torture(fx, op_fail, &failed), 5);
 	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
-	assert_int_equal(torture(fx, op_start, &failed), 7);
-	assert_int_equal(torture(fx, op_complete_0, &failed), 3);
+	assert_int_equal(torture(fx, op_start, &failed), 8);
+	assert_int_equal(torture(fx, op_complete_0, &failed), 4);
 	assert_int_equal(torture(fx, op_fail_disk, &failed), 6);
 
 	fx_plan(fx, &r, CATALOG_BACKUP_INCREMENTAL, &failed);
-	assert_int_equal(torture(fx, op_start, &failed), 7);
+	assert_int_equal(torture(fx, op_start, &failed), 8);
 	assert_int_equal(torture(fx, op_cancel, &failed), 5);
 
 	/* MariaDB does not tell triggers of what foreign keys take along. */
