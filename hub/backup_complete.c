@@ -151,27 +151,31 @@ static int complete_sidecar(struct hub *hub, struct hub_job *job, struct hub_dis
 	return job->repo->ops->put_sidecar(job->repo, disk->point.path, text, strlen(text), err);
 }
 
-/* A commit that reports failure may have happened: what the catalog says now decides, and while it
- * says nothing the file stays where it is. */
+/* A commit that reports failure may have happened: if the catalog has it now, it has. Else, while
+ * the catalog says nothing, or a commit of unknown outcome (-ECONNABORTED) may still be on its way,
+ * the file stays where it is: backup_fail.c decides once it has written behind it. */
 static int complete_commit_unsure(struct hub *hub, struct hub_job *job, struct hub_disk *disk,
 				  const char *change_id, int rc, struct catalog_completed *out)
 {
 	struct catalog_backup_disk row;
 	struct catalog_backup now;
+	bool known;
 
 	if (rc >= 0)
 		return rc;
-	if (catalog_backup_disk_get(hub->catalog, job->row.id, disk->row.disk_index, &row, NULL) ||
-	    catalog_backup_get(hub->catalog, job->row.id, &now, NULL)) {
+	known = !catalog_backup_disk_get(hub->catalog, job->row.id, disk->row.disk_index, &row,
+					 NULL) &&
+		!catalog_backup_get(hub->catalog, job->row.id, &now, NULL);
+	if (known && row.status == CATALOG_DISK_COMPLETED && !strcmp(row.change_id, change_id)) {
+		*out = (struct catalog_completed){.job_status = now.status};
+		return 0;
+	}
+	if (!known || rc == -ECONNABORTED) {
 		pthread_mutex_lock(&job->face);
 		disk->state = HUB_DISK_UNSURE;
 		pthread_mutex_unlock(&job->face);
-		return rc;
 	}
-	if (row.status != CATALOG_DISK_COMPLETED || strcmp(row.change_id, change_id))
-		return rc;
-	*out = (struct catalog_completed){.job_status = now.status};
-	return 0;
+	return rc;
 }
 
 static int complete_commit(struct hub *hub, struct hub_job *job, struct hub_disk *disk,

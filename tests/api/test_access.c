@@ -675,6 +675,7 @@ static int64_t entries(const char *outcome)
 
 static void what_the_log_refused_is_in_it_as_soon_as_it_takes_entries(void **state)
 {
+	int64_t before = entries("allowed");
 	json_t *reply, *entry;
 	char *left;
 
@@ -685,11 +686,11 @@ static void what_the_log_refused_is_in_it_as_soon_as_it_takes_entries(void **sta
 	json_decref(ask("POST", "/api/v1/users", "{\"name\":\"ann\",\"role\":\"viewer\"}", 201));
 	expect_status(tokens[ADMIN], "POST", "/api/v1/users",
 		      "{\"name\":\"ann\",\"role\":\"viewer\"}", 409);
-	assert_int_equal(entries("allowed"), 0);
+	assert_int_equal(entries("allowed"), before);
 	tmpdb_sql(&rig.db, "DROP TRIGGER refuse");
 
 	json_decref(ask("POST", "/api/v1/users", "{\"name\":\"bea\",\"role\":\"viewer\"}", 201));
-	assert_int_equal(entries("allowed"), 2);
+	assert_int_equal(entries("allowed"), before + 2);
 	assert_int_equal(entries("failed"), 1);
 	reply = ask("GET", "/api/v1/audit?outcome=failed&limit=1", NULL, 200);
 	entry = json_array_get(json_object_get(reply, "entries"), 0);

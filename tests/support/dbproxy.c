@@ -76,6 +76,16 @@ static void hold(struct dbproxy *p)
 	pthread_mutex_unlock(&p->lock);
 }
 
+static bool refuses_now(struct dbproxy *p)
+{
+	bool yes;
+
+	pthread_mutex_lock(&p->lock);
+	yes = p->refuse;
+	pthread_mutex_unlock(&p->lock);
+	return yes;
+}
+
 static bool pass_query(struct pair *c, char *buf, size_t cap)
 {
 	enum dbproxy_cut when;
@@ -87,6 +97,8 @@ static bool pass_query(struct pair *c, char *buf, size_t cap)
 	found = is_the_one(c->p, buf, n, &when);
 	if (found && when == DBPROXY_HOLD)
 		hold(c->p);
+	if (!found && refuses_now(c->p))
+		return false;
 	if (!found || when == DBPROXY_HOLD)
 		return write(c->server, buf, n) == (ssize_t)n;
 	if (when == DBPROXY_AFTER && write(c->server, buf, n) == (ssize_t)n)

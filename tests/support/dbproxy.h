@@ -21,7 +21,8 @@ struct dbproxy *dbproxy_start(const char *sock, const char *server_sock);
 void dbproxy_stop(struct dbproxy *p);
 
 /* Cuts the connection on which the @nth query from now (1: the next) of just this text comes, once.
- * With @then_refuse new connections are cut at once from then on. */
+ * With @then_refuse nothing gets through from then on: new connections are cut at once, others at
+ * their next query. */
 void dbproxy_cut_at(struct dbproxy *p, const char *query, int nth, enum dbproxy_cut when,
 		    bool then_refuse);
 void dbproxy_refuse(struct dbproxy *p, bool refuse);
