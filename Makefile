@@ -45,8 +45,8 @@ LIB_DOWN := $(O)/lib/api.a $(O)/lib/hub.a $(O)/lib/nbd.a $(O)/lib/files.a $(O)/l
 
 LIBS_SYS   := -luring -lxxhash -lzstd -lz -lm
 LIBS_NBD   := -lssl -lcrypto
-LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3 -lmariadb -lglib-2.0
-LIBS_CTL   := -lcurl -ljansson
+LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3 -lmariadb -lglib-2.0 -larchive
+LIBS_CTL   := -lcurl -ljansson -lfuse3
 # The sandboxed reader alone is linked with what parses guests' file systems.
 LIBS_FILES := -lext2fs -lcom_err -lseccomp -lz
 LIBS_AGENT := -lnbd -lmicrohttpd -lcurl -ljansson -lxxhash
@@ -86,6 +86,7 @@ $(O)/obj/%.o: %.c VERSION | setup
 
 # When it is compiled, setup has seen to pkg-config.
 $(O)/obj/hub/zone.o: CPPFLAGS += $(shell pkg-config --cflags glib-2.0)
+$(O)/obj/tools/ctl_mount.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)
 
 # Migrations are text files; the catalog carries them inside the program.
 $(O)/obj/catalog/migrate.o: $(wildcard catalog/schema/*.sql)
@@ -108,7 +109,7 @@ endef
 
 $(O)/bin/sendense-hub: $(call obj,$(wildcard tools/hub*.c)) $(LIB_DOWN)
 	$(call link,$(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
-$(O)/bin/sendense-ctl: $(call obj,$(wildcard tools/ctl*.c)) $(O)/lib/qcow2.a $(O)/lib/base.a
+$(O)/bin/sendense-ctl: $(call obj,$(wildcard tools/ctl*.c)) $(O)/lib/files.a $(O)/lib/qcow2.a $(O)/lib/base.a
 	$(call link,$(LIBS_CTL) $(LIBS_SYS))
 $(O)/bin/sendense-agent: $(call obj,$(wildcard tools/agent*.c)) $(O)/lib/base.a
 	$(call link,$(LIBS_AGENT) $(LIBS_SYS))
@@ -124,7 +125,7 @@ $(FUZZ_BIN): $(O)/tests/fuzz/%: $(O)/obj/tests/fuzz/%.o $(call obj,$(FUZZ_KIT)) 
 $(filter $(O)/tests/tools/%,$(TEST_BIN)): $(O)/tests/tools/%: $(O)/obj/tests/tools/%.o $(call obj,$(SUPPORT)) \
 		$(call obj,$(filter-out tools/agent.c,$(wildcard tools/agent_*.c))) \
 		$(call obj,$(filter-out tools/ctl.c,$(wildcard tools/ctl_*.c))) $(LIB_DOWN)
-	$(call link,-lcmocka -lnbd $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
+	$(call link,-lcmocka -lnbd -lfuse3 $(LIBS_HUB) $(LIBS_NBD) $(LIBS_SYS))
 $(filter $(O)/tests/files/%,$(TEST_BIN)): $(O)/tests/files/%: $(O)/obj/tests/files/%.o $(call obj,$(SUPPORT)) \
 		$(call obj,$(filter-out $(wildcard tests/files/test_*.c),$(wildcard tests/files/*.c))) $(LIB_DOWN) $(O)/bin/sendense-files
 	$(call link,-lcmocka $(LIBS_HUB) $(LIBS_NBD) $(LIBS_FILES) $(LIBS_SYS))

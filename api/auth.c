@@ -8,9 +8,9 @@
  * that runs (api_admit_agent()). What the appliance around the agent calls is there as well, and
  * needs a token there as well (agents_too).
  *
- * The audit log gets an entry for every request that changes something, when it was done, and for
- * every one that is refused. Who is refused over and over fills a log: past a rate such requests
- * are counted, and the next entry tells how many.
+ * The audit log gets an entry for every request that changes something, when it was done, for those
+ * that read what was backed up, and for every one that is refused. Who is refused over and over
+ * fills a log: past a rate such requests are counted, and the next entry tells how many.
  */
 #include <stdio.h>
 #include <string.h>
@@ -200,7 +200,7 @@ static void put_text(char *out, size_t size, const char *text, size_t len)
 /* The id of what was made, when the answer tells one. */
 static const char *answered_id(const struct api_request *req)
 {
-	static const char *const keys[] = {"id", "backup_id", "context_id", "mount_id",
+	static const char *const keys[] = {"id", "mount_id", "backup_id", "context_id",
 					   "enrollment_id"};
 	const char *id = NULL;
 
@@ -219,6 +219,8 @@ static void put_detail(struct catalog_audit *e, const struct api_request *req, i
 
 	if (id)
 		json_object_set_new(obj, "id", api_json_text(id));
+	if (req->told)
+		json_object_set_new(obj, "read", api_json_text(req->told));
 	if (req->user.token_id[0])
 		json_object_set_new(obj, "token", json_string(req->user.token_id));
 	if (unlisted)
@@ -272,7 +274,7 @@ void api_audit_begin(struct api_request *req)
 
 static bool is_told(const struct api_request *req, int status, bool denied)
 {
-	if (req->unlisted || (!denied && (reads_only(req) || req->minor)))
+	if (req->unlisted || (!denied && !req->told && (reads_only(req) || req->minor)))
 		return false;
 	/* The catalog could not say who it is: nothing was done, and it would not take this either.
 	 */

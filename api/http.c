@@ -311,8 +311,9 @@ static struct MHD_Response *http_stream_response(struct http_server *server,
 
 	if (s) {
 		*s = (struct http_stream){.server = server, .mhd = mhd, .from = *from};
-		answer = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, http_read_stream,
-							   s, http_end_stream);
+		answer = MHD_create_response_from_callback(
+			from->sized ? from->size : MHD_SIZE_UNKNOWN,
+			from->piece ? from->piece : 4096, http_read_stream, s, http_end_stream);
 		if (answer)
 			return answer;
 		http_end_stream(s);

@@ -278,6 +278,10 @@ static json_t *parameters(const struct api_route *r)
 	add_query_parameters(list, r->query);
 	if (r->list)
 		add_list_parameters(list, r->list);
+	if (r->ranges)
+		json_array_append_new(list, parameter("Range", "header", false,
+						      "bytes=FROM-TO: a part of it",
+						      json_pack("{s:s}", "type", "string")));
 	if (r->creates)
 		json_array_append_new(
 			list, parameter("Idempotency-Key", "header", false,
@@ -298,6 +302,21 @@ static json_t *plain_schema(const char *content_type)
 	return json_pack("{s:s}", "type", strstr(content_type, "json") ? "object" : "string");
 }
 
+/* What an answer that is no JSON may be. */
+static json_t *contents(const char *types)
+{
+	json_t *of = json_object();
+
+	for (size_t n; *types; types += n + (types[n] == '|')) {
+		char type[80];
+
+		n = strcspn(types, "|");
+		snprintf(type, sizeof(type), "%.*s", (int)n, types);
+		json_object_set_new(of, type, json_pack("{s:o}", "schema", plain_schema(type)));
+	}
+	return of;
+}
+
 static json_t *link_header(void)
 {
 	return json_pack("{s:{s:s,s:{s:s}}}", "Link", "description",
@@ -312,7 +331,7 @@ static json_t *success(struct openapi *o, const struct api_route *r)
 	if (r->gives)
 		of = content("application/json", openapi_ref(o, r->gives, false));
 	else if (r->content_type)
-		of = content(r->content_type, plain_schema(r->content_type));
+		of = contents(r->content_type);
 	return json_pack("{s:s,s:o*,s:o*}", "description", "Success", "content", of, "headers",
 			 r->list ? link_header() : NULL);
 }
@@ -324,6 +343,11 @@ static json_t *responses(struct openapi *o, const struct api_route *r)
 
 	snprintf(status, sizeof(status), "%d", r->status ? r->status : 200);
 	json_object_set_new(list, status, success(o, r));
+	if (r->ranges)
+		json_object_set_new(list, "206",
+				    json_pack("{s:s,s:o}", "description",
+					      "The part that was asked for", "content",
+					      contents(r->content_type)));
 	if (r->later)
 		json_object_set_new(
 			list, "202",

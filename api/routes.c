@@ -24,6 +24,7 @@ const struct api_noun *const api_nouns[] = {
 	&api_replications_noun,
 	&api_backups_noun,
 	&api_copies_noun,
+	&api_restore_noun,
 	&api_jobs_noun,
 	&api_events_noun,
 	&api_metrics_noun,

@@ -41,6 +41,7 @@ struct api_request {
 	bool denied;			/* refused for who asks, not for what: auth.c */
 	bool unlisted;			/* the audit log has enough of these for now */
 	bool minor;			/* changes nothing worth an entry in the audit log */
+	const char *told;		/* it reads alone, and is worth an entry: what */
 	int pending;			/* its number among those that change something; -1 */
 
 	/* the handler's answer */
@@ -63,11 +64,15 @@ typedef int api_handler(struct api_request *req, struct err *err);
 #define API_STATUS(status) (10000 + (status))
 
 /* An answer that comes bit by bit. @read may block and returns how many bytes it has, 0: that was
- * all, < 0: cut the connection. @end is called once, whatever happened. */
+ * all, < 0: cut the connection. @end is called once, whatever happened. A piece that was read must
+ * be taken in the time of the listener; where @sized, exactly @size bytes come. */
 struct api_stream {
 	ssize_t (*read)(void *arg, char *buf, size_t size);
 	void (*end)(void *arg);
 	void *arg;
+	size_t piece; /* room for one read; 0: 4096 */
+	bool sized;
+	uint64_t size;
 };
 
 /* What came in and what goes out, without HTTP around it. */
@@ -142,7 +147,8 @@ struct api_route {
 	const struct api_shape *takes; /* the body, an object; NULL: none is read */
 	bool may_be_bare;	       /* no body is an empty object */
 	const struct api_shape *gives; /* the answer; NULL: not JSON, see content_type */
-	const char *content_type;
+	const char *content_type;      /* "application/zip|application/gzip": one of them */
+	bool ranges;		       /* takes a Range: the answer may be a part, with 206 */
 	int status; /* of success; 0: 200; API_NO_CONTENT: neither shape nor type */
 	const struct api_shape *later; /* the answer when the handler says API_ACCEPTED */
 	const struct api_param *query;
@@ -196,6 +202,7 @@ extern const struct api_noun api_deletions_noun, api_copies_noun;
 extern const struct api_noun api_policies_noun, api_schedules_noun, api_replications_noun;
 extern const struct api_noun api_appliances_noun;
 extern const struct api_noun api_hubs_noun;
+extern const struct api_noun api_restore_noun;
 
 /* Looks through the table: roles, summaries, answers, no two rows for one call, no two shapes of
  * one name. -EINVAL, naming the row. */

@@ -33,12 +33,15 @@ static int hub_take_config(struct hub *hub, const struct hub_config *config, str
 	if (!CATALOG_TEXT(hub->vcenter_user, config->vcenter_user) ||
 	    !CATALOG_TEXT(hub->vcenter_password, config->vcenter_password))
 		return err_set(err, HUB_E_INVALID, "vcenter_user or vcenter_password is too long");
+	if (!CATALOG_TEXT(hub->files_worker, config->files_worker))
+		return err_set(err, HUB_E_INVALID, "files_worker is too long");
 	if (!CATALOG_TEXT(hub->self.name, config->name))
 		return err_set(err, HUB_E_INVALID, "the hub's name is too long");
 	hub->config = *config;
 	/* Texts of the caller's that are not kept. */
 	hub->config.db_url = hub->config.agent_url = hub->config.credentials_key = NULL;
 	hub->config.tunnel_keys = hub->config.tunnel_user = hub->config.tunnel_host_key = NULL;
+	hub->config.files_worker = NULL;
 	hub->config.nbd_listen = NULL;
 	hub->config.nbd_listen_tls = NULL;
 	hub->config.nbd_tls = (struct nbd_tls_config){0};
@@ -225,6 +228,7 @@ static struct hub *hub_new(void)
 static void hub_free(struct hub *hub)
 {
 	hub_threads_stop(hub);
+	hub_restores_free(hub);
 	nbd_server_stop(hub->nbd);
 	hub_agent_free(hub->agent);
 	hub_tunnel_free(hub);
@@ -287,6 +291,8 @@ static int hub_start_steps(struct hub *hub, const struct hub_config *config, str
 		rc = hub_scheduler_start(hub, err);
 	if (!rc)
 		rc = hub_copies_start(hub, err);
+	if (!rc)
+		rc = hub_restores_start(hub, err);
 	return rc;
 }
 
@@ -429,6 +435,8 @@ void hub_apply(struct hub *hub, struct hub_change *change)
 	now->stall_warning_ms = config->stall_warning_ms;
 	now->schedule_max_running = config->schedule_max_running;
 	now->copy_retry_ms = config->copy_retry_ms;
+	now->restore_max_mounts = config->restore_max_mounts;
+	now->restore_idle_ms = config->restore_idle_ms;
 	now->tick_ms = config->tick_ms;
 	now->progress_poll_ms = config->progress_poll_ms;
 	hub_apply_policies(hub, change);

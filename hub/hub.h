@@ -35,6 +35,7 @@ enum hub_cond {
 	HUB_E_STATE,	   /* the object's state forbids it: completing a failed backup, ... */
 	HUB_E_AGENT,	   /* the capture agent could not be reached, or refused */
 	HUB_E_STOPPING,	   /* the hub is going down */
+	HUB_E_LIMIT,	   /* there are as many as may be; the sentence says how many */
 	HUB_E_TOKEN,	   /* nobody is let in with that token; the sentence says why */
 };
 
@@ -63,6 +64,10 @@ struct hub_config {
 	unsigned enrollment_s;	     /* within which an enrollment must be decided */
 	unsigned session_s;	     /* for how long an appliance is logged in */
 
+	/* The program that reads guests' files (files/files.h); NULL or "": sendense-files, beside
+	 * the running one. */
+	const char *files_worker;
+
 	bool cancel_keeps_partial; /* what a cancelled backup has written goes to the quarantine */
 
 	unsigned start_timeout_ms;     /* from the agent's yes to the first NBD connection */
@@ -72,6 +77,8 @@ struct hub_config {
 	unsigned schedule_max_running; /* a schedule starts no backup while so many run */
 	unsigned copy_max_running;     /* copies of backups made at once, by this hub */
 	unsigned copy_retry_ms;	       /* pause before a copy is tried again; it grows */
+	unsigned restore_max_mounts;   /* disks open for their files at once, by this hub */
+	unsigned restore_idle_ms;      /* a mount that nobody uses for so long goes */
 	unsigned tick_ms;	       /* how often running backups are looked at */
 	unsigned progress_poll_ms;     /* how often the agent is asked for its own view */
 	unsigned agent_timeout_ms;     /* one call, discovery excepted */
@@ -89,6 +96,8 @@ struct hub_config {
 		.schedule_max_running = 4,                                                         \
 		.copy_max_running = 1,                                                             \
 		.copy_retry_ms = 60 * 1000,                                                        \
+		.restore_max_mounts = 8,                                                           \
+		.restore_idle_ms = 60 * 60 * 1000,                                                 \
 		.tick_ms = 1000,                                                                   \
 		.progress_poll_ms = 3000,                                                          \
 		.agent_timeout_ms = 60 * 1000,                                                     \

@@ -68,6 +68,8 @@ struct hub {
 	struct hub_audit *audit;		     /* audit.c */
 	struct hub_limits *limits;		     /* access.c */
 	struct hub_tunnel *tunnel;		     /* tunnel.c */
+	struct hub_restores *restores;		     /* restores.c */
+	char files_worker[CATALOG_PATH_SIZE];	     /* "": beside the running program */
 	char new_token_path[CATALOG_PATH_SIZE + 32]; /* the first run's; "": this was none */
 	struct catalog_hub self; /* lease.c; constant for others but for its token and id */
 	int64_t previous_token;	 /* of the last run on this data folder; CATALOG_NONE: unknown */
@@ -292,6 +294,17 @@ int hub_copy_check_room(struct hub *hub, const char *backup_id, struct repo *to,
 void hub_copies_take_over(struct hub *hub);
 int hub_copies_start(struct hub *hub, struct err *err);
 void hub_copies_stop(struct hub *hub); /* waits for them; they end with the hub's ticks */
+
+/* --- restores.c ----------------------------------------------------------------------------- */
+
+/* Forgets mounts of hubs that are gone, and looks after those of this one. */
+int hub_restores_start(struct hub *hub, struct err *err);
+void hub_restores_stop(struct hub *hub); /* its thread, which ends with the hub's ticks */
+void hub_restores_free(struct hub *hub); /* unmounts all; nobody holds one */
+struct hub_restore;
+/* One more archive is being made; false: there are HUB_ARCHIVES_MAX. */
+bool hub_restore_archive_enter(struct hub_restore *restore);
+void hub_restore_archive_leave(struct hub_restore *restore);
 
 /* --- recover.c ------------------------------------------------------------------------------ */
 

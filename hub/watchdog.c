@@ -288,6 +288,7 @@ void hub_threads_stop(struct hub *hub)
 	if (hub->scheduler_runs)
 		pthread_join(hub->scheduler, NULL);
 	hub_copies_stop(hub);
+	hub_restores_stop(hub);
 	if (hub->lease_runs)
 		pthread_join(hub->lease, NULL);
 	if (hub->takeover_runs)

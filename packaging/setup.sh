@@ -7,7 +7,7 @@ set -eu
 
 build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libjansson-dev
        libmicrohttpd-dev libcurl4-openssl-dev libsqlite3-dev libmariadb-dev libssl-dev libglib2.0-dev pkg-config tzdata
-       libnbd-dev libcmocka-dev systemtap-sdt-dev libext2fs-dev libtsk-dev libseccomp-dev"
+       libnbd-dev libarchive-dev libfuse3-dev libcmocka-dev systemtap-sdt-dev libext2fs-dev libtsk-dev libseccomp-dev"
 # MariaDB without its service: the tests and the demo run servers of their own, and clusters of them.
 databases="mariadb-server-core mariadb-client-core galera-4"
 judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl jq bc

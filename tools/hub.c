@@ -43,6 +43,7 @@ static const char usage[] =
 	"progress_poll_ms, "
 	"agent_timeout_s,\n"
 	"                       copy_max_running, copy_retry_s,\n"
+	"                       restore_max_mounts, restore_idle_s, files_worker,\n"
 	"                       discovery_timeout_s, lease_s, vcenter_user, vcenter_password,\n"
 	"                       cancel_keeps_partial, pairing_code_s, enrollment_s, session_s,\n"
 	"                       tunnel_authorized_keys, tunnel_user, tunnel_host_key, tunnel_port\n"

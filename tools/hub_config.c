@@ -46,6 +46,7 @@ static const struct setting {
 	{"vcenter_password", 0, TEXT, offsetof(struct hub_settings, vcenter_password), 0, 0,
 	 SECRET},
 	{"credentials_key", 0, TEXT, offsetof(struct hub_settings, credentials_key)},
+	{"files_worker", 0, TEXT, offsetof(struct hub_settings, files_worker)},
 	{"workers", HUB_OPT_WORKERS, NUMBER, offsetof(struct hub_settings, workers), 0, 64},
 	{"start_timeout_s", 0, NUMBER, offsetof(struct hub_settings, start_timeout_s), 1, 1000000,
 	 LIVE},
@@ -64,6 +65,10 @@ static const struct setting {
 	 10000, LIVE},
 	{"copy_max_running", 0, NUMBER, offsetof(struct hub_settings, copy_max_running), 1, 16},
 	{"copy_retry_s", 0, NUMBER, offsetof(struct hub_settings, copy_retry_s), 1, 86400, LIVE},
+	{"restore_max_mounts", 0, NUMBER, offsetof(struct hub_settings, restore_max_mounts), 1, 256,
+	 LIVE},
+	{"restore_idle_s", 0, NUMBER, offsetof(struct hub_settings, restore_idle_s), 1, 1000000,
+	 LIVE},
 	{"discovery_timeout_s", 0, NUMBER, offsetof(struct hub_settings, discovery_timeout_s), 1,
 	 100000, LIVE},
 	{"cancel_keeps_partial", 0, FLAG, offsetof(struct hub_settings, cancel_keeps_partial), 0, 1,
@@ -627,6 +632,7 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	config->vcenter_password = settings->vcenter_password;
 	config->cancel_keeps_partial = settings->cancel_keeps_partial > 0;
 	config->credentials_key = settings->credentials_key;
+	config->files_worker = settings->files_worker;
 	config->tunnel_keys = settings->tunnel_authorized_keys;
 	config->tunnel_user = settings->tunnel_user;
 	config->tunnel_host_key = settings->tunnel_host_key;
@@ -642,6 +648,8 @@ void hub_settings_apply(const struct hub_settings *settings, struct hub_config *
 	apply(&config->schedule_max_running, settings->schedule_max_running, 1);
 	apply(&config->copy_max_running, settings->copy_max_running, 1);
 	apply(&config->copy_retry_ms, settings->copy_retry_s, 1000);
+	apply(&config->restore_max_mounts, settings->restore_max_mounts, 1);
+	apply(&config->restore_idle_ms, settings->restore_idle_s, 1000);
 	apply(&config->tick_ms, settings->tick_ms, 1);
 	apply(&config->progress_poll_ms, settings->progress_poll_ms, 1);
 	apply(&config->agent_timeout_ms, settings->agent_timeout_s, 1000);

@@ -62,6 +62,7 @@ struct hub_settings {
 	char vcenter_user[HUB_SETTINGS_TEXT];
 	char vcenter_password[HUB_SETTINGS_TEXT];
 	char credentials_key[HUB_SETTINGS_TEXT];
+	char files_worker[HUB_SETTINGS_TEXT];
 	char nbd[HUB_SETTINGS_NBD][HUB_SETTINGS_TEXT];
 	const char *nbd_list[HUB_SETTINGS_NBD];
 	enum nbd_tls_policy nbd_tls[HUB_SETTINGS_NBD];
@@ -95,6 +96,7 @@ struct hub_settings {
 	long tunnel_port, pairing_code_s, enrollment_s, session_s;
 	long lease_s;
 	long copy_max_running, copy_retry_s;
+	long restore_max_mounts, restore_idle_s;
 	long tick_ms, schedule_max_running, progress_poll_ms, agent_timeout_s, discovery_timeout_s;
 };
 

@@ -315,6 +315,8 @@ bool apispec_allows(const char *method, const char *target, long status, const c
 	type = content ? json_object_iter_key(json_object_iter((json_t *)content)) : NULL;
 	if (!type)
 		return len ? wrong(&here, "body", "is not in the document", NULL) : true;
+	if (content_type && json_object_get(content, content_type))
+		type = content_type;
 	if (content_type && strcmp(content_type, type))
 		return wrong(&here, "content type", "is ", content_type);
 	return body_valid(&here, type, json_object_get(json_object_get(content, type), "schema"),
