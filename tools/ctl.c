@@ -31,6 +31,7 @@ static const struct ctl_verb *const tables[] = {
 	ctl_schedule_verbs,
 	ctl_hub_verbs,
 	ctl_appliance_verbs,
+	ctl_restore_verbs,
 	NULL,
 };
 

@@ -57,6 +57,7 @@ extern const struct ctl_verb ctl_policy_verbs[];
 extern const struct ctl_verb ctl_schedule_verbs[];
 extern const struct ctl_verb ctl_hub_verbs[];
 extern const struct ctl_verb ctl_appliance_verbs[];
+extern const struct ctl_verb ctl_restore_verbs[];
 
 struct ctl_globals {
 	const char *hub, *token_file;

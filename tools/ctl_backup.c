@@ -13,6 +13,7 @@
 #include "tools/ctl_lookup.h"
 #include "tools/ctl_progress.h"
 #include "tools/ctl_rest.h"
+#include "tools/ctl_restore.h"
 #include "tools/ctl_table.h"
 
 #define BACKUPS	       "/api/v1/backups"
@@ -648,9 +649,9 @@ static int wait_for_copy(struct ctl *ctl, const char *id, struct err *err)
 	if (ctl->json)
 		ctl_print_json(copy);
 	if (strcmp(ctl_text(copy, "status"), "completed") != 0)
-		return err_set(err, CTL_FAILED, "copy %s failed: %s", id,
-			       human_printable(reason, sizeof(reason),
-					       ctl_text(copy, "error_message")));
+		return err_set(
+			err, CTL_FAILED, "copy %s failed: %s", id,
+			human_printable(reason, sizeof(reason), ctl_text(copy, "error_message")));
 	if (!ctl->json)
 		printf("copy %s is completed, verification: %s\n", id,
 		       ctl_text(copy, "verification"));
@@ -682,7 +683,7 @@ static int backup_copy(struct ctl *ctl, const struct ctl_args *args, struct err 
 
 static int print_copies(const json_t *reply, struct err *err)
 {
-	static const char *const columns[] = {"COPY",	"REPOSITORY", "STATUS", "VERIFICATION",
+	static const char *const columns[] = {"COPY",	"REPOSITORY", "STATUS",	 "VERIFICATION",
 					      ">DONE",	">SIZE",      ">STORED", "COMPLETED",
 					      "REASON", NULL};
 	_cleanup_(ctl_table_freep) struct ctl_table *table = ctl_table_new(columns);
@@ -833,7 +834,8 @@ const struct ctl_verb ctl_backup_verbs[] = {
 		.min_args = 1,
 		.max_args = 1,
 		.summary = "copy a completed backup to another repository",
-		.detail = "The copy is a point by itself: it needs no other backup. It is compared with\n"
+		.detail = "The copy is a point by itself: it needs no other backup. It is compared "
+			  "with\n"
 			  "the backup's checksums and, unless told otherwise, read back.",
 		.example = "sendense-ctl backup copy backup-01j9zk3v7q --repo offsite --wait",
 		.options = {{"repo", "NAME|ID", "where to", true},
@@ -861,6 +863,64 @@ const struct ctl_verb ctl_backup_verbs[] = {
 			    {"disk", "N", "this disk only", false},
 			    {"repo", "NAME|ID", "needed when it has backups in several", false}},
 		.run = backup_chain,
+	},
+	{
+		.noun = "backup",
+		.name = "files",
+		.operands = "",
+		.summary = "list what is in a backup: partitions, folders, files",
+		.detail = "Without --path the partitions. A path that does not begin with\n"
+			  "/partition-N is looked for in all of them. Links are not followed.",
+		.example = "sendense-ctl backup files --backup-id backup-01j9zk3v7q --path /etc",
+		.options = {{"backup-id", "ID", "the backup", true},
+			    {"disk", "N", "this disk only", false},
+			    {"path", "PATH", "a folder or a file of the guest", false},
+			    {"recursive", NULL, "and all that is below it", false}},
+		.run = ctl_backup_files,
+	},
+	{
+		.noun = "backup",
+		.name = "extract",
+		.operands = "",
+		.summary = "copy a file or a folder out of a backup",
+		.detail = "A path that does not begin with /partition-N is looked for in all\n"
+			  "partitions. What exists is not overwritten without --force. Owners are "
+			  "not\n"
+			  "kept; devices, pipes and sockets are left out. --output - is stdout.",
+		.example = "sendense-ctl backup extract --backup-id backup-01j9zk3v7q \\\n"
+			   "      --file /var/www/index.php --output ./index.php",
+		.options = {{"backup-id", "ID", "the backup", true},
+			    {"file", "PATH", "a file or folder of the guest", true},
+			    {"output", "PATH", "where to; - is stdout", true},
+			    {"disk", "N", "this disk only", false},
+			    {"force", NULL, "overwrite files that are there", false}},
+		.run = ctl_backup_extract,
+	},
+	{
+		.noun = "backup",
+		.name = "mount",
+		.operands = "",
+		.summary = "mount a disk of a backup on a folder, read-only",
+		.detail = "Each partition is a folder /partition-N. A process in the background "
+			  "serves\n"
+			  "it from the hub until it is unmounted; a hub that is gone gives I/O "
+			  "errors.",
+		.example = "sendense-ctl backup mount --backup-id backup-01j9zk3v7q --path "
+			   "/tmp/restore",
+		.options = {{"backup-id", "ID", "the backup", true},
+			    {"path", "FOLDER", "where to", true},
+			    {"disk", "N", "which disk (0)", false},
+			    {"foreground", NULL, "serve it from here, until Ctrl-C", false}},
+		.run = ctl_backup_mount,
+	},
+	{
+		.noun = "backup",
+		.name = "unmount",
+		.operands = "",
+		.summary = "unmount what \"backup mount\" has mounted",
+		.example = "sendense-ctl backup unmount --path /tmp/restore",
+		.options = {{"path", "FOLDER", "where it is mounted", true}},
+		.run = ctl_backup_unmount,
 	},
 	{0},
 };

@@ -13,6 +13,7 @@
 #define CONNECT_TIMEOUT_S 5L
 /* Discovery asks a vCenter through an agent, which may take minutes. */
 #define REQUEST_TIMEOUT_S 300L
+#define SILENCE_TIMEOUT_S 60L
 
 struct ctl_rest {
 	CURL *curl;
@@ -21,6 +22,11 @@ struct ctl_rest {
 	char error[CURL_ERROR_SIZE];
 	FILE *reply; /* memory stream of the answer being received */
 	size_t received;
+	long timeout_s; /* of a call; 0: the usual */
+	bool (*stop)(void);
+	ctl_rest_sink *sink; /* of ctl_rest_fetch() */
+	void *sink_arg;
+	bool sunk; /* it ended the answer */
 };
 
 int ctl_rest_open(struct ctl_rest **out, const char *hub_url, const char *token, struct err *err)
@@ -121,7 +127,8 @@ static void set_options(struct ctl_rest *rest, const char *url, const struct out
 	curl_easy_setopt(curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_S);
-	curl_easy_setopt(curl, CURLOPT_TIMEOUT, REQUEST_TIMEOUT_S);
+	curl_easy_setopt(curl, CURLOPT_TIMEOUT,
+			 rest->timeout_s ? rest->timeout_s : REQUEST_TIMEOUT_S);
 	curl_easy_setopt(curl, CURLOPT_USERAGENT, "sendense-ctl/" SENDENSE_VERSION);
 	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, rest->error);
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
@@ -244,6 +251,105 @@ int ctl_rest_get(struct ctl_rest *rest, const char *path, const char *name, cons
 
 	return request(rest, url, &(struct outgoing){NULL}, reply, err);
 }
+
+/* --- answers of any length ------------------------------------------------------------------ */
+
+void ctl_rest_set_timeout(struct ctl_rest *rest, long seconds)
+{
+	rest->timeout_s = seconds;
+}
+
+void ctl_rest_set_stop(struct ctl_rest *rest, bool (*stop)(void))
+{
+	rest->stop = stop;
+}
+
+/* What the hub has to say about a refusal is gathered as ever. */
+static size_t on_piece(char *data, size_t size, size_t count, void *arg)
+{
+	struct ctl_rest *rest = arg;
+	long status = 0;
+
+	curl_easy_getinfo(rest->curl, CURLINFO_RESPONSE_CODE, &status);
+	if (status < 200 || status > 299)
+		return on_data(data, size, count, arg);
+	rest->sunk = rest->sink(rest->sink_arg, data, size * count) != 0;
+	return rest->sunk ? 0 : size * count;
+}
+
+static int on_wait(void *arg, curl_off_t total, curl_off_t now, curl_off_t up_total, curl_off_t up)
+{
+	struct ctl_rest *rest = arg;
+
+	(void)total, (void)now, (void)up_total, (void)up;
+	return rest->stop && rest->stop();
+}
+
+static void set_fetch_options(struct ctl_rest *rest, const char *range)
+{
+	CURL *curl = rest->curl;
+
+	curl_easy_setopt(curl, CURLOPT_TIMEOUT, 0L);
+	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME,
+			 rest->timeout_s ? rest->timeout_s : SILENCE_TIMEOUT_S);
+	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_piece);
+	curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+	curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_wait);
+	curl_easy_setopt(curl, CURLOPT_XFERINFODATA, rest);
+	if (range)
+		curl_easy_setopt(curl, CURLOPT_RANGE, range);
+}
+
+static CURLcode fetch(struct ctl_rest *rest, const char *url, const char *range, char **text)
+{
+	struct curl_slist *headers = NULL;
+	CURLcode code = CURLE_OUT_OF_MEMORY;
+	size_t size = 0;
+
+	if (rest->authorization)
+		headers = curl_slist_append(headers, rest->authorization);
+	rest->received = 0;
+	rest->error[0] = '\0';
+	rest->reply = open_memstream(text, &size);
+	if (rest->reply) {
+		set_options(rest, url, &(struct outgoing){NULL}, headers);
+		set_fetch_options(rest, range);
+		code = curl_easy_perform(rest->curl);
+		fclose(rest->reply);
+	}
+	curl_slist_free_all(headers);
+	return code;
+}
+
+int ctl_rest_fetch(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
+		   const struct ctl_query *query, const char *range, ctl_rest_sink *sink, void *arg,
+		   struct err *err)
+{
+	_cleanup_(freep) char *url = make_url(rest, path, name, tail, query);
+	_cleanup_(json_decrefp) json_t *answer = NULL;
+	_cleanup_(freep) char *text = NULL;
+	long status = 0;
+	CURLcode code;
+
+	if (!url)
+		return err_set(err, -ENOMEM, "out of memory while asking the hub");
+	rest->sink = sink;
+	rest->sink_arg = arg;
+	rest->sunk = false;
+	code = fetch(rest, url, range, &text);
+	curl_easy_getinfo(rest->curl, CURLINFO_RESPONSE_CODE, &status);
+	if (rest->sunk || code == CURLE_ABORTED_BY_CALLBACK)
+		return err_set(err, CTL_FAILED, "the answer was not taken to its end");
+	if (code != CURLE_OK)
+		return no_answer(rest, code, err);
+	if (status >= 200 && status <= 299)
+		return CTL_OK;
+	answer = json_loads(text ? text : "", 0, NULL);
+	return refused(rest, status, answer, err);
+}
+
+/* --- lists ---------------------------------------------------------------------------------- */
 
 #define LIST_QUERY_MAX 8
 

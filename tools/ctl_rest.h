@@ -9,6 +9,8 @@
 #define TOOLS_CTL_REST_H
 
 #include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -46,9 +48,27 @@ int ctl_rest_post(struct ctl_rest *rest, const char *path, json_t *body, json_t 
 int ctl_rest_post_to(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
 		     json_t *body, json_t **reply, struct err *err);
 
-/* @method <path>/<name><tail>, otherwise as ctl_rest_post(); a DELETE has no @body: NULL. *@reply is
- * NULL when the hub answers without a body (204). */
+/* @method <path>/<name><tail>, otherwise as ctl_rest_post(); a DELETE has no @body: NULL. *@reply
+ * is NULL when the hub answers without a body (204). */
 int ctl_rest_send(struct ctl_rest *rest, const char *method, const char *path, const char *name,
 		  const char *tail, json_t *body, json_t **reply, struct err *err);
+
+/* Takes a piece of an answer; not 0 ends it. */
+typedef int ctl_rest_sink(void *arg, const void *data, size_t len);
+
+/*
+ * GET as ctl_rest_get(), of an answer that is no JSON and of any length: it goes to @sink as it
+ * comes. @range: "0-99", or NULL for all. An answer that breaks off is CTL_UNREACHABLE, one that
+ * @sink ended CTL_FAILED. There is no time-out but for a minute without a byte.
+ */
+int ctl_rest_fetch(struct ctl_rest *rest, const char *path, const char *name, const char *tail,
+		   const struct ctl_query *query, const char *range, ctl_rest_sink *sink, void *arg,
+		   struct err *err);
+
+/* Seconds for a whole call instead of five minutes, and for what ctl_rest_fetch() waits for. */
+void ctl_rest_set_timeout(struct ctl_rest *rest, long seconds);
+
+/* What ctl_rest_fetch() asks while it waits: true ends it. */
+void ctl_rest_set_stop(struct ctl_rest *rest, bool (*stop)(void));
 
 #endif
