@@ -48,7 +48,7 @@ LIBS_NBD   := -lssl -lcrypto
 LIBS_HUB   := -lmicrohttpd -lcurl -ljansson -lsqlite3 -lmariadb -lglib-2.0 -larchive
 LIBS_CTL   := -lcurl -ljansson -lfuse3
 # The sandboxed reader alone is linked with what parses guests' file systems.
-LIBS_FILES := -lext2fs -lcom_err -lseccomp -lz
+LIBS_FILES := -ltsk -lext2fs -lcom_err -lseccomp -lz
 LIBS_AGENT := -lnbd -lmicrohttpd -lcurl -ljansson -lxxhash
 
 PROGRAMS := sendense-hub sendense-ctl sendense-agent sendense-nbd sendense-files

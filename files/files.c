@@ -16,6 +16,7 @@
 #include "qcow2/qcow2.h"
 
 #define CALL_TIMEOUT_MS 30000U
+#define FOLDER_MAX	(16ULL << 20) /* entries nobody has */
 #define ENTRY_MAX	(sizeof(struct proto_entry) + PROTO_NAME_MAX)
 
 struct files {
@@ -418,6 +419,7 @@ static int list_partitions(const struct files *s, struct files_list *list)
 static int list_there(struct call *c, const struct path *p, struct files_list *list)
 {
 	struct files_entry *e = malloc(sizeof(*e));
+	uint64_t reported = 0, limit = list->max ? list->max : FOLDER_MAX;
 	struct proto_done done;
 	struct proto_head head;
 	int stop = 0, r;
@@ -429,7 +431,7 @@ static int list_there(struct call *c, const struct path *p, struct files_list *l
 	       head.answer == PROTO_ENTRY) {
 		e->name[0] = '\0';
 		r = recv_entry(c, head.len, e);
-		if (!r && !e->name[0])
+		if (!r && (!e->name[0] || ++reported > limit))
 			r = liar(c);
 		if (!r && !stop)
 			stop = list->each(list->arg, e);
@@ -439,6 +441,8 @@ static int list_there(struct call *c, const struct path *p, struct files_list *l
 	free(e);
 	if (!r)
 		r = recv_done(c, &head, &done);
+	if (!r && (done.seen < reported || done.seen - reported > list->skip))
+		r = liar(c);
 	if (r)
 		return r;
 	list->seen = done.seen;

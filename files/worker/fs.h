@@ -38,6 +38,6 @@ struct fs_ops {
 	void (*close_file)(struct fs *fs, struct fs_file *file);
 };
 
-extern const struct fs_ops fs_ext;
+extern const struct fs_ops fs_ext, fs_tsk;
 
 #endif

@@ -199,13 +199,13 @@ static const struct kind kinds[] = {
 	{"md-raid", is_md, NULL, "it is a part of a RAID of several disks; " ELSEWHERE},
 	{"lvm2", is_lvm2, NULL,
 	 "it holds logical volumes (LVM), which this reader does not know; " ELSEWHERE},
-	{"ntfs", is_ntfs, NULL, "this reader does not know NTFS; " ELSEWHERE},
-	{"exfat", is_exfat, NULL, "this reader does not know exFAT; " ELSEWHERE},
+	{"ntfs", is_ntfs, &fs_tsk, ""},
+	{"exfat", is_exfat, &fs_tsk, ""},
 	{"refs", is_refs, NULL, "this reader does not know ReFS; " ELSEWHERE},
 	{"xfs", is_xfs, NULL, "this reader does not know XFS; " ELSEWHERE},
 	{"btrfs", is_btrfs, NULL, "this reader does not know btrfs; " ELSEWHERE},
 	{"ext4", is_ext, &fs_ext, ""},
-	{"fat32", is_fat, NULL, "this reader does not know FAT; " ELSEWHERE},
+	{"fat32", is_fat, &fs_tsk, ""},
 	{"swap", is_swap, NULL, "it is swap space and holds no files"},
 };
 
@@ -252,6 +252,8 @@ const struct fs_ops *probe_ops(const struct proto_partition *part)
 		return NULL;
 	if (!strncmp(part->type, "ext", 3))
 		return &fs_ext;
+	if (!strncmp(part->type, "fat", 3))
+		return &fs_tsk;
 	for (i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(part->type, kinds[i].type))
 			return kinds[i].ops;

@@ -173,9 +173,6 @@ int sandbox_enter(struct sandbox_state *state, struct err *err)
 
 	*state = (struct sandbox_state){0};
 	signal(SIGPIPE, SIG_IGN);
-	r = set_limits();
-	if (r)
-		return err_sys(err, r, "the reader of file systems cannot limit itself");
 	r = drop_root(state);
 	if (r)
 		return err_sys(err, r, "the reader of file systems cannot stop being root");
@@ -183,7 +180,10 @@ int sandbox_enter(struct sandbox_state *state, struct err *err)
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || prctl(PR_SET_DUMPABLE, 0) ||
 	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return err_sys(err, -errno, "the reader of file systems cannot lock itself in");
-	state->landlock = landlock();
+	state->landlock = landlock(); /* takes a descriptor for a moment */
+	r = set_limits();
+	if (r)
+		return err_sys(err, r, "the reader of file systems cannot limit itself");
 	r = filter_calls();
 	if (r)
 		return err_sys(

@@ -16,9 +16,9 @@ struct sandbox_state {
 };
 
 /*
- * For good. In order: limits (1 GiB of memory, an hour of processor time, no new files, no core),
- * nobody's uid if it was root's, no_new_privs, Landlock, seccomp. What the kernel does not have is
- * reported if it is Landlock and an error otherwise. 0 or -errno.
+ * For good. In order: nobody's uid if it was root's, no_new_privs, Landlock, limits (1 GiB of
+ * memory, an hour of processor time, no new files, no core), seccomp. What the kernel does not have
+ * is reported if it is Landlock and an error otherwise. 0 or -errno.
  */
 int sandbox_enter(struct sandbox_state *state, struct err *err);
 

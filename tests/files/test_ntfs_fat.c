@@ -1,0 +1,143 @@
+/*
+ * NTFS, FAT and exFAT, filled by drivers that are not ours, read back the same.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "tests/files/rig.h"
+#include "tests/support/scratch.h"
+
+static int setup(void **state)
+{
+	int r = scratch_setup(state);
+
+	if (r)
+		return r;
+	rig_make_tree("tree", 220, true);
+	rig_make_tree("small", 3, true);
+	return 0;
+}
+
+/* Copies @tree into the file system in @raw through a driver of user space. */
+static void fill(const char *mount, const char *raw, const char *tree)
+{
+	if (access("/dev/fuse", R_OK | W_OK)) {
+		print_message("no FUSE here\n");
+		skip();
+	}
+	assert_true(!mkdir("mnt", 0755) || !access("mnt", F_OK));
+	if (scratch_run("%s %s mnt 2>&1 && cp -r --sparse=always %s/. mnt/", mount, raw, tree)) {
+		scratch_run("umount mnt 2>&1");
+		fail_msg("cannot fill %s", raw);
+	}
+}
+
+static void done_filling(void)
+{
+	if (scratch_run("for i in $(seq 50); do umount mnt 2>/dev/null && exit 0; sleep 0.1; done; "
+			"fusermount3 -u mnt 2>&1"))
+		fail_msg("cannot unmount");
+	/* the driver may go on writing for a moment */
+	if (scratch_run(
+		    "for i in $(seq 100); do fuser -s mnt 2>/dev/null || exit 0; sleep 0.1; done"))
+		print_message("still in use\n");
+}
+
+static struct files *open_as(const char *raw, const char *type, const char *label)
+{
+	const struct files_partition *p;
+	struct files *s;
+	unsigned n;
+
+	unlink("disk.qcow2");
+	rig_write_qcow2(raw, "disk.qcow2", NULL, NULL);
+	s = rig_open("disk.qcow2");
+	p = files_partitions(s, &n);
+	assert_int_equal(n, 1);
+	assert_string_equal(p[0].type, type);
+	assert_string_equal(p[0].label, label);
+	assert_true(p[0].readable);
+	return s;
+}
+
+static void test_ntfs(void **state)
+{
+	struct files *s;
+
+	(void)state;
+	assert_int_equal(scratch_run("truncate -s 400M ntfs.raw && mkntfs -q -F -L Daten ntfs.raw"),
+			 0);
+	fill("ntfs-3g", "ntfs.raw", "tree");
+	done_filling();
+	s = open_as("ntfs.raw", "ntfs", "");
+	assert_true(rig_compare(s, "/partition-1", "tree", false, NULL) > 2010);
+	files_close(s);
+}
+
+static void test_fat(void **state)
+{
+	static const char *const bits[] = {"12", "16", "32"};
+	char type[8];
+	struct files *s;
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(bits); i++) {
+		unlink("fat.raw");
+		if (scratch_run("truncate -s %s fat.raw && mkfs.fat -F %s -n DATEN%s %s fat.raw && "
+				"mcopy -s -i fat.raw small/* ::/",
+				i == 0 ? "30M" : "300M", bits[i], bits[i], i == 0 ? "-s 16" : ""))
+			fail_msg("no FAT%s", bits[i]);
+		snprintf(type, sizeof(type), "DATEN%s", bits[i]);
+		snprintf(type, sizeof(type), "fat%s", bits[i]);
+		s = open_as("fat.raw", type, i == 0 ? "DATEN12" : i == 1 ? "DATEN16" : "DATEN32");
+		assert_true(rig_compare(s, "/partition-1", "small", false, NULL) > 2010);
+		files_close(s);
+	}
+}
+
+/* Its driver of user space wants a block device. */
+static void test_exfat(void **state)
+{
+	char *loop;
+	struct files *s;
+
+	(void)state;
+	assert_int_equal(scratch_run("truncate -s 400M exfat.raw && mkfs.exfat -L Daten exfat.raw"),
+			 0);
+	loop = scratch_output("losetup --show -f exfat.raw 2>/dev/null");
+	loop[strcspn(loop, "\n")] = '\0';
+	if (!*loop) {
+		free(loop);
+		print_message("no loop device to be had\n");
+		skip();
+	}
+	fill("mount.exfat-fuse", loop, "tree");
+	done_filling();
+	scratch_run("losetup -d %s", loop);
+	free(loop);
+	s = open_as("exfat.raw", "exfat", "");
+	assert_true(rig_compare(s, "/partition-1", "tree", false, NULL) > 2010);
+	files_close(s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_ntfs),
+		cmocka_unit_test(test_fat),
+		cmocka_unit_test(test_exfat),
+	};
+
+	return cmocka_run_group_tests_name("files/ntfs_fat", tests, setup, scratch_teardown);
+}
