@@ -279,14 +279,20 @@ static int open_dir(struct fs *fs, uint64_t node, struct err *err)
 	return fs->dir ? 0 : tsk_failed(err, "a folder cannot be read");
 }
 
-/* The label of a FAT volume is an entry of its root; TSK marks it so. */
-static bool is_volume_label(const struct fs *fs, const TSK_FS_NAME *name)
+/* The label of a FAT volume, and what exFAT keeps for itself, are entries of the root: TSK gives
+ * them names. */
+static bool is_special(const TSK_FS_NAME *name)
 {
 	static const char mark[] = " (Volume Label Entry)";
-	size_t len = strlen(name->name);
+	static const char *const names[] = {"$ALLOC_BITMAP", "$UPCASE_TABLE",
+					    "$VOLUME_GUID",  "$EMPTY_VOLUME_LABEL",
+					    "$TEX_FAT",	     "$ACCESS_CONTROL_TABLE"};
+	size_t len = strlen(name->name), i;
 
-	return !fs->ntfs && len >= sizeof(mark) - 1 &&
-	       !strcmp(name->name + len - (sizeof(mark) - 1), mark);
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(name->name, names[i]))
+			return true;
+	return len >= sizeof(mark) - 1 && !strcmp(name->name + len - (sizeof(mark) - 1), mark);
 }
 
 static bool is_there(const struct fs *fs, const TSK_FS_NAME *name)
@@ -297,7 +303,7 @@ static bool is_there(const struct fs *fs, const TSK_FS_NAME *name)
 		return false;
 	if (fs->ntfs)
 		return name->meta_addr >= NTFS_SYSTEM_INODES;
-	return !is_volume_label(fs, name);
+	return name->par_addr != fs->tsk->root_inum || !is_special(name);
 }
 
 static int fs_list(struct fs *fs, uint64_t dir, fs_each each, void *arg, struct err *err)

@@ -23,9 +23,11 @@ static int setup(void **state)
 
 	if (r)
 		return r;
-	rig_make_tree("tree", 220, true);
+	rig_make_tree("tree", 30, true);
 	rig_make_tree("small", 3, true);
-	return 0;
+	/* mtools take minutes for thousands of names, and know no character beyond U+FFFF */
+	return scratch_run(
+		"rm small/many/*[0-9][0-9][0-9].txt && mv small/Schnee* small/Schnee☃.txt");
 }
 
 /* Copies @tree into the file system in @raw through a driver of user space. */
@@ -75,7 +77,7 @@ static void test_ntfs(void **state)
 	struct files *s;
 
 	(void)state;
-	assert_int_equal(scratch_run("truncate -s 400M ntfs.raw && mkntfs -q -F -L Daten ntfs.raw"),
+	assert_int_equal(scratch_run("truncate -s 100M ntfs.raw && mkntfs -q -F -L Daten ntfs.raw"),
 			 0);
 	fill("ntfs-3g", "ntfs.raw", "tree");
 	done_filling();
@@ -96,12 +98,12 @@ static void test_fat(void **state)
 		unlink("fat.raw");
 		if (scratch_run("truncate -s %s fat.raw && mkfs.fat -F %s -n DATEN%s %s fat.raw && "
 				"mcopy -s -i fat.raw small/* ::/",
-				i == 0 ? "30M" : "300M", bits[i], bits[i], i == 0 ? "-s 16" : ""))
+				i == 0 ? "20M" : "300M", bits[i], bits[i], i == 0 ? "-s 16" : ""))
 			fail_msg("no FAT%s", bits[i]);
 		snprintf(type, sizeof(type), "DATEN%s", bits[i]);
 		snprintf(type, sizeof(type), "fat%s", bits[i]);
 		s = open_as("fat.raw", type, i == 0 ? "DATEN12" : i == 1 ? "DATEN16" : "DATEN32");
-		assert_true(rig_compare(s, "/partition-1", "small", false, NULL) > 2010);
+		assert_true(rig_compare(s, "/partition-1", "small", false, NULL) > 100);
 		files_close(s);
 	}
 }
@@ -113,7 +115,7 @@ static void test_exfat(void **state)
 	struct files *s;
 
 	(void)state;
-	assert_int_equal(scratch_run("truncate -s 400M exfat.raw && mkfs.exfat -L Daten exfat.raw"),
+	assert_int_equal(scratch_run("truncate -s 100M exfat.raw && mkfs.exfat -L Daten exfat.raw"),
 			 0);
 	loop = scratch_output("losetup --show -f exfat.raw 2>/dev/null");
 	loop[strcspn(loop, "\n")] = '\0';
