@@ -220,7 +220,8 @@ static void a_hangup_changes_what_can_change_and_says_what_cannot(void **state)
 		"conf() { echo \"{\\\"http\\\":\\\"127.0.0.1:$1\\\",\\\"log_format\\\":\\\"$2\\\","
 		"\\\"start_timeout_s\\\":$3}\" > c.json; }\n"
 		"conf 0 json 60\n"
-		"$HUB --config c.json --data-dir data --nbd unix:x.sock >out 2>err & pid=$!\n"
+		"$HUB --config c.json --data-dir data --agent-listen off --nbd unix:x.sock >out "
+		"2>err & pid=$!\n"
 		"for i in $(seq 1200); do [ -s out ] && break; sleep 0.05; done\n"
 		"url=$(sed 's/.*http=\\([^ ]*\\).*/\\1/' out)\n"
 		"jq -e '.time and .level and .scope and .message' err >/dev/null\n"
@@ -399,7 +400,7 @@ static void the_service_manager_hears_of_every_turn(void **state)
 			      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)),
 			 0);
 	scratch_run("NOTIFY_SOCKET=@%s WATCHDOG_USEC=200000 %s --data-dir data --http 127.0.0.1:0"
-		    " --nbd unix:x.sock >out 2>err & echo $! > pid",
+		    " --agent-listen off --nbd unix:x.sock >out 2>err & echo $! > pid",
 		    at.sun_path + 1, hub);
 	assert_true(manager_hears(fd, "READY=1"));
 	assert_true(manager_hears(fd, "WATCHDOG=1"));
