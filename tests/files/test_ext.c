@@ -96,11 +96,32 @@ static void test_older_and_stranger(void **state)
 	}
 }
 
+/* As a machine leaves it that was running: read, and said. */
+static void test_needs_recovery(void **state)
+{
+	const struct files_partition *p;
+	struct files *s;
+	unsigned n;
+
+	(void)state;
+	make_fs("ext4", "-m 0", "100M", "small", "run.raw");
+	assert_int_equal(scratch_run("debugfs -w -R 'feature needs_recovery' run.raw 2>&1"), 0);
+	rig_write_qcow2("run.raw", "run.qcow2", NULL, NULL);
+	s = rig_open("run.qcow2");
+	p = files_partitions(s, &n);
+	assert_true(p[0].readable);
+	assert_true(p[0].needs_recovery);
+	assert_non_null(strstr(p[0].note, "journal"));
+	assert_true(rig_compare(s, "/partition-1", "small", true, lost_found) > 2015);
+	files_close(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ext4),
 		cmocka_unit_test(test_older_and_stranger),
+		cmocka_unit_test(test_needs_recovery),
 	};
 
 	return cmocka_run_group_tests_name("files/ext", tests, setup, scratch_teardown);

@@ -1,6 +1,7 @@
 /*
  * NTFS, FAT and exFAT, filled by drivers that are not ours, read back the same.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -72,17 +73,81 @@ static struct files *open_as(const char *raw, const char *type, const char *labe
 	return s;
 }
 
+/* Reparse points, as Windows writes them: a symbolic link, a junction, a deduplicated file, and a
+ * link whose lengths lie. */
+static void make_reparse_points(void)
+{
+	if (scratch_run("cat >reparse.py <<'EOF'\n"
+			"import os, struct\n"
+			"def put(name, tag, body):\n"
+			"    os.setxattr('mnt/' + name, 'system.ntfs_reparse_data',\n"
+			"                struct.pack('<IHH', tag, len(body), 0) + body)\n"
+			"def names(text, lie=0):\n"
+			"    t = text.encode('utf-16le')\n"
+			"    return struct.pack('<HHHH', 0, len(t), len(t), len(t) + lie), t + t\n"
+			"for n in ('symlink', 'dedup', 'liar'):\n"
+			"    open('mnt/' + n, 'w').close()\n"
+			"os.mkdir('mnt/junction')\n"
+			"n, t = names('..\\\\data\\\\\u2603.txt')\n"
+			"put('symlink', 0xa000000c, n + struct.pack('<I', 1) + t)\n"
+			"n, t = names('C:\\\\data')\n"
+			"put('junction', 0xa0000003, n + t)\n"
+			"put('dedup', 0x80000013, b'elsewhere' * 8)\n"
+			"n, t = names('data', 4000)\n"
+			"put('liar', 0xa000000c, n + struct.pack('<I', 1) + t)\n"
+			"EOF\n"
+			"python3 reparse.py"))
+		fail_msg("no reparse points");
+}
+
+static void links_to(struct files *s, const char *path, const char *target)
+{
+	char shown[FILES_LINK_SIZE];
+	struct err err = ERR_INIT;
+	struct files_entry e;
+
+	rig_stat(s, path, &e);
+	assert_int_equal(e.kind, FILES_SYMLINK);
+	assert_int_equal(e.size, strlen(target));
+	if (files_readlink(s, path, shown, sizeof(shown), &err))
+		fail_msg("%s: %s", path, err.text);
+	assert_string_equal(shown, target);
+}
+
+/* What would read as empty, or as zeroes, is not given out. */
+static void is_kept_back(struct files *s, const char *path)
+{
+	struct err err = ERR_INIT;
+	struct files_entry e;
+	char buf[16];
+
+	rig_stat(s, path, &e);
+	assert_int_equal(e.kind, FILES_OTHER);
+	assert_int_equal(files_read(s, path, 0, buf, sizeof(buf), &err), -EIO);
+	assert_int_equal(err.code, FILES_E_KIND);
+}
+
 static void test_ntfs(void **state)
 {
+	static const char *const reparse[] = {"symlink", "junction", "dedup", "liar", NULL};
+	struct files_entry e;
 	struct files *s;
 
 	(void)state;
 	assert_int_equal(scratch_run("truncate -s 100M ntfs.raw && mkntfs -q -F -L Daten ntfs.raw"),
 			 0);
 	fill("ntfs-3g", "ntfs.raw", "tree");
+	make_reparse_points();
 	done_filling();
 	s = open_as("ntfs.raw", "ntfs", "");
-	assert_true(rig_compare(s, "/partition-1", "tree", false, NULL) > 2010);
+	assert_true(rig_compare(s, "/partition-1", "tree", false, reparse) > 2010);
+	links_to(s, "/partition-1/symlink", "../data/\u2603.txt");
+	links_to(s, "/partition-1/junction", "C:/data");
+	is_kept_back(s, "/partition-1/dedup");
+	is_kept_back(s, "/partition-1/liar");
+	/* as Windows does it */
+	rig_stat(s, "/partition-1/HELLO.TXT", &e);
+	assert_int_equal(e.size, 6);
 	files_close(s);
 }
 
