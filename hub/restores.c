@@ -16,8 +16,9 @@
 #include "base/bytes.h"
 #include "hub/job.h"
 
-#define RESTORE_PATH   "/api/v1/restore/"
-#define RESTORE_TELL_S 15 /* how often the catalog hears of use */
+#define RESTORE_PATH	"/api/v1/restore/"
+#define RESTORE_TELL_S	15 /* how often the catalog hears of use */
+#define RESTORE_SWEEP_S 5  /* how often mounts of hubs that are gone are looked for */
 
 enum restore_state { RESTORE_MOUNTING, RESTORE_MOUNTED, RESTORE_ENDED };
 
@@ -712,9 +713,23 @@ static void restore_catch_up(struct hub_restores *all)
 	pthread_mutex_unlock(&all->lock);
 }
 
+/* Mounts of another hub that is gone: they keep points from being deleted. */
+static void restore_sweep(struct hub_restores *all, int64_t *swept_ns)
+{
+	int64_t now = hub_now_ns(), n = 0;
+
+	if (now - *swept_ns < RESTORE_SWEEP_S * 1000000000LL)
+		return;
+	*swept_ns = now;
+	if (!catalog_mounts_sweep(all->hub->catalog, &n, NULL) && n)
+		log_info(&all->hub->log, "%lld mounts of hubs that are gone were forgotten",
+			 (long long)n);
+}
+
 static void *restores_main(void *arg)
 {
 	struct hub_restores *all = arg;
+	int64_t swept_ns = hub_now_ns();
 	struct hub_restore *m;
 	bool idle;
 
@@ -726,6 +741,7 @@ static void *restores_main(void *arg)
 			hub_restore_release(m);
 		}
 		restore_catch_up(all);
+		restore_sweep(all, &swept_ns);
 		pthread_mutex_lock(&all->lock);
 		all->last_look_at_us = catalog_now_us();
 		pthread_mutex_unlock(&all->lock);

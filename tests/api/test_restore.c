@@ -330,6 +330,26 @@ static void nobody_uses_it_and_it_goes(void **state)
 	json_decref(reply);
 }
 
+/* As a hub that was killed would have left it. */
+static void leave_a_mount(void)
+{
+	tmpdb_sql(&rig.db, "INSERT INTO restore_mounts (id, backup_disk_id, status, created_at,"
+			   " last_used_at, hub_token) SELECT 'mount-left', MAX(id), 'mounted', 1,"
+			   " 1, 1 FROM backup_disks");
+}
+
+static void a_hub_that_is_gone_leaves_no_mounts(void **state)
+{
+	(void)state;
+	apirig_stop();
+	start(); /* token 1 is gone */
+	leave_a_mount();
+	for (int i = 0; i < 3000 && mounts_seen(); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000L}, NULL);
+	assert_int_equal(mounts_seen(), 0);
+	assert_true(call("DELETE", text("/api/v1/backups/%s", latest), NULL, NULL) / 100 == 2);
+}
+
 static void a_restart_leaves_no_mounts(void **state)
 {
 	char id[CATALOG_ID_SIZE];
@@ -338,10 +358,7 @@ static void a_restart_leaves_no_mounts(void **state)
 	mount_disk(latest, 0, id);
 	apirig_stop();
 	assert_int_equal(tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM restore_mounts"), 0);
-	/* As a hub that was killed would have left it. */
-	tmpdb_sql(&rig.db, "INSERT INTO restore_mounts (id, backup_disk_id, status, created_at,"
-			   " last_used_at, hub_token) SELECT 'mount-left', MIN(id), 'mounted', 1,"
-			   " 1, 1 FROM backup_disks");
+	leave_a_mount();
 	start();
 	assert_int_equal(mounts_seen(), 0);
 	mount_disk(latest, 0, id);
@@ -443,7 +460,8 @@ static void long_lists_come_in_pages(void **state)
 	(void)state;
 	mount_disk(latest, 0, id);
 	assert_int_equal(count_pages(id, P1 "/many", ""), 150);
-	/* many with 150, deep/er/still/low, var/www/index.php, lost+found, and eight more on top. */
+	/* many with 150, deep/er/still/low, var/www/index.php, lost+found, and eight more on top.
+	 */
 	assert_int_equal(count_pages(id, P1, "&recursive=true"), 151 + 4 + 3 + 1 + 8);
 	list = ask("GET", of(id, "files", P1 "/deep&recursive=true"), NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(list, "files")), 3);
@@ -842,6 +860,7 @@ int main(void)
 		T(a_mounted_point_is_not_deleted),
 		T(nobody_uses_it_and_it_goes),
 		T(a_restart_leaves_no_mounts),
+		T(a_hub_that_is_gone_leaves_no_mounts),
 		T(an_idempotent_mount_has_one_user),
 		T(folders_are_listed),
 		T(long_lists_come_in_pages),
