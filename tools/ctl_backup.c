@@ -884,7 +884,9 @@ const struct ctl_verb ctl_backup_verbs[] = {
 		.operands = "",
 		.summary = "copy a file or a folder out of a backup",
 		.detail = "A path that does not begin with /partition-N is looked for in all\n"
-			  "partitions. What exists is not overwritten without --force. Owners are "
+			  "partitions; links on the way are followed within theirs. What exists is "
+			  "not\n"
+			  "overwritten without --force. Owners are "
 			  "not\n"
 			  "kept; devices, pipes and sockets are left out. --output - is stdout.",
 		.example = "sendense-ctl backup extract --backup-id backup-01j9zk3v7q \\\n"

@@ -410,9 +410,10 @@ int ctl_extract(struct ctl *ctl, const char *mount_id, const json_t *info, const
 		return to_stdout ? fetch(&x, info, STDOUT_FILENO, "stdout", err)
 				 : extract_file(&x, info, output, err);
 	if (is_a(info, "symlink"))
-		return err_set(err, CTL_FAILED,
-			       "%s is a symbolic link to %s, which is not followed: extract that",
-			       ctl_text(info, "path"), ctl_text(info, "target"));
+		return err_set(
+			err, CTL_FAILED,
+			"%s is a symbolic link to %s, and there is no such file on its partition",
+			ctl_text(info, "path"), ctl_text(info, "target"));
 	if (!is_a(info, "directory"))
 		return err_set(err, CTL_FAILED,
 			       "%s is a device, a pipe or a socket: it has no content",

@@ -427,11 +427,18 @@ int ctl_backup_mount(struct ctl *ctl, const struct ctl_args *args, struct err *e
 	if (ctl_option(args, "foreground"))
 		return serve(&s, path, -1, err);
 	res = serve_in_background(&s, path, err);
-	if (!res && !ctl->json)
+	if (!res && ctl->json) {
+		json_t *reply = json_pack("{s:s, s:s, s:i}", "path", path, "backup_id", s.backup_id,
+					  "disk_index", s.disk);
+
+		ctl_print_json(reply);
+		json_decref(reply);
+	} else if (!res) {
 		printf("disk %d of %s is mounted on %s; end it by: sendense-ctl backup unmount "
 		       "--path "
 		       "%s\n",
 		       s.disk, s.backup_id, path, path);
+	}
 	return res;
 }
 

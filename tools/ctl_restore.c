@@ -23,6 +23,7 @@
 
 #define DISK_INDEX_MAX 1000000UL
 #define DISKS_MAX      256
+#define LINKS_MAX      40 /* on the way to one file */
 
 /* --- signals -------------------------------------------------------------------------------- */
 
@@ -116,6 +117,109 @@ static int file_info(struct ctl *ctl, const json_t *mount, const char *path, jso
 			    info, err);
 }
 
+/* --- links ---------------------------------------------------------------------------------- */
+
+/* A path on its way through links, as a guest would resolve it: "/" is its partition, and nothing
+ * leads out of that. The hub follows none. */
+struct way {
+	struct ctl *ctl;
+	const json_t *mount;
+	size_t root;	   /* length of "/partition-N" in `done` */
+	char *done, *todo; /* what is resolved, and what is left of it */
+	unsigned links;
+};
+
+static void way_up(struct way *w)
+{
+	char *slash = strrchr(w->done, '/');
+
+	if (strlen(w->done) > w->root)
+		*slash = '\0';
+}
+
+static int way_no_memory(struct err *err)
+{
+	return err_set(err, CTL_FAILED, "out of memory");
+}
+
+/* A link: its target stands in its place. */
+static int way_follow(struct way *w, const json_t *info, const char *rest, struct err *err)
+{
+	const char *target = ctl_text(info, "target");
+	char *todo;
+
+	if (++w->links > LINKS_MAX)
+		return err_set(err, CTL_NOT_FOUND, "%s: more than %d links on the way",
+			       ctl_text(info, "path"), LINKS_MAX);
+	if (asprintf(&todo, "%s/%s", target, rest) < 0)
+		return way_no_memory(err);
+	if (*target == '/')
+		w->done[w->root] = '\0';
+	free(w->todo);
+	w->todo = todo;
+	return CTL_OK;
+}
+
+/* One component, of @len bytes at the beginning of w->todo. */
+static int way_step(struct way *w, size_t len, struct err *err)
+{
+	_cleanup_(json_decrefp) json_t *info = NULL;
+	_cleanup_(freep) char *next = NULL;
+	const char *name = w->todo, *rest = name + len + (name[len] == '/');
+	int res;
+
+	if (asprintf(&next, "%s/%.*s", w->done, (int)len, name) < 0)
+		return way_no_memory(err);
+	res = file_info(w->ctl, w->mount, next, &info, err);
+	if (res)
+		return res;
+	if (!strcmp(ctl_text(info, "type"), "symlink"))
+		return way_follow(w, info, rest, err);
+	free(w->done);
+	w->done = steal(&next);
+	memmove(w->todo, rest, strlen(rest) + 1);
+	return CTL_OK;
+}
+
+static int way_go(struct way *w, struct err *err)
+{
+	int res = CTL_OK;
+
+	while (!res && *w->todo) {
+		size_t len = strcspn(w->todo, "/");
+		bool up = len == 2 && !strncmp(w->todo, "..", 2);
+
+		if (len && !up && !(len == 1 && *w->todo == '.')) {
+			res = way_step(w, len, err);
+			continue;
+		}
+		if (up)
+			way_up(w);
+		len += w->todo[len] == '/';
+		memmove(w->todo, w->todo + len, strlen(w->todo + len) + 1);
+	}
+	return res;
+}
+
+/* What "/partition-N/..." leads to, links and all; CTL_NOT_FOUND. */
+static int follow_links(struct ctl *ctl, const json_t *mount, const char *path, json_t **info,
+			struct err *err)
+{
+	struct way w = {.ctl = ctl, .mount = mount, .root = strcspn(path + 1, "/") + 1};
+	int res;
+
+	w.done = strndup(path, w.root);
+	w.todo = strdup(path + w.root);
+	res = w.done && w.todo ? way_go(&w, err) : way_no_memory(err);
+	if (!res)
+		res = file_info(ctl, mount, w.done, info, err);
+	free(w.done);
+	free(w.todo);
+	return res;
+}
+
+/* --- looking for a path in all there is ------------------------------------------------------ */
+
 struct search {
 	struct ctl *ctl;
 	const char *path; /* as it was asked for */
@@ -137,8 +241,11 @@ static void search_note(char *list, size_t size, const char *what, int disk)
 static int search_one(struct search *s, json_t *mount, int disk, const char *path, struct err *err)
 {
 	_cleanup_(json_decrefp) json_t *info = NULL;
-	int res = file_info(s->ctl, mount, path, &info, err);
+	int res = follow_links(s->ctl, mount, path, &info, err);
 
+	/* A link that leads nowhere stands for itself. */
+	if (res == CTL_NOT_FOUND && !strstr(path, "/.."))
+		res = file_info(s->ctl, mount, path, &info, err);
 	if (res == CTL_NOT_FOUND)
 		return CTL_OK;
 	if (res)
@@ -188,12 +295,11 @@ static int search_answer(const struct search *s, const char *backup_id, struct e
 	if (s->unread[0])
 		return err_set(err, CTL_NOT_FOUND,
 			       "there is no %s in what can be read of backup %s (not looked into: "
-			       "%s; links on the way are not followed)",
+			       "%s)",
 			       s->path, backup_id, s->unread);
 	return err_set(err, CTL_NOT_FOUND,
-		       "there is no %s in backup %s (links on the way are not followed: \"backup "
-		       "files\" shows what is there)",
-		       s->path, backup_id);
+		       "there is no %s in backup %s: \"backup files\" shows what is there", s->path,
+		       backup_id);
 }
 
 /* Finds @path in the disks there are; s->mount stays mounted, whatever the result. */

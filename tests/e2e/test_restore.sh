@@ -34,6 +34,9 @@ make_tree() {
 	echo latin >"$T/tree/$(printf 'caf\351')"
 	ln -s ../../../../../../etc/passwd "$T/tree/outside"
 	ln -s var/www "$T/tree/site"
+	ln -s loop "$T/tree/loop"
+	ln -s ../.. "$T/tree/deep/up"
+	ln -s /../../site/../www/index.php "$T/tree/far"
 	for i in $(seq 1200); do echo "$i" >"$T/tree/many/$i"; done
 }
 
@@ -47,6 +50,11 @@ status_of() { # wanted exit status, ctl arguments...
 
 mounts() {
 	ctl --json restore list | jq '.mounts | length'
+}
+
+# Bytes and times of everything in the repository.
+repository() {
+	find "$T/repo" -type f -printf '%P %s %T@ ' -exec sha256sum {} \; | sort
 }
 
 no_mount_is_left() {
@@ -76,6 +84,7 @@ make_disks
 backup blue incremental
 INCR=$(job .backup_id)
 assert_eq incremental "$(job '.disks[0].mode')" "mode of disk 0"
+repository >"$T/repository.before"
 status_of 0 backup files --backup-id "$INCR"
 assert_contains "$(cat "$T/stdout")" ext4 "partitions"
 status_of 0 backup files --backup-id "$FULL" --path /var/www --json
@@ -117,10 +126,19 @@ status_of 4 backup extract --backup-id "$INCR" --file /none --disk 7 --output no
 status_of 1 backup extract --backup-id "$INCR" --file /outside --output none
 assert_contains "$(cat stderr)" "symbolic link" "why"
 status_of 1 backup extract --backup-id "$INCR" --file /sda --output none
-status_of 4 backup extract --backup-id "$INCR" --file /site/index.php --output none
+status_of 4 backup extract --backup-id "$INCR" --file /loop/x --output none
+status_of 4 backup extract --backup-id "$INCR" --file /outside/x --output none
 status_of 2 backup extract --backup-id "$INCR" --file /var --output -
 [ ! -e none ] || fail "something was written"
 no_mount_is_left || fail "a mount is left"
+
+step "links lead where they lead in the guest, and never out of the partition"
+for path in /site/index.php /far /partition-1/deep/up/site/../www/index.php; do
+	status_of 0 backup extract --backup-id "$INCR" --disk 0 --file "$path" --output - --force
+	assert_eq "$(sum tree/var/www/index.php)" "$(sum stdout)" "$path"
+done
+status_of 0 backup files --backup-id "$INCR" --path /site --json
+assert_eq "index.php new.php" "$(jq -r '[.files[].name] | sort | join(" ")' "$T/stdout")" "files behind a link"
 
 step "a folder comes out as a tree"
 status_of 0 backup extract --backup-id "$INCR" --file /partition-1/ --disk 0 --output all
@@ -188,6 +206,10 @@ kill -TERM $CTL
 wait $CTL || fail "exit status $? of a mount that was ended"
 [ ! -e m1/partition-1 ] || fail "it is still mounted"
 no_mount_is_left || fail "a mount is left"
+
+step "the backups are as they were"
+repository >"$T/repository.after"
+cmp "$T/repository.before" "$T/repository.after" || fail "a backup was written"
 
 step "what is refused is refused before it is in the background"
 status_of 4 backup mount --backup-id backup-none --path m1

@@ -217,6 +217,65 @@ static void a_list_is_read_to_its_end(void **state)
 	script.next = NULL;
 }
 
+struct taken {
+	char text[100];
+	size_t len, room; /* more than room is refused */
+};
+
+static int take(void *arg, const void *data, size_t len)
+{
+	struct taken *t = arg;
+
+	if (len > t->room - t->len)
+		return -1;
+	memcpy(t->text + t->len, data, len);
+	t->len += len;
+	return 0;
+}
+
+static int fetch(unsigned status, const char *text, struct taken *t, struct err *err)
+{
+	static const struct ctl_query query[] = {{"path", "/a b"}, {NULL, NULL}};
+
+	script.status = status;
+	script.text = text;
+	*err = ERR_INIT;
+	return ctl_rest_fetch(rest, "/api/v1/restore", "mount-1", "/download", query, "0-9", take,
+			      t, err);
+}
+
+static bool stop_at_once(void)
+{
+	return true;
+}
+
+static void what_is_fetched_goes_to_its_sink_and_errors_do_not(void **state)
+{
+	struct taken t = {.room = sizeof(t.text)};
+	struct err err;
+
+	(void)state;
+	assert_int_equal(fetch(206, "some bytes", &t, &err), CTL_OK);
+	assert_int_equal(t.len, 10);
+	assert_memory_equal(t.text, "some bytes", 10);
+	assert_string_equal(script.asked, "/api/v1/restore/mount-1/download?path=%2Fa%20b");
+	assert_int_equal(fetch(404, "{\"error\":\"there is no mount\"}", &t, &err), CTL_NOT_FOUND);
+	assert_string_equal(err.text, "there is no mount");
+	assert_int_equal(t.len, 10);
+	assert_int_equal(fetch(500, "no JSON", &t, &err), CTL_FAILED);
+	assert_int_equal(fetch(200, "", &t, &err), CTL_OK);
+	/* The sink has had enough, or somebody has. */
+	t = (struct taken){.room = 3};
+	assert_int_equal(fetch(200, "some bytes", &t, &err), CTL_FAILED);
+	t = (struct taken){.room = sizeof(t.text)};
+	ctl_rest_set_stop(rest, stop_at_once);
+	assert_int_equal(fetch(200, "some bytes", &t, &err), CTL_FAILED);
+	ctl_rest_set_stop(rest, NULL);
+	assert_int_equal(fetch(200, "some bytes", &t, &err), CTL_OK);
+	/* Other calls are as before. */
+	assert_int_equal(ask(200, "{}", &err), CTL_OK);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -224,6 +283,7 @@ int main(void)
 		cmocka_unit_test(an_answer_that_is_no_hubs_is_called_so),
 		cmocka_unit_test(names_are_escaped_wherever_they_stand),
 		cmocka_unit_test(a_list_is_read_to_its_end),
+		cmocka_unit_test(what_is_fetched_goes_to_its_sink_and_errors_do_not),
 		cmocka_unit_test(a_body_is_sent_as_json_and_consumed),
 		cmocka_unit_test(nobody_there_is_told_apart_from_a_refusal),
 	};
