@@ -139,6 +139,7 @@ int catalog_downgrade(const char *url, const char *copy_dir, int64_t version, ca
 {
 	_cleanup_(db_closep) struct db *db = NULL;
 	int64_t now = 0;
+	bool begun;
 	int r;
 
 	if (!catalog_url_valid(url, err))
@@ -148,12 +149,16 @@ int catalog_downgrade(const char *url, const char *copy_dir, int64_t version, ca
 		r = catalog_schema_version(db, &now, err);
 	if (!r)
 		r = check_target(now, version, err);
+	/* One that was cut off has let no hub in since, and may have taken what is asked here. */
 	if (!r)
+		r = catalog_schema_begun(db, &begun, err);
+	if (!r && !begun)
 		r = refuse_while_used(db, err);
 	if (r)
 		return r == DB_E_BUSY ? -EBUSY : r;
 	for (int64_t v = now; v > version; v--)
 		tell_losses(db, v, tell, arg);
-	r = catalog_schema_migrate(db, version, copy_dir, err);
+	/* A hub may have come since. */
+	r = catalog_schema_migrate_if(db, version, copy_dir, refuse_while_used, err);
 	return r == DB_E_BUSY ? -EBUSY : r;
 }

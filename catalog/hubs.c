@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "catalog/backup_rows.h"
+#include "catalog/migrate.h"
 #include "catalog/session.h"
 
 #define H struct catalog_hub
@@ -58,8 +59,10 @@ static int join_tx(struct catalog *tx, void *arg, struct err *err)
 	const struct join *j = arg;
 	struct catalog_hub *hub = j->hub;
 	struct db *db = catalog_db(tx);
-	int r = db_now_us(db, &hub->started_at_us, err);
+	int r = catalog_schema_check(db, err);
 
+	if (!r)
+		r = db_now_us(db, &hub->started_at_us, err);
 	if (!r)
 		r = next_token(db, &hub->token, err);
 	if (!r)

@@ -161,6 +161,32 @@ int catalog_schema_version(struct db *db, int64_t *version, struct err *err)
 	return r ? r : look(db, version, &s, err);
 }
 
+int catalog_schema_begun(struct db *db, bool *begun, struct err *err)
+{
+	struct schema_step s;
+	int r = read_step(db, &s, err);
+
+	*begun = !r && s.version;
+	return r;
+}
+
+/* A newer program that takes it up, and leaves this one's behind, does no harm. */
+int catalog_schema_check(struct db *db, struct err *err)
+{
+	int64_t version, down = 0;
+	int r = db_query_i64(db, "SELECT MAX(version) FROM schema_version", DB_NO_ARGS, 0, &version,
+			     err);
+
+	if (!r && db_ddl_commits(db))
+		r = db_query_i64(db, "SELECT COUNT(*) FROM schema_step WHERE up = 0", DB_NO_ARGS, 0,
+				 &down, err);
+	if (r || (version >= catalog_schema_latest() && !down))
+		return r;
+	return err_set(err, CATALOG_E_SCHEMA,
+		       "the catalog goes back to an older schema, or went (--migrate-down-to): "
+		       "start the program that it is for, or this one again");
+}
+
 /* The next migration on the way from @now to @target. */
 static struct schema_step next_step(int64_t now, int64_t target)
 {
@@ -185,12 +211,15 @@ static int record(struct db *db, const struct schema_step *s, struct err *err)
 
 /* One migration towards @target, from wherever the database stands now: another program may have
  * moved it since the caller looked. */
-static int whole_inside(struct db *db, int64_t target, struct err *err)
+static int whole_inside(struct db *db, int64_t target, catalog_schema_gate_fn *gate,
+			struct err *err)
 {
 	struct schema_step s;
 	int64_t now;
 	int r = read_version(db, &now, err);
 
+	if (!r && now != target && gate)
+		r = gate(db, err);
 	if (r || now == target)
 		return r;
 	s = next_step(now, target);
@@ -200,13 +229,13 @@ static int whole_inside(struct db *db, int64_t target, struct err *err)
 	return r ? name_failure(&s, r, err) : db_check(db, err);
 }
 
-static int step_whole(struct db *db, int64_t target, struct err *err)
+static int step_whole(struct db *db, int64_t target, catalog_schema_gate_fn *gate, struct err *err)
 {
 	int r = db_begin(db, err);
 
 	if (r)
 		return r;
-	r = whole_inside(db, target, err);
+	r = whole_inside(db, target, gate, err);
 	if (!r)
 		r = db_commit(db, err);
 	if (r)
@@ -293,14 +322,25 @@ static int one_statement(struct db *db, struct schema_step *s, const char *state
 	return r;
 }
 
-static int begin_step(struct db *db, int64_t now, int64_t target, struct schema_step *s,
+static int begin_step(struct db *db, catalog_schema_gate_fn *gate, const struct schema_step *s,
 		      struct err *err)
 {
-	*s = next_step(now, target);
-	return db_run(db,
-		      "INSERT INTO schema_step (id, version, up, done, started)"
-		      " VALUES (1, ?, ?, 0, 0)",
-		      DB_ARGS(DB_I64(s->version), DB_I64(s->up)), NULL, err);
+	int r = db_begin(db, err);
+
+	if (r)
+		return r;
+	if (gate)
+		r = gate(db, err);
+	if (!r)
+		r = db_run(db,
+			   "INSERT INTO schema_step (id, version, up, done, started)"
+			   " VALUES (1, ?, ?, 0, 0)",
+			   DB_ARGS(DB_I64(s->version), DB_I64(s->up)), NULL, err);
+	if (!r)
+		r = db_commit(db, err);
+	if (r)
+		db_rollback(db);
+	return r;
 }
 
 static int end_step(struct db *db, const struct schema_step *s, struct err *err)
@@ -322,15 +362,18 @@ static int end_step(struct db *db, const struct schema_step *s, struct err *err)
 }
 
 /* One migration: the one that was begun, else the next towards @target. */
-static int step_by_statement(struct db *db, int64_t now, int64_t target, struct err *err)
+static int step_by_statement(struct db *db, int64_t now, int64_t target,
+			     catalog_schema_gate_fn *gate, struct err *err)
 {
 	const char *script, *statement;
 	struct schema_step s;
 	size_t len;
 	int r = read_step(db, &s, err);
 
-	if (!r && !s.version)
-		r = begin_step(db, now, target, &s, err);
+	if (!r && !s.version) {
+		s = next_step(now, target);
+		r = begin_step(db, gate, &s, err);
+	}
 	if (r)
 		return r;
 	script = script_of(&s);
@@ -345,7 +388,8 @@ static int step_by_statement(struct db *db, int64_t now, int64_t target, struct 
 /* --- all of them ------------------------------------------------------------------------------ */
 
 /* With the lock, where there is one. */
-static int migrate(struct db *db, int64_t version, const char *copy_dir, struct err *err)
+static int migrate(struct db *db, int64_t version, const char *copy_dir,
+		   catalog_schema_gate_fn *gate, struct err *err)
 {
 	struct schema_step s;
 	int64_t now;
@@ -354,8 +398,8 @@ static int migrate(struct db *db, int64_t version, const char *copy_dir, struct 
 	if (!r && now > 0 && now != version && !s.version)
 		r = db_backup(db, now, copy_dir, err);
 	while (!r && (now != version || s.version)) {
-		r = db_ddl_commits(db) ? step_by_statement(db, now, version, err)
-				       : step_whole(db, version, err);
+		r = db_ddl_commits(db) ? step_by_statement(db, now, version, gate, err)
+				       : step_whole(db, version, gate, err);
 		if (!r)
 			r = look(db, &now, &s, err);
 	}
@@ -363,6 +407,12 @@ static int migrate(struct db *db, int64_t version, const char *copy_dir, struct 
 }
 
 int catalog_schema_migrate(struct db *db, int64_t version, const char *copy_dir, struct err *err)
+{
+	return catalog_schema_migrate_if(db, version, copy_dir, NULL, err);
+}
+
+int catalog_schema_migrate_if(struct db *db, int64_t version, const char *copy_dir,
+			      catalog_schema_gate_fn *gate, struct err *err)
 {
 	struct schema_step s;
 	int64_t now;
@@ -378,7 +428,7 @@ int catalog_schema_migrate(struct db *db, int64_t version, const char *copy_dir,
 	r = db_schema_lock(db, err);
 	if (r)
 		return r;
-	r = migrate(db, version, copy_dir, err);
+	r = migrate(db, version, copy_dir, gate, err);
 	db_schema_unlock(db);
 	return r == DB_E_ALREADY ? -EIO : r;
 }

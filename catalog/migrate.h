@@ -16,6 +16,7 @@
 #ifndef CATALOG_MIGRATE_H
 #define CATALOG_MIGRATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -37,5 +38,19 @@ int catalog_schema_version(struct db *db, int64_t *version, struct err *err);
  * CATALOG_E_SCHEMA, CATALOG_E_INVALID: no such version.
  */
 int catalog_schema_migrate(struct db *db, int64_t version, const char *copy_dir, struct err *err);
+
+/* May it be done? In the transaction that begins it. */
+typedef int catalog_schema_gate_fn(struct db *db, struct err *err);
+
+/* The same, if @gate gives 0, which is asked before each migration that was not begun before. */
+int catalog_schema_migrate_if(struct db *db, int64_t version, const char *copy_dir,
+			      catalog_schema_gate_fn *gate, struct err *err);
+
+/* Whether a migration has begun and is not done. */
+int catalog_schema_begun(struct db *db, bool *begun, struct err *err);
+
+/* Whether the schema is still there that this program found or made. In a transaction: what it
+ * writes before its end is written before the schema goes, or not at all. CATALOG_E_SCHEMA. */
+int catalog_schema_check(struct db *db, struct err *err);
 
 #endif

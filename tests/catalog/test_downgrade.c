@@ -6,6 +6,7 @@
 
 #include "catalog/downgrade.h"
 #include "catalog/hubs.h"
+#include "catalog/migrate.h"
 
 static char told[65536];
 
@@ -133,6 +134,77 @@ static void a_hub_whose_lease_lasts_is_in_the_way(void **state)
 	OK(downgrade(fx, catalog_schema_latest() - 1, &err));
 }
 
+/* Joins while it is told what goes: after the first look, and before anything went. */
+static void tell_and_join(void *arg, const char *line)
+{
+	static struct catalog_hub hub;
+
+	if (!told[0]) {
+		hub = (struct catalog_hub){.name = "late", .instance = "data-2"};
+		OK(catalog_hub_join(arg, &hub, 3600 * 1000, &err));
+	}
+	tell(NULL, line);
+}
+
+static void a_hub_that_comes_meanwhile_is_in_the_way_too(void **state)
+{
+	struct fx *fx = *state;
+	int64_t before = catalog_schema_latest();
+
+	told[0] = '\0';
+	EXPECT_TEXT(
+		CATALOG_E_BUSY, "hub \"late\" uses this catalog",
+		catalog_downgrade(fx->t.url, fx->t.dir, before - 1, tell_and_join, fx->cat, &err));
+	assert_true(told[0]);
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT MAX(version) FROM schema_version"), before);
+	OK(catalog_hub_renew(fx->cat, 60000, &err));
+	OK(catalog_hub_leave(fx->cat, &err));
+	OK(downgrade(fx, before - 1, &err));
+}
+
+static void a_hub_that_comes_afterwards_is_not_let_in(void **state)
+{
+	struct catalog_hub hub = {.name = "north", .instance = "data-1"};
+	struct fx *fx = *state;
+
+	OK(downgrade(fx, catalog_schema_latest() - 1, &err));
+	EXPECT_TEXT(CATALOG_E_SCHEMA, "goes back to an older schema",
+		    catalog_hub_join(fx->cat, &hub, 60000, &err));
+	assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM hubs"), 0);
+	close_catalog(fx);
+	OK(catalog_open(fx->t.url, NULL, &fx->cat, &err));
+	OK(catalog_hub_join(fx->cat, &hub, 60000, &err));
+}
+
+/* Where each statement commits: any step that was cut off before its last statement. */
+static void what_was_cut_off_goes_on_and_lets_no_hub_in_before(void **state)
+{
+	struct catalog_hub hub = {.name = "north", .instance = "data-1"};
+	struct fx *fx = *state;
+
+	for (int64_t v = catalog_schema_latest(); v > 1; v--) {
+		_cleanup_(db_closep) struct db *db = NULL;
+		const char *script = catalog_schema_down(v), *statement;
+		size_t len;
+
+		OK(db_open(fx->t.url, 5000, &db, &err));
+		OK(catalog_schema_migrate(db, v, NULL, &err));
+		tmpdb_sql(&fx->t, "INSERT INTO schema_step VALUES (1, %" PRId64 ", 0, 0, 0)", v);
+		if (v == catalog_schema_latest())
+			EXPECT(CATALOG_E_SCHEMA, catalog_hub_join(fx->cat, &hub, 60000, &err));
+		for (int done = 1;
+		     db_script_next(&script, &statement, &len) && script[strspn(script, "\n")];
+		     done++) {
+			OK(db_statement(db, statement, len, &err));
+			tmpdb_sql(&fx->t, "UPDATE schema_step SET done = %d", done);
+		}
+		OK(downgrade(fx, v - 1, &err));
+		assert_int_equal(tmpdb_i64(&fx->t, "SELECT MAX(version) FROM schema_version"),
+				 v - 1);
+		assert_int_equal(tmpdb_i64(&fx->t, "SELECT COUNT(*) FROM schema_step"), 0);
+	}
+}
+
 static void versions_that_make_no_sense_change_nothing(void **state)
 {
 	struct fx *fx = *state;
@@ -155,8 +227,15 @@ int main(void)
 		FX_TEST(what_goes_is_told_first_and_the_rest_stays),
 		FX_TEST(every_version_can_be_gone_back_to),
 		FX_TEST(a_hub_whose_lease_lasts_is_in_the_way),
+		FX_TEST(a_hub_that_comes_meanwhile_is_in_the_way_too),
+		FX_TEST(a_hub_that_comes_afterwards_is_not_let_in),
 		FX_TEST(versions_that_make_no_sense_change_nothing),
 	};
+	const struct CMUnitTest mariadb_tests[] = {
+		FX_TEST(what_was_cut_off_goes_on_and_lets_no_hub_in_before),
+	};
 
-	return tmpdb_run_tests("catalog/downgrade", tests, NULL, NULL);
+	return tmpdb_run_tests("catalog/downgrade", tests, NULL, NULL) +
+	       tmpdb_run_tests_on("mariadb", "catalog/downgrade in steps", mariadb_tests, NULL,
+				  NULL);
 }
