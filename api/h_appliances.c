@@ -358,6 +358,17 @@ static const struct api_json_member session_members[] = {
 };
 static const struct api_shape session_shape = API_SHAPE("Session", session_members);
 
+/* Who knows a token may not fill the catalog and its log with sessions all the same. */
+static int told_often(struct api_request *req, int rc)
+{
+	if (rc != HUB_E_OFTEN)
+		return rc;
+	req->denied = true;
+	req->unlisted = !hub_access_refusal(req->hub, req->out->peer);
+	api_reply_header(req, "Retry-After", "1");
+	return rc;
+}
+
 static int post_login(struct api_request *req, struct err *err)
 {
 	struct login_body body = {.token = ""};
@@ -372,7 +383,7 @@ static int post_login(struct api_request *req, struct err *err)
 				   err);
 	explicit_bzero(body.token, sizeof(body.token));
 	if (rc)
-		return rc;
+		return told_often(req, rc);
 	snprintf(req->caller, sizeof(req->caller), "%.*s", (int)sizeof(req->caller) - 1,
 		 session.user_name);
 	strcpy(req->user.token_id, session.parent_id);

@@ -22,6 +22,7 @@ static const struct {
 	{HUB_E_STATE, 409, PROBLEM("state")},
 	{HUB_E_LIMIT, 429, PROBLEM("limit")},
 	{HUB_E_AGENT, 502, PROBLEM("agent")},
+	{HUB_E_OFTEN, 429, PROBLEM("too-often")},
 	{HUB_E_STOPPING, 503, PROBLEM("stopping")},
 	{-EBUSY, 503, PROBLEM("catalog-away")},
 	{-ENOTCONN, 503, PROBLEM("catalog-away")},

@@ -81,7 +81,8 @@ bool hub_access_refusal(struct hub *hub, const char *who);
 /* How many were counted since it was asked last. */
 unsigned hub_access_unlisted(struct hub *hub);
 
-/* One more guess at a pairing code, or at a challenge, of @who, right or wrong. False: too many. */
+/* One more guess at a pairing code, or at a challenge, of @who, right or wrong; or one more login
+ * with a token. False: too many. */
 bool hub_access_guess(struct hub *hub, const char *who);
 
 /* False: too many calls of an agent about one thing. *@first: there was none for a while. */

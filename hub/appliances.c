@@ -257,6 +257,10 @@ int hub_session_create(struct hub *hub, const char *appliance, const char *token
 		rc = check_appliance(&caller, appliance, &parent, err);
 	if (rc)
 		return rc;
+	if (!hub_access_guess(hub, parent.id))
+		return err_set(err, HUB_E_OFTEN,
+			       "appliance %s logs in too often: a session lasts, wait a second",
+			       appliance);
 	*session = (struct catalog_token){.expires_at_us = catalog_now_us() +
 							   hub->config.session_s * 1000000LL};
 	if (parent.expires_at_us && parent.expires_at_us < session->expires_at_us)

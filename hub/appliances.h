@@ -60,7 +60,7 @@ int hub_enroll_decide(struct hub *hub, const char *id, const struct catalog_deci
 /*
  * Logs an appliance in: @token must be one of a user with the role agent who is called @appliance.
  * The session is a token that expires with that one, and as configured; its text is written to
- * @text and nowhere else. HUB_E_TOKEN.
+ * @text and nowhere else. HUB_E_TOKEN; HUB_E_OFTEN: more than one a second, 30 at once.
  */
 int hub_session_create(struct hub *hub, const char *appliance, const char *token,
 		       struct catalog_token *session, char text[HUB_TOKEN_SIZE], struct err *err);

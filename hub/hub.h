@@ -37,6 +37,7 @@ enum hub_cond {
 	HUB_E_STOPPING,	   /* the hub is going down */
 	HUB_E_LIMIT,	   /* there are as many as may be; the sentence says how many */
 	HUB_E_TOKEN,	   /* nobody is let in with that token; the sentence says why */
+	HUB_E_OFTEN,	   /* allowed, but not so often */
 };
 
 struct hub_config {

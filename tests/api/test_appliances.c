@@ -653,6 +653,27 @@ static void an_appliance_logs_in(void **state)
 	refuse_login("vma-001", token, "was revoked");
 }
 
+/* A token that is good is none to fill the catalog with. */
+static void logging_in_is_slowed_down(void **state)
+{
+	char token[HUB_TOKEN_SIZE], other[HUB_TOKEN_SIZE], session[HUB_TOKEN_SIZE], body[200];
+	int64_t made;
+	int refused = 0;
+
+	(void)state;
+	rig_make_token(&rig, "vma-001", CATALOG_ROLE_AGENT, "", token);
+	rig_make_token(&rig, "vma-002", CATALOG_ROLE_AGENT, "", other);
+	snprintf(body, sizeof(body), "{\"appliance_id\":\"vma-001\",\"token\":\"%s\"}", token);
+	for (int i = 0; i < 400 && !refused; i++)
+		refused = call_with("", "POST", "/api/v1/auth/login", body, NULL) == 429;
+	assert_true(refused);
+	made = tmpdb_i64(&rig.db, "SELECT COUNT(*) FROM audit_log WHERE outcome = 'allowed' AND"
+				  " action = 'POST /api/v1/auth/login'");
+	assert_true(made >= 30);
+	log_in("vma-002", other, session);
+	assert_int_equal(call_with(session, "POST", INVENTORY, NO_VMS, NULL), 200);
+}
+
 static void a_session_lasts_no_longer_than_its_token(void **state)
 {
 	char token[HUB_TOKEN_SIZE], session[HUB_TOKEN_SIZE];
@@ -830,6 +851,7 @@ int main(void)
 		T(the_file_is_made_of_the_catalog),
 		T(all_of_it_is_in_the_audit_log),
 		T(an_appliance_logs_in),
+		T(logging_in_is_slowed_down),
 		T(a_session_lasts_no_longer_than_its_token),
 		T(agents_keep_their_replications),
 		T(an_inventory_refreshes_what_is_known_and_adds_nothing),
