@@ -32,6 +32,8 @@ static const struct api_route docs_routes[] = {
 		  .content_type = "application/json"),
 	API_ROUTE(GET, "/docs", get_docs, PUBLIC, "A page that shows this document",
 		  .content_type = "text/html; charset=utf-8"),
+	API_ROUTE(GET, "/swagger", get_docs, PUBLIC, "The same page, where it was once",
+		  .content_type = "text/html; charset=utf-8", .instead = "/docs"),
 };
 const struct api_noun api_docs_noun =
 	API_NOUN("Documentation", "What the API says about itself.", docs_routes);

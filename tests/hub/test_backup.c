@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "qcow2/sums.h"
+#include "catalog/job_log.h"
 #include "tests/hub/rig.h"
 
 #define MI (1U << 20)
@@ -646,6 +647,55 @@ static void complete_is_valid_two_days_later(void **state)
 	rig_vm_deinit(&vm);
 }
 
+/* --- what does not look right ---------------------------------------------------------------- */
+
+/* Whether the log of a backup has a warning about this disk with @part in it. */
+static bool is_warned(const char *id, int disk_index, const char *part)
+{
+	struct catalog_job_line *rows = NULL;
+	struct err err = ERR_INIT;
+	bool yes = false;
+	size_t n = 0;
+
+	rig_must(catalog_job_log_list(hub_catalog(rig.hub), id, 0, 1000, &rows, &n, &err), &err,
+		 "log");
+	for (size_t i = 0; i < n; i++)
+		yes |= rows[i].level == CATALOG_LOG_WARNING && rows[i].disk_index == disk_index &&
+		       strstr(rows[i].message, part);
+	free(rows);
+	return yes;
+}
+
+/* Agents cut disks (agent contract 1.7), and copy more than has changed (mission K32). */
+static void a_full_that_ends_early_and_an_incremental_of_much_are_warned_of(void **state)
+{
+	struct rig_vm vm = two_disks("pgtest1");
+	struct hub_backup_view view;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	hubrig_add_vm(&rig, &vm);
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_FULL, &view, &err), 0);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[1], 0, vm.size[1]), 0);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(complete(view.job.id, i, "a/1", &err), 0);
+	assert_true(
+		is_warned(view.job.id, 0, "nothing was written behind byte 1048576 of 8388608"));
+	assert_false(is_warned(view.job.id, 1, ""));
+	hub_backup_view_deinit(&view);
+
+	assert_int_equal(hubrig_backup(&rig, vm.name, CATALOG_BACKUP_INCREMENTAL, &view, &err), 0);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[0], 0, MI), 0);
+	assert_int_equal(rig_send(&rig, &vm, &view.disks[1], 0, MI), 0);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(complete(view.job.id, i, "a/2", &err), 0);
+	assert_false(is_warned(view.job.id, 0, ""));
+	assert_true(is_warned(view.job.id, 1, "an incremental moved 1048576 of 3147264 bytes"));
+	hub_backup_view_deinit(&view);
+	rig_vm_deinit(&vm);
+}
+
 /* --- one at a time -------------------------------------------------------------------------- */
 
 static void a_second_start_names_the_running_backup(void **state)
@@ -799,6 +849,7 @@ int main(void)
 		T(complete_refuses_what_makes_no_sense),
 		T(without_a_disk_id_the_only_disk_is_meant),
 		T(complete_is_valid_two_days_later),
+		T(a_full_that_ends_early_and_an_incremental_of_much_are_warned_of),
 		T(a_second_start_names_the_running_backup),
 		T(starts_that_make_no_sense_are_refused_with_the_reason),
 		T(backups_of_several_vms_do_not_mix),

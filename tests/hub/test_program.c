@@ -140,6 +140,17 @@ static void settings_have_one_precedence_and_say_where_they_are_from(void **stat
 	}
 }
 
+/* Where agents look without being told. */
+static void without_settings_it_listens_where_agents_look(void **state)
+{
+	(void)state;
+	assert_int_equal(run("--check-config"), 0);
+	assert_true(said("agent_listen = 127.0.0.1:8082 (default)\n"));
+	assert_true(said("nbd = 127.0.0.1:10809\n"));
+	assert_true(said("nbd = 127.0.0.1:10100\n"));
+	assert_true(said("agent_url = http://127.0.0.1:9081 (default)\n"));
+}
+
 static void a_wrong_configuration_is_named_by_file_and_line(void **state)
 {
 	(void)state;
@@ -455,6 +466,7 @@ int main(void)
 		T(what_it_does_not_understand_it_refuses_by_name),
 		T(a_configuration_file_is_read_strictly),
 		T(settings_have_one_precedence_and_say_where_they_are_from),
+		T(without_settings_it_listens_where_agents_look),
 		T(a_wrong_configuration_is_named_by_file_and_line),
 		T(a_hangup_changes_what_can_change_and_says_what_cannot),
 		T(a_hangup_brings_new_certificates_and_limits),
