@@ -1,7 +1,8 @@
 /*
  * A folder and all below it, one entry at a time. A frame a folder; of each folder a page of
  * entries is in memory, so that neither a folder of a million files nor one that a hostile guest
- * made takes more than a bounded amount.
+ * made takes more than a bounded amount. Each page begins with passing over those before it: pages
+ * of a folder grow, so that a large one is not passed over too often.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -11,7 +12,22 @@
 #include "base/bytes.h"
 #include "hub/restores.h"
 
-#define WALK_PAGE 128
+#define WALK_PAGE     128 /* entries of a folder's first page; each is twice the one before */
+#define WALK_PAGE_MAX 8192
+#define WALK_BYTES    (32U << 20) /* of all pages, but for one entry of each */
+
+struct walk_item {
+	char *name;
+	enum files_kind kind;
+	uint64_t size, id;
+	int64_t mtime;
+	uint32_t mtime_ns, mode, uid, gid;
+};
+
+struct walk_page {
+	size_t n, room, bytes;
+	struct walk_item items[];
+};
 
 struct walk_frame {
 	size_t path_len; /* of the folder, in walk->path */
@@ -22,17 +38,6 @@ struct walk_frame {
 	size_t at;
 };
 
-struct walk_page {
-	size_t n;
-	struct {
-		char *name;
-		enum files_kind kind;
-		uint64_t size, id;
-		int64_t mtime;
-		uint32_t mtime_ns, mode, uid, gid;
-	} items[WALK_PAGE];
-};
-
 struct hub_walk {
 	struct hub_restore *restore;
 	char path[FILES_PATH_SIZE];
@@ -40,38 +45,69 @@ struct hub_walk {
 	struct walk_frame frames[HUB_WALK_DEPTH];
 	size_t depth;
 	uint64_t told;
+	size_t bytes; /* of all pages */
 	struct hub_walk_entry out;
 	bool enter; /* the last one told is a folder, to be looked into */
 };
 
-static void page_free(struct walk_page *page)
+static void walk_drop_page(struct hub_walk *w, struct walk_frame *f)
 {
-	for (size_t i = 0; page && i < page->n; i++)
+	struct walk_page *page = steal(&f->page);
+
+	if (!page)
+		return;
+	w->bytes -= page->bytes;
+	for (size_t i = 0; i < page->n; i++)
 		free(page->items[i].name);
 	free(page);
 }
 
+static int walk_new_page(struct hub_walk *w, struct walk_frame *f, struct err *err)
+{
+	size_t room = f->page ? MIN(2 * f->page->room, (size_t)WALK_PAGE_MAX) : WALK_PAGE;
+
+	walk_drop_page(w, f);
+	f->page = calloc(1, sizeof(*f->page) + room * sizeof(f->page->items[0]));
+	if (!f->page)
+		return err_sys(err, -ENOMEM, "listing a folder");
+	f->page->room = room;
+	return 0;
+}
+
 /* --- a page of a folder ---------------------------------------------------------------------- */
+
+struct walk_filling {
+	struct hub_walk *walk;
+	struct walk_page *page;
+	bool full; /* before its end */
+};
 
 static int page_add(void *arg, const struct files_entry *e)
 {
-	struct walk_page *page = arg;
-	char *name = strdup(e->name);
+	struct walk_filling *f = arg;
+	struct walk_page *page = f->page;
+	size_t bytes = sizeof(page->items[0]) + strlen(e->name) + 1;
+	char *name;
 
-	if (!name || page->n == WALK_PAGE) {
-		free(name);
+	f->full = page->n == page->room || (page->n && f->walk->bytes + bytes > WALK_BYTES);
+	if (f->full)
+		return -ECANCELED;
+	name = strdup(e->name);
+	if (!name)
 		return -ENOMEM;
-	}
-	page->items[page->n].name = name;
-	page->items[page->n].kind = e->kind;
-	page->items[page->n].size = e->size;
-	page->items[page->n].id = e->id;
-	page->items[page->n].mtime = e->mtime;
-	page->items[page->n].mtime_ns = e->mtime_ns;
-	page->items[page->n].mode = e->mode;
-	page->items[page->n].uid = e->uid;
-	page->items[page->n].gid = e->gid;
-	page->n++;
+	page->items[page->n++] = (struct walk_item){
+		.name = name,
+		.kind = e->kind,
+		.size = e->size,
+		.id = e->id,
+		.mtime = e->mtime,
+		.mtime_ns = e->mtime_ns,
+		.mode = e->mode,
+		.uid = e->uid,
+		.gid = e->gid,
+	};
+	page->bytes += bytes;
+	f->walk->bytes += bytes;
 	return 0;
 }
 
@@ -83,17 +119,20 @@ static const char *walk_folder(struct hub_walk *w, const struct walk_frame *f)
 
 static int walk_fetch(struct hub_walk *w, struct walk_frame *f, struct err *err)
 {
-	struct files_list list = {.skip = f->seen, .max = WALK_PAGE, .each = page_add};
-	int rc;
+	struct walk_filling filling = {.walk = w};
+	struct files_list list = {.skip = f->seen, .each = page_add, .arg = &filling};
+	int rc = walk_new_page(w, f, err);
 
-	page_free(steal(&f->page));
 	f->at = 0;
-	list.arg = f->page = calloc(1, sizeof(*f->page));
-	if (!f->page)
-		return err_sys(err, -ENOMEM, "listing a folder");
+	if (rc)
+		return rc;
+	filling.page = f->page;
+	list.max = f->page->room;
 	rc = hub_restore_list(w->restore, walk_folder(w, f), &list, err);
+	if (filling.full)
+		rc = 0;
 	f->seen += f->page->n;
-	f->more = !rc && list.more && f->page->n;
+	f->more = !rc && (list.more || filling.full) && f->page->n;
 	return rc;
 }
 
@@ -119,7 +158,7 @@ static int walk_enter(struct hub_walk *w, size_t path_len, uint64_t id, struct e
 	*f = (struct walk_frame){.path_len = path_len, .id = id};
 	rc = walk_fetch(w, f, err);
 	if (rc) {
-		page_free(steal(&f->page));
+		walk_drop_page(w, f);
 		return rc;
 	}
 	w->depth++;
@@ -128,7 +167,7 @@ static int walk_enter(struct hub_walk *w, size_t path_len, uint64_t id, struct e
 
 static void walk_leave(struct hub_walk *w)
 {
-	page_free(steal(&w->frames[--w->depth].page));
+	walk_drop_page(w, &w->frames[--w->depth]);
 }
 
 /* --- the walk -------------------------------------------------------------------------------- */
@@ -167,8 +206,8 @@ static int walk_find(struct hub_walk *w, struct walk_frame **out, struct err *er
 static int walk_tell(struct hub_walk *w, struct walk_frame *f, struct err *err)
 {
 	struct files_entry *e = &w->out.entry;
-	size_t at = f->at++;
-	const char *name = f->page->items[at].name;
+	const struct walk_item *item = &f->page->items[f->at++];
+	const char *name = item->name;
 	size_t len = strlen(name);
 
 	if (f->path_len + 1 + len >= sizeof(w->path) || len >= sizeof(e->name))
@@ -177,14 +216,14 @@ static int walk_tell(struct hub_walk *w, struct walk_frame *f, struct err *err)
 	w->path[f->path_len] = '/';
 	memcpy(w->path + f->path_len + 1, name, len + 1);
 	memcpy(e->name, name, len + 1);
-	e->kind = f->page->items[at].kind;
-	e->size = f->page->items[at].size;
-	e->id = f->page->items[at].id;
-	e->mtime = f->page->items[at].mtime;
-	e->mtime_ns = f->page->items[at].mtime_ns;
-	e->mode = f->page->items[at].mode;
-	e->uid = f->page->items[at].uid;
-	e->gid = f->page->items[at].gid;
+	e->kind = item->kind;
+	e->size = item->size;
+	e->id = item->id;
+	e->mtime = item->mtime;
+	e->mtime_ns = item->mtime_ns;
+	e->mode = item->mode;
+	e->uid = item->uid;
+	e->gid = item->gid;
 	w->out.path = w->path;
 	w->out.name = w->path + w->begun_len + 1;
 	w->enter = e->kind == FILES_DIR;

@@ -93,6 +93,9 @@ status_of 0 backup files --backup-id "$INCR" --path /var/www --json
 assert_eq "index.php new.php" "$(jq -r '[.files[].name] | sort | join(" ")' "$T/stdout")" "files of the incremental"
 status_of 0 backup files --backup-id "$INCR" --path /many --json
 assert_eq 1200 "$(jq '.files | length' "$T/stdout")" "files of a large folder"
+status_of 0 backup files --backup-id "$INCR" --disk 0 --path /partition-1 --recursive --json
+# lost+found and the device besides.
+assert_eq $(($(find "$T/tree" -mindepth 1 | wc -l) + 2)) "$(jq '[.files[].path] | unique | length' "$T/stdout")" "all files"
 no_mount_is_left || fail "a mount is left"
 
 step "a file comes out as it was"
