@@ -93,10 +93,11 @@ static void damage(const struct victim *v, const char *overlay)
 		fail_msg("%s", err.text);
 	while (n--) {
 		uint64_t off = v->sector[oracle_below(v->used)] * 512ULL + oracle_below(512);
-		size_t len = MIN(1 + oracle_below(64), v->size - off), i;
+		size_t len = 1 + oracle_below(64), i;
 		unsigned char bytes[64];
 		unsigned how = (unsigned)oracle_below(3);
 
+		len = MIN(len, v->size - off);
 		for (i = 0; i < len; i++)
 			bytes[i] = how ? how == 1 ? 0xff : 0 : (unsigned char)oracle_rnd();
 		assert_int_equal(qcow2_session_write(&s, off, bytes, len), 0);

@@ -100,6 +100,18 @@ static void make_reparse_points(void)
 		fail_msg("no reparse points");
 }
 
+/* In a folder that is marked so files are compressed (LZNT1). */
+static void make_compressed(void)
+{
+	if (scratch_run(
+		    "mkdir packed mnt/packed && seq 400000 >packed/text && "
+		    "head -c 300000 /dev/urandom >packed/noise && truncate -s 5M packed/text && "
+		    "python3 -c \"import os; os.setxattr('mnt/packed', 'system.ntfs_attrib_be', "
+		    "bytes((0, 0, 8, 0)))\" && cp packed/* mnt/packed/ && "
+		    "test $(stat -c %%b mnt/packed/text) -lt 5000"))
+		fail_msg("nothing compressed");
+}
+
 static void links_to(struct files *s, const char *path, const char *target)
 {
 	char shown[FILES_LINK_SIZE];
@@ -129,18 +141,21 @@ static void is_kept_back(struct files *s, const char *path)
 
 static void test_ntfs(void **state)
 {
-	static const char *const reparse[] = {"symlink", "junction", "dedup", "liar", NULL};
+	static const char *const reparse[] = {"symlink", "junction", "dedup",
+					      "liar",	 "packed",   NULL};
 	struct files_entry e;
 	struct files *s;
 
 	(void)state;
 	assert_int_equal(scratch_run("truncate -s 100M ntfs.raw && mkntfs -q -F -L Daten ntfs.raw"),
 			 0);
-	fill("ntfs-3g", "ntfs.raw", "tree");
+	fill("ntfs-3g -o compression", "ntfs.raw", "tree");
 	make_reparse_points();
+	make_compressed();
 	done_filling();
 	s = open_as("ntfs.raw", "ntfs", "");
 	assert_true(rig_compare(s, "/partition-1", "tree", false, reparse) > 2010);
+	assert_int_equal(rig_compare(s, "/partition-1/packed", "packed", false, NULL), 2);
 	links_to(s, "/partition-1/symlink", "../data/\u2603.txt");
 	links_to(s, "/partition-1/junction", "C:/data");
 	is_kept_back(s, "/partition-1/dedup");
