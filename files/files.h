@@ -89,7 +89,7 @@ struct files_partition {
 	char type[24];	     /* "ext4", "ntfs", "fat32", "exfat", "xfs", "lvm2", ...; "unknown" */
 	char label[129];     /* of the file system, else the partition's; UTF-8; may be empty */
 	bool readable;	     /* this reader knows the type; it can still turn out to be damaged */
-	bool needs_recovery; /* its journal holds changes that are newer than its files */
+	bool needs_recovery; /* it was in use: its newest changes are read from its journal */
 	char note[200];	     /* why it is not readable and what to do, or what to know; or empty */
 };
 

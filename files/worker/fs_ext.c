@@ -12,9 +12,11 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "files/worker/journal.h"
 
 struct fs {
 	ext2_filsys ext;
+	struct journal *journal; /* what is newer there; NULL: nothing */
 };
 
 struct fs_file {
@@ -26,6 +28,8 @@ struct fs_file {
 struct window {
 	struct disk *disk;
 	uint64_t off, size; /* of the partition */
+	const struct journal *journal;
+	uint32_t block_size; /* of the file system, where there is a journal */
 };
 
 /* ext2fs_open2() passes a name alone. One thread. */
@@ -73,6 +77,30 @@ static errcode_t io_set_blksize(io_channel ch, int size)
 	return 0;
 }
 
+/* Block by block: each from the journal, or from its place. */
+static int read_newest(const struct window *w, uint64_t off, unsigned char *buf, uint64_t len)
+{
+	unsigned char magic[4];
+	uint64_t at, from, n, i;
+	bool escaped;
+	int r = 0;
+
+	store_be32(magic, JOURNAL_MAGIC);
+	for (; !r && len; off += n, buf += n, len -= n) {
+		from = off % w->block_size;
+		n = MIN(len, w->block_size - from);
+		if (!journal_find(w->journal, off / w->block_size, &at, &escaped)) {
+			r = disk_read(w->disk, w->off + off, buf, n);
+			continue;
+		}
+		at = at * w->block_size + from;
+		r = range_inside(at, n, w->size) ? disk_read(w->disk, w->off + at, buf, n) : -EIO;
+		for (i = from; escaped && i < sizeof(magic) && i < from + n; i++)
+			buf[i - from] = magic[i];
+	}
+	return r;
+}
+
 /* A negative @count is one of bytes. */
 static errcode_t io_read(io_channel ch, unsigned long long block, int count, void *buf)
 {
@@ -84,7 +112,10 @@ static errcode_t io_read(io_channel ch, unsigned long long block, int count, voi
 	if (__builtin_mul_overflow(block, (unsigned)ch->block_size, &off) ||
 	    !range_inside(off, len, w->size))
 		return EXT2_ET_SHORT_READ;
-	return disk_read(w->disk, w->off + off, buf, len) ? EIO : 0;
+	return (w->journal ? read_newest(w, off, buf, len)
+			   : disk_read(w->disk, w->off + off, buf, len))
+		       ? EIO
+		       : 0;
 }
 
 static errcode_t io_read32(io_channel ch, unsigned long block, int count, void *buf)
@@ -138,22 +169,55 @@ static int ext_error(struct err *err, errcode_t e, const char *what)
 
 /* --- opening -------------------------------------------------------------------------------- */
 
+static int open_once(struct fs *fs, struct disk *disk, const struct proto_partition *part,
+		     uint32_t block_size, struct err *err)
+{
+	errcode_t e;
+
+	opening = (struct window){disk, part->off, part->size, fs->journal, block_size};
+	e = ext2fs_open2("partition", NULL, EXT2_FLAG_64BITS, 0, 0, &manager, &fs->ext);
+	if (!e)
+		return 0;
+	fs->ext = NULL;
+	return ext_error(err, e, "the file system cannot be opened");
+}
+
+/* Who was running has its newest changes in the journal: the file system is opened a second time,
+ * as it reads with them. */
+static int open_with_journal(struct fs *fs, struct disk *disk, const struct proto_partition *part,
+			     struct err *err)
+{
+	uint32_t block_size;
+	int r = open_once(fs, disk, part, 0, err);
+
+	if (r || !ext2fs_has_feature_journal_needs_recovery(fs->ext->super))
+		return r;
+	block_size = fs->ext->blocksize;
+	r = journal_load(&fs->journal, fs->ext, err);
+	if (r || !fs->journal)
+		return r;
+	ext2fs_close(fs->ext);
+	return open_once(fs, disk, part, block_size, err);
+}
+
 static int ext_open(struct fs **out, struct disk *disk, const struct proto_partition *part,
 		    struct err *err)
 {
 	struct fs *fs = calloc(1, sizeof(*fs));
-	errcode_t e;
+	int r;
 
 	if (!fs)
 		return err_set(err, -ENOMEM, "no memory to open the file system");
-	opening = (struct window){disk, part->off, part->size};
-	e = ext2fs_open2("partition", NULL, EXT2_FLAG_64BITS, 0, 0, &manager, &fs->ext);
-	if (e) {
-		free(fs);
-		return ext_error(err, e, "the file system cannot be opened");
+	r = open_with_journal(fs, disk, part, err);
+	if (!r) {
+		*out = fs;
+		return 0;
 	}
-	*out = fs;
-	return 0;
+	if (fs->ext)
+		ext2fs_close(fs->ext);
+	journal_free(fs->journal);
+	free(fs);
+	return r;
 }
 
 static uint64_t ext_root(const struct fs *fs)

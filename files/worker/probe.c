@@ -88,9 +88,8 @@ static bool is_ext(const struct front *f, struct proto_partition *part)
 			 incompat & ~(uint32_t)EXT_KNOWN, ELSEWHERE);
 	} else if (incompat & EXT_RECOVER) {
 		part->needs_recovery = true;
-		set_note(part,
-			 "it was in use when the point was taken: its newest changes are in its "
-			 "journal, and are not shown");
+		set_note(part, "it was in use when the point was taken: its newest changes are "
+			       "read from its journal");
 	}
 	return true;
 }
