@@ -128,23 +128,54 @@ static bool is_extended(unsigned char type)
 	return type == 0x05 || type == 0x0f || type == 0x85;
 }
 
-/* Each link of the chain holds a logical partition, relative to itself, and the next link, relative
- * to the extended partition, in which all of it lies. */
-static void logical(struct table *t, struct disk *d, uint64_t base, uint64_t sectors)
+/* What Linux takes from a sector of the chain: of its two first entries, what is no link is a
+ * logical partition, relative to the sector; it has its number even where it does not lie on the
+ * disk. */
+static void logical_here(struct table *t, struct disk *d, uint64_t sector, const unsigned char *e,
+			 unsigned *number)
 {
+	unsigned i;
+
+	for (i = 0; i < 2; i++, e += MBR_ENTRY_SIZE)
+		if (!is_extended(e[4]) && le32(e + 12))
+			add(t, d, (*number)++, sector + le32(e + 8), le32(e + 12), MBR_SECTOR);
+}
+
+/* The chain's next link, relative to the extended partition. */
+static bool next_link(const unsigned char *e, uint64_t *link)
+{
+	unsigned i;
+
+	for (i = 0; i < 2; i++, e += MBR_ENTRY_SIZE)
+		if (is_extended(e[4]) && le32(e + 12)) {
+			*link = le32(e + 8);
+			return true;
+		}
+	return false;
+}
+
+static bool among(const uint64_t *links, unsigned n, uint64_t link)
+{
+	while (n--)
+		if (links[n] == link)
+			return true;
+	return false;
+}
+
+/* The chain need not be in the order of the disk: a partition made in a gap is its last. */
+static void logical(struct table *t, struct disk *d, uint64_t base, uint64_t sectors,
+		    unsigned *number)
+{
+	uint64_t seen[LOGICAL_MAX], link = 0;
 	unsigned char s[MBR_SECTOR];
-	uint64_t link = 0, next;
-	unsigned n, number = 5;
+	unsigned n;
 
-	for (n = 0; n < LOGICAL_MAX && link < sectors; n++, link = next) {
-		const unsigned char *e = s + MBR_ENTRIES, *e2 = e + MBR_ENTRY_SIZE;
-
+	for (n = 0; n < LOGICAL_MAX && link < sectors && !among(seen, n, link); n++) {
+		seen[n] = link;
 		if (disk_read(d, (base + link) * MBR_SECTOR, s, sizeof(s)) || !mbr_signed(s))
 			return;
-		if (e[4] && add(t, d, number, base + link + le32(e + 8), le32(e + 12), MBR_SECTOR))
-			number++;
-		next = le32(e2 + 8);
-		if (!is_extended(e2[4]) || next <= link)
+		logical_here(t, d, base + link, s + MBR_ENTRIES, number);
+		if (!next_link(s + MBR_ENTRIES, &link))
 			return;
 	}
 }
@@ -152,7 +183,7 @@ static void logical(struct table *t, struct disk *d, uint64_t base, uint64_t sec
 static bool mbr(struct table *t, struct disk *d, const unsigned char *s)
 {
 	const unsigned char *e = s + MBR_ENTRIES;
-	unsigned i;
+	unsigned i, number = 5;
 
 	if (!mbr_signed(s))
 		return false;
@@ -164,7 +195,7 @@ static bool mbr(struct table *t, struct disk *d, const unsigned char *s)
 			add(t, d, i + 1, le32(e + 8), le32(e + 12), MBR_SECTOR);
 	for (i = 0, e = s + MBR_ENTRIES; i < 4; i++, e += MBR_ENTRY_SIZE)
 		if (is_extended(e[4]))
-			logical(t, d, le32(e + 8), le32(e + 12));
+			logical(t, d, le32(e + 8), le32(e + 12), &number);
 	strcpy(t->kind, "mbr");
 	return t->count;
 }
@@ -176,7 +207,18 @@ static bool is_protective(const unsigned char *s)
 
 /* --- the disk ------------------------------------------------------------------------------- */
 
-/* A file system over the whole disk may leave what was the front of a table before it. */
+static bool holds_known(const struct table *t, struct disk *d)
+{
+	unsigned i;
+
+	for (i = 0; i < t->count; i++)
+		if (probe_known(d, t->parts[i].off, t->parts[i].size))
+			return true;
+	return false;
+}
+
+/* A file system over the whole disk may leave what was a table before it, and a table what was a
+ * file system: then the table is right if something is in its partitions. */
 int table_read(struct disk *d, struct table *t)
 {
 	unsigned char s[MBR_SECTOR];
@@ -187,10 +229,9 @@ int table_read(struct disk *d, struct table *t)
 		r = disk_read(d, 0, s, sizeof(s));
 		if (r)
 			return r;
-		if (gpt_front(t, d))
+		if (gpt_front(t, d) || (is_protective(s) && gpt_back(t, d)))
 			return 0;
-		if (!probe_known(d, 0, disk_size(d)) &&
-		    ((is_protective(s) && gpt_back(t, d)) || mbr(t, d, s)))
+		if (mbr(t, d, s) && (!probe_known(d, 0, disk_size(d)) || holds_known(t, d)))
 			return 0;
 	}
 	strcpy(t->kind, "none");

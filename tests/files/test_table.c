@@ -160,6 +160,135 @@ static void test_mbr(void **state)
 	files_close(s);
 }
 
+static const unsigned char *le(uint32_t v)
+{
+	static unsigned char b[4];
+
+	b[0] = (unsigned char)v;
+	b[1] = (unsigned char)(v >> 8);
+	b[2] = (unsigned char)(v >> 16);
+	b[3] = (unsigned char)(v >> 24);
+	return b;
+}
+
+static void patch(const char *raw, off_t at, const void *bytes, size_t len);
+
+/* An entry of the table in sector @sector: @type, at @start, @size sectors. */
+static void set_entry(const char *raw, off_t sector, unsigned index, unsigned char type,
+		      uint32_t start, uint32_t size)
+{
+	off_t at = sector * 512 + 446 + 16 * (off_t)index;
+
+	patch(raw, at, "\0\0\0\0\0\0\0\0", 8);
+	patch(raw, at + 4, &type, 1);
+	patch(raw, at + 8, le(start), 4);
+	patch(raw, at + 12, le(size), 4);
+}
+
+/* A logical partition that was made in a gap is the last of the chain, and not of the disk. */
+static void test_logical_out_of_order(void **state)
+{
+	struct files *s;
+
+	(void)state;
+	make_disk("gap.raw", "label: dos\\nstart=20480,size=80000,type=5\\n"
+			     "start=22528,size=16384,type=83\\n"
+			     "start=40960,size=16384,type=83\\n"
+			     "start=63488,size=16384,type=83\\n");
+	put("gap.raw", "e1", 11);
+	put("gap.raw", "e2", 20);
+	put("gap.raw", "f1", 31);
+	/* first -> third -> second; sfdisk puts each link 2048 sectors before its partition */
+	set_entry("gap.raw", 20480, 1, 5, 61440 - 20480, 18432);
+	set_entry("gap.raw", 61440, 1, 5, 38912 - 20480, 18432);
+	set_entry("gap.raw", 38912, 1, 0, 0, 0);
+	s = open_raw("gap.raw");
+	assert_int_equal(count(s), 3);
+	partition(s, 0, 5, "ext4", 11);
+	partition(s, 1, 6, "fat12", 31);
+	partition(s, 2, 7, "ext2", 20);
+	has_file(s, "/partition-7/two.txt", "two\n");
+	files_close(s);
+	/* one that does not lie on the disk keeps its number */
+	set_entry("gap.raw", 61440, 0, 0x83, 0x7fffffff, 16384);
+	s = open_raw("gap.raw");
+	assert_int_equal(count(s), 2);
+	partition(s, 1, 7, "ext2", 20);
+	files_close(s);
+}
+
+/* Two extended partitions: every number is given once, as Linux does. */
+static void test_two_extended(void **state)
+{
+	struct files *s;
+
+	(void)state;
+	make_disk("two.raw", "label: dos\\nstart=20480,size=20480,type=5\\n"
+			     "start=22528,size=16384,type=83\\n");
+	put("two.raw", "e1", 11);
+	put("two.raw", "e2", 31);
+	set_entry("two.raw", 0, 1, 5, 61440, 20480);
+	set_entry("two.raw", 61440, 0, 0x83, 2048, 16384);
+	patch("two.raw", 61440 * 512 + 510, "\x55\xaa", 2);
+	s = open_raw("two.raw");
+	assert_int_equal(count(s), 2);
+	partition(s, 0, 5, "ext4", 11);
+	partition(s, 1, 6, "ext2", 31);
+	has_file(s, "/partition-6/two.txt", "two\n");
+	files_close(s);
+}
+
+/* What the whole disk held before it got partitions is still there in the gap before the first. */
+static void test_left_over(void **state)
+{
+	struct files *s;
+
+	(void)state;
+	make_disk("left.raw", "label: dos\\nstart=2048,size=16384,type=83\\n");
+	put("left.raw", "e1", 1);
+	patch("left.raw", 512, "LABELONE", 8);
+	patch("left.raw", 512 + 24, "LVM2 001", 8);
+	s = open_raw("left.raw");
+	assert_string_equal(files_table(s), "mbr");
+	partition(s, 0, 1, "ext4", 1);
+	has_file(s, "/partition-1/one.txt", "one\n");
+	files_close(s);
+	/* the other way round: the table is what is left over */
+	assert_int_equal(scratch_run("dd if=/dev/zero of=left.raw bs=1M seek=1 count=8 "
+				     "conv=notrunc status=none"),
+			 0);
+	s = open_raw("left.raw");
+	assert_string_equal(files_table(s), "none");
+	partition(s, 0, 1, "lvm2", 0);
+	files_close(s);
+}
+
+/* Disks of sectors of 4096 bytes. */
+static void test_large_sectors(void **state)
+{
+	struct files *s;
+	unsigned i;
+
+	(void)state;
+	if (scratch_run("rm -f large.raw; truncate -s 64M large.raw && "
+			"printf 'g\\nn\\n1\\n256\\n+2048\\nn\\n3\\n2560\\n+2048\\nw\\n' | "
+			"fdisk -b 4096 large.raw"))
+		fail_msg("no disk");
+	put("large.raw", "e1", 1);
+	put("large.raw", "f1", 10);
+	for (i = 0; i < 2; i++) {
+		s = open_raw("large.raw");
+		assert_string_equal(files_table(s), "gpt");
+		assert_int_equal(count(s), 2);
+		partition(s, 0, 1, "ext4", 1);
+		partition(s, 1, 3, "fat12", 10);
+		has_file(s, "/partition-1/one.txt", "one\n");
+		files_close(s);
+		/* and by the copy at the end */
+		patch("large.raw", 4096, "\0\0\0\0\0\0\0\0", 8);
+	}
+}
+
 /* FAT's own first sector looks like an MBR's. */
 static void test_no_table(void **state)
 {
@@ -276,9 +405,11 @@ static void test_nonsense(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_gpt),	   cmocka_unit_test(test_mbr),
-		cmocka_unit_test(test_no_table),   cmocka_unit_test(test_empty_disks),
-		cmocka_unit_test(test_unreadable), cmocka_unit_test(test_nonsense),
+		cmocka_unit_test(test_gpt),	      cmocka_unit_test(test_mbr),
+		cmocka_unit_test(test_no_table),      cmocka_unit_test(test_empty_disks),
+		cmocka_unit_test(test_unreadable),    cmocka_unit_test(test_nonsense),
+		cmocka_unit_test(test_two_extended),  cmocka_unit_test(test_left_over),
+		cmocka_unit_test(test_large_sectors), cmocka_unit_test(test_logical_out_of_order),
 	};
 
 	return cmocka_run_group_tests_name("files/table", tests, setup, scratch_teardown);
