@@ -17,6 +17,7 @@
 
 #define CALL_TIMEOUT_MS 30000U
 #define FOLDER_MAX	(16ULL << 20) /* entries nobody has */
+#define LIST_PATIENCE	4U /* call timeouts that a listing may wait for its entries, in all */
 #define ENTRY_MAX	(sizeof(struct proto_entry) + PROTO_NAME_MAX)
 
 struct files {
@@ -59,7 +60,7 @@ static int lost_worker(struct call *c)
 	char why[64];
 	int i;
 
-	for (i = 0; i < 100 && !info.si_pid; i++) {
+	for (i = 0; i < 1000 && !info.si_pid; i++) {
 		if (waitid(P_PID, (id_t)files_host_pid(c->s->host), &info,
 			   WEXITED | WNOHANG | WNOWAIT))
 			break;
@@ -415,11 +416,29 @@ static int list_partitions(const struct files *s, struct files_list *list)
 	return r;
 }
 
+/* The next ENTRY, or the head of DONE. As long as entries come the worker does not hang; but what
+ * is waited for them is taken off *@left_ms, for it is not to dole them out for ever. */
+static int recv_listed(struct call *c, int64_t *left_ms, struct proto_head *head,
+		       struct files_entry *e)
+{
+	int64_t start = now_ms();
+	int r;
+
+	c->deadline_ms = start + MIN((int64_t)c->s->timeout_ms, *left_ms);
+	e->name[0] = '\0';
+	r = recv_head(c, head, PROTO_ENTRY, ENTRY_MAX);
+	if (!r && head->answer == PROTO_ENTRY)
+		r = recv_entry(c, head->len, e);
+	*left_ms -= now_ms() - start;
+	return r;
+}
+
 /* Who stops listing early still hears the worker out: the next call begins on a clean socket. */
 static int list_there(struct call *c, const struct path *p, struct files_list *list)
 {
 	struct files_entry *e = malloc(sizeof(*e));
 	uint64_t reported = 0, limit = list->max ? list->max : FOLDER_MAX;
+	int64_t left_ms = (int64_t)LIST_PATIENCE * c->s->timeout_ms;
 	struct proto_done done;
 	struct proto_head head;
 	int stop = 0, r;
@@ -427,16 +446,11 @@ static int list_there(struct call *c, const struct path *p, struct files_list *l
 	if (!e)
 		return err_set(c->err, -ENOMEM, "no memory to list a folder");
 	r = request(c, PROTO_LIST, p, list->skip, list->max);
-	while (!r && !(r = recv_head(c, &head, PROTO_ENTRY, ENTRY_MAX)) &&
-	       head.answer == PROTO_ENTRY) {
-		e->name[0] = '\0';
-		r = recv_entry(c, head.len, e);
-		if (!r && (!e->name[0] || ++reported > limit))
+	while (!r && !(r = recv_listed(c, &left_ms, &head, e)) && head.answer == PROTO_ENTRY) {
+		if (!e->name[0] || ++reported > limit)
 			r = liar(c);
 		if (!r && !stop)
 			stop = list->each(list->arg, e);
-		/* as long as entries come, it does not hang */
-		c->deadline_ms = now_ms() + c->s->timeout_ms;
 	}
 	free(e);
 	if (!r)

@@ -15,8 +15,9 @@
  *
  * Threads: calls of one session may come from any thread; they are run one after the other.
  * files_open() and files_close() are ordinary functions: one thread each, and nobody may be in a
- * call while the session is closed. All calls block, for call_timeout_ms at most (reading from a
- * storage that hangs excepted).
+ * call while the session is closed. All calls block, for call_timeout_ms at most, a listing for
+ * four times that, files_read() for that in every 16 MiB. Opening and closing also wait for the
+ * storage.
  *
  * Paths. "/" holds one folder per partition, "/partition-N"; N counts as Linux does (GPT: the
  * entry, MBR: 1-4 primary, 5- logical). A disk without a partition table is one partition,

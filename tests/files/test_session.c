@@ -3,6 +3,7 @@
  * workers that die, hang or lie: this program plays them, under other names.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
 #include <pthread.h>
@@ -269,7 +270,7 @@ static void test_no_image(void **state)
 static const char *const roles[] = {
 	"honest", "hang",	  "exit",	"crash",   "long-message", "too-much-data",
 	"slash",  "nul",	  "dots",	"no-name", "wrong-kind",   "wrong-answer",
-	"code",	  "block-beyond", "block-huge", "flood",   "empty-data",
+	"code",	  "block-beyond", "block-huge", "flood",   "empty-data",   "drip",
 };
 
 static void put_fd(int fd, const void *p, size_t len)
@@ -360,9 +361,28 @@ static void lie(const char *role, const struct proto_request *req)
 	else if (!strcmp(role, "flood"))
 		for (;;)
 			say_entry("again", 5, FILES_FILE);
+	else if (!strcmp(role, "drip"))
+		for (;;) {
+			say_entry("again", 5, FILES_FILE);
+			usleep(100000);
+		}
 	else if (!strcmp(role, "empty-data"))
 		say(PROTO_DATA, NULL, 0, NULL, 0);
 	say_done(0);
+}
+
+/* What came with the program. */
+static void tell_belongings(char *note, size_t size)
+{
+	size_t at = 0;
+	char **env;
+	int fd;
+
+	for (fd = 0; fd < 4096; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			at += (size_t)snprintf(note + at, size - at, "%d ", fd);
+	for (env = environ; *env; env++)
+		at += (size_t)snprintf(note + at, size - at, "%.20s ", *env);
 }
 
 static __attribute__((noreturn)) void play(const char *role)
@@ -377,6 +397,8 @@ static __attribute__((noreturn)) void play(const char *role)
 		part.off = UINT64_MAX - 10;
 	if (!strcmp(role, "text"))
 		memset(part.note, 'x', sizeof(part.note));
+	if (!strcmp(role, "belongings"))
+		tell_belongings(part.note, sizeof(part.note));
 	get_fd(PROTO_CALL_FD, &req, sizeof(req));
 	say(PROTO_HELLO, &hello, sizeof(hello), NULL, 0);
 	say(PROTO_PARTITION, &part, sizeof(part), NULL, 0);
@@ -424,6 +446,8 @@ static void call_role(struct files *s, const char *role)
 	char buf[16];
 	int r;
 
+	if (!strcmp(role, "drip"))
+		list.max = 0;
 	if (strstr(role, "data"))
 		r = files_read(s, "/partition-1/x", 0, buf, sizeof(buf), &err) < 0 ? err.code : 0;
 	else
@@ -452,7 +476,8 @@ static void test_roles(void **state)
 	(void)state;
 	for (i = 0; i < ARRAY_SIZE(roles); i++) {
 		opts.worker = player(roles[i]);
-		opts.call_timeout_ms = !strcmp(roles[i], "hang") ? 300 : 20000;
+		opts.call_timeout_ms =
+			!strcmp(roles[i], "hang") || !strcmp(roles[i], "drip") ? 2000 : 20000;
 		start = seconds();
 		if (files_open(&s, &opts, &err))
 			fail_msg("%s: %s", roles[i], err.text);
@@ -464,6 +489,24 @@ static void test_roles(void **state)
 	assert_int_equal(files_open(&s, &opts, &err), FILES_E_LOST);
 	opts.worker = player("text");
 	assert_int_equal(files_open(&s, &opts, &err), FILES_E_LOST);
+}
+
+/* Nothing but its two sockets comes with the worker, whatever the hub has. */
+static void test_belongings(void **state)
+{
+	int leak = open("/dev/null", O_RDONLY); /* not close-on-exec */
+	struct files_opts opts = {.image = "fs.qcow2", .worker = player("belongings")};
+	struct err err = ERR_INIT;
+	struct files *s;
+	unsigned n;
+
+	(void)state;
+	assert_true(leak >= 0);
+	if (files_open(&s, &opts, &err))
+		fail_msg("%s", err.text);
+	assert_string_equal(files_partitions(s, &n)->note, "0 1 2 3 4 ");
+	files_close(s);
+	close(leak);
 }
 
 /* --- killed in the middle ------------------------------------------------------------------- */
@@ -561,7 +604,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_listing),	  cmocka_unit_test(test_chain),
 		cmocka_unit_test(test_untouched), cmocka_unit_test(test_no_image),
 		cmocka_unit_test(test_roles),	  cmocka_unit_test(test_killed),
-		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_threads),	  cmocka_unit_test(test_belongings),
 	};
 	const char *role = argc ? strstr(basename(argv[0]), "play-") : NULL;
 
