@@ -200,6 +200,8 @@ static void do_readlink(struct worker *w)
 		r = err_set(&err, FILES_E_KIND, "this is no symbolic link");
 	if (!r)
 		r = ops_of(w)->readlink(w->fs[w->req.partition], node, (char *)w->data, &len, &err);
+	if (!r && memchr(w->data, '\0', len))
+		r = err_set(&err, FILES_E_DAMAGED, "the symbolic link's target makes no sense");
 	if (!r)
 		wire_answer(PROTO_DATA, w->data, len, NULL, 0);
 	finish(r, &err);

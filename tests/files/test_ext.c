@@ -116,12 +116,36 @@ static void test_needs_recovery(void **state)
 	files_close(s);
 }
 
+/* A link that makes no sense costs itself, not the session. */
+static void test_damaged_link(void **state)
+{
+	char target[FILES_LINK_SIZE];
+	struct err err = ERR_INIT;
+	struct files *s;
+
+	(void)state;
+	make_fs("ext4", "-m 0 -b 1024", "100M", "small", "link.raw");
+	if (scratch_run("b=$(debugfs -R 'blocks long' link.raw 2>/dev/null) && "
+			"dd if=/dev/zero of=link.raw bs=1 count=1 seek=$((b * 1024 + 10)) "
+			"conv=notrunc status=none"))
+		fail_msg("no damage");
+	rig_write_qcow2("link.raw", "link.qcow2", NULL, NULL);
+	s = rig_open("link.qcow2");
+	assert_int_equal(files_readlink(s, "/partition-1/long", target, sizeof(target), &err),
+			 FILES_E_DAMAGED);
+	assert_true(files_alive(s));
+	assert_int_equal(files_readlink(s, "/partition-1/short", target, sizeof(target), &err), 0);
+	assert_string_equal(target, "hello.txt");
+	files_close(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ext4),
 		cmocka_unit_test(test_older_and_stranger),
 		cmocka_unit_test(test_needs_recovery),
+		cmocka_unit_test(test_damaged_link),
 	};
 
 	return cmocka_run_group_tests_name("files/ext", tests, setup, scratch_teardown);
