@@ -49,6 +49,22 @@ static int set_limits(void)
 	return r ? r : limit(RLIMIT_FSIZE, 0);
 }
 
+/* --- memory --------------------------------------------------------------------------------- */
+
+/* A hub is kept from the kernel's OOM killer, and what it starts would be too: where memory ends,
+ * this one goes first. Without /proc it stays as it is. */
+static void offer_to_oom_killer(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return;
+	n = write(fd, "1000", 4);
+	(void)n;
+	close(fd);
+}
+
 /* --- who it is ------------------------------------------------------------------------------ */
 
 static int drop_root(struct sandbox_state *state)
@@ -173,6 +189,7 @@ int sandbox_enter(struct sandbox_state *state, struct err *err)
 
 	*state = (struct sandbox_state){0};
 	signal(SIGPIPE, SIG_IGN);
+	offer_to_oom_killer();
 	r = drop_root(state);
 	if (r)
 		return err_sys(err, r, "the reader of file systems cannot stop being root");
