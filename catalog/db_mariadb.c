@@ -56,6 +56,7 @@ struct maria_stmt {
 	MYSQL_STMT *h;
 	uint64_t connection; /* it is prepared on */
 	bool executed;
+	bool grown; /* buffers are larger than those bound */
 	size_t n_args, n_cols;
 	MYSQL_BIND *args;
 	int64_t *values; /* of integer args */
@@ -926,23 +927,22 @@ static int execute(struct maria_stmt *st, struct err *err)
 	}
 }
 
-/* Rebinds what was too short for this row, and reads it again. */
+/* Reads again what was too long for its buffer. The larger buffers are bound for the next row, not
+ * for this one: some releases of the library (3.3.19) forget this row's lengths when they bind. */
 static int fetch_long_texts(struct maria_stmt *st, struct err *err)
 {
-	bool grown = false;
-
 	for (size_t i = 0; i < st->n_cols; i++) {
 		struct maria_col *c = &st->cols[i];
 
 		if (c->integer || c->null || c->len < c->cap)
 			continue;
-		grown = true;
+		st->grown = true;
 		if (!grow_text(st, i, c->len))
 			return err_sys(err, -ENOMEM, "cannot read a database row");
 		if (mysql_stmt_fetch_column(st->h, &st->binds[i], (unsigned int)i, 0))
 			return fail_stmt(st, err);
 	}
-	return grown && mysql_stmt_bind_result(st->h, st->binds) ? fail_stmt(st, err) : 0;
+	return 0;
 }
 
 static int maria_step(struct db_stmt *base, struct err *err)
@@ -955,6 +955,9 @@ static int maria_step(struct db_stmt *base, struct err *err)
 	st->executed = true;
 	if (!st->n_cols)
 		return DB_DONE;
+	if (st->grown && mysql_stmt_bind_result(st->h, st->binds))
+		return fail_stmt(st, err);
+	st->grown = false;
 	r = mysql_stmt_fetch(st->h);
 	if (r == MYSQL_NO_DATA)
 		return DB_DONE;
