@@ -20,7 +20,7 @@ small="--innodb-buffer-pool-size=32M --innodb-log-file-size=4M --skip-name-resol
 
 make_data() { # folder
 	# shellcheck disable=SC2086
-	mariadb-install-db --no-defaults $user --datadir="$1" $small --innodb-flush-method=nosync \
+	mariadb-install-db --no-defaults --force $user --datadir="$1" $small --innodb-flush-method=nosync \
 		--auth-root-authentication-method=normal --skip-test-db >"$dir/install.log" 2>&1 ||
 		{ cat "$dir/install.log" >&2 && exit 1; }
 }
