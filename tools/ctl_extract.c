@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "files/files.h"
+#include "tools/ctl_human.h"
 #include "tools/ctl_lookup.h"
 #include "tools/ctl_restore.h"
 
@@ -248,11 +249,13 @@ static int put_link(struct extract *x, const json_t *file, int dir, const char *
 	return CTL_OK;
 }
 
-static int open_folder(int dir, const char *name, struct err *err)
+/* @made: it was not there before. */
+static int open_folder(int dir, const char *name, bool *made, struct err *err)
 {
 	int fd;
 
-	if (mkdirat(dir, name, 0700) && errno != EEXIST)
+	*made = !mkdirat(dir, name, 0700);
+	if (!*made && errno != EEXIST)
 		return -failed(err, "making the folder", name);
 	fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fd >= 0 ? fd : -failed(err, "opening the folder", name);
@@ -265,13 +268,13 @@ struct folder {
 	json_t *folders; /* to be looked into when this one has been listed */
 };
 
-static int put_folder(struct extract *x, const json_t *file, int fd, unsigned depth,
+static int put_folder(struct extract *x, const json_t *file, int fd, unsigned depth, bool made,
 		      struct err *err);
 
 static int put_entry(void *arg, const json_t *file, struct err *err)
 {
 	struct folder *f = arg;
-	char name[FILES_NAME_SIZE];
+	char name[FILES_NAME_SIZE], shown[FILES_NAME_SIZE];
 	int res = local_name(file, name, sizeof(name), err);
 
 	if (res)
@@ -285,7 +288,8 @@ static int put_entry(void *arg, const json_t *file, struct err *err)
 			       ? err_set(err, CTL_FAILED, "out of memory")
 			       : CTL_OK;
 	f->x->done->left_out++;
-	fprintf(stderr, "left out: %s is a device, a pipe or a socket\n", name);
+	human_printable(shown, sizeof(shown), ctl_text(file, "name"));
+	fprintf(stderr, "left out: %s is a device, a pipe or a socket\n", shown);
 	return CTL_OK;
 }
 
@@ -293,19 +297,21 @@ static int put_below(struct folder *f, const json_t *file, struct err *err)
 {
 	char name[FILES_NAME_SIZE];
 	int fd, res = local_name(file, name, sizeof(name), err);
+	bool made;
 
 	if (res)
 		return res;
-	fd = open_folder(f->fd, name, err);
+	fd = open_folder(f->fd, name, &made, err);
 	if (fd < 0)
 		return -fd;
-	res = put_folder(f->x, file, fd, f->depth + 1, err);
+	res = put_folder(f->x, file, fd, f->depth + 1, made, err);
 	close(fd);
 	return res;
 }
 
-/* All that is in a folder of the guest, into the one open as @fd. */
-static int put_folder(struct extract *x, const json_t *file, int fd, unsigned depth,
+/* All that is in a folder of the guest, into the one open as @fd. One that was there keeps its mode
+ * and times: it may be a home, or /tmp. */
+static int put_folder(struct extract *x, const json_t *file, int fd, unsigned depth, bool made,
 		      struct err *err)
 {
 	_cleanup_(json_decrefp) json_t *folders = json_array();
@@ -322,7 +328,7 @@ static int put_folder(struct extract *x, const json_t *file, int fd, unsigned de
 	json_array_foreach (folders, i, sub)
 		if (!res)
 			res = put_below(&f, sub, err);
-	if (!res) {
+	if (!res && made) {
 		mode_t mask = umask(0);
 
 		umask(mask);
@@ -365,14 +371,15 @@ static bool is_folder(const char *path)
 static int extract_folder(struct extract *x, const json_t *info, const char *output,
 			  struct err *err)
 {
+	bool made = !mkdir(output, 0700);
 	int fd, res;
 
-	if (mkdir(output, 0700) && errno != EEXIST)
+	if (!made && errno != EEXIST)
 		return failed(err, "making the folder", output);
 	fd = open(output, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return failed(err, "opening the folder", output);
-	res = put_folder(x, info, fd, 0, err);
+	res = put_folder(x, info, fd, 0, made, err);
 	close(fd);
 	return res;
 }
