@@ -42,11 +42,13 @@ bool ctl_restore_stopped(void)
 
 static void catch_signals(void)
 {
-	struct sigaction action = {.sa_handler = on_signal};
+	struct sigaction action = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGHUP, &action, NULL);
+	/* "... | head": what is mounted is unmounted all the same. */
+	sigaction(SIGPIPE, &ignore, NULL);
 }
 
 /* --- mounts --------------------------------------------------------------------------------- */
