@@ -63,20 +63,29 @@ static void take_mount(struct served *s, json_t *mount)
 	snprintf(s->mount_id, sizeof(s->mount_id), "%s", ctl_text(mount, "mount_id"));
 }
 
-/* After CTL_NOT_FOUND: is it the mount that is not there any more? Then there is a new one. */
-static bool was_mounted_again(struct served *s)
+/*
+ * What @res is about: CTL_NOT_FOUND is a file that is not there, or the mount that is not there any
+ * more. Then there is a new one, and *@again; without one it is no answer about the file: the
+ * kernel would remember for long that there is none.
+ */
+static int look_again(struct served *s, int res, bool *again)
 {
 	static const struct ctl_query root[] = {{"path", "/"}, {NULL, NULL}};
 	_cleanup_(json_decrefp) json_t *info = NULL;
 	json_t *mount = NULL;
+	int there;
 
-	if (ctl_rest_get(s->ctl->rest, RESTORE, s->mount_id, "/file-info", root, &info, NULL) !=
-	    CTL_NOT_FOUND)
-		return false;
+	*again = false;
+	if (res != CTL_NOT_FOUND)
+		return res;
+	there = ctl_rest_get(s->ctl->rest, RESTORE, s->mount_id, "/file-info", root, &info, NULL);
+	if (there != CTL_NOT_FOUND)
+		return there ? CTL_FAILED : res;
 	if (ctl_restore_mount(s->ctl, s->backup_id, s->disk, &mount, NULL))
-		return false;
+		return CTL_FAILED;
 	take_mount(s, mount);
-	return true;
+	*again = true;
+	return res;
 }
 
 /* The guest's bytes as the API shows them; the caller free()s. */
@@ -95,12 +104,14 @@ static int ask_info(struct served *s, const char *path, json_t **info)
 {
 	_cleanup_(freep) char *shown = shown_path(path);
 	const struct ctl_query query[] = {{"path", shown}, {NULL, NULL}};
+	bool again;
 	int res;
 
 	if (!shown)
 		return -ENOMEM;
 	res = ctl_rest_get(s->ctl->rest, RESTORE, s->mount_id, "/file-info", query, info, NULL);
-	if (res == CTL_NOT_FOUND && was_mounted_again(s))
+	res = look_again(s, res, &again);
+	if (again)
 		res = ctl_rest_get(s->ctl->rest, RESTORE, s->mount_id, "/file-info", query, info,
 				   NULL);
 	return res ? errno_of(res) : 0;
@@ -201,6 +212,7 @@ static int op_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t o
 	struct filling f = {buf, fill};
 	struct served *s = served();
 	_cleanup_(freep) char *shown = shown_path(path);
+	bool again;
 	int res;
 
 	(void)off, (void)fi, (void)flags;
@@ -209,7 +221,8 @@ static int op_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t o
 	fill(buf, ".", NULL, 0, 0);
 	fill(buf, "..", NULL, 0, 0);
 	res = ctl_restore_folder(s->ctl, s->mount_id, shown, false, fill_one, &f, NULL);
-	if (res == CTL_NOT_FOUND && was_mounted_again(s))
+	res = look_again(s, res, &again);
+	if (again)
 		res = ctl_restore_folder(s->ctl, s->mount_id, shown, false, fill_one, &f, NULL);
 	return res ? errno_of(res) : 0;
 }
@@ -258,13 +271,14 @@ static int op_read(const char *path, char *buf, size_t size, off_t off, struct f
 	struct piece p = {.buf = buf, .size = MIN(size, (size_t)INT_MAX)};
 	_cleanup_(freep) char *shown = shown_path(path);
 	struct served *s = served();
+	bool again;
 	int res;
 
 	(void)fi;
 	if (!shown || !size)
 		return shown ? 0 : -ENOMEM;
-	res = fetch_piece(s, shown, off, &p);
-	if (res == CTL_NOT_FOUND && was_mounted_again(s))
+	res = look_again(s, fetch_piece(s, shown, off, &p), &again);
+	if (again)
 		res = fetch_piece(s, shown, off, &p);
 	return res ? errno_of(res) : (int)p.got;
 }

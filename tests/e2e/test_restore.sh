@@ -11,6 +11,7 @@ make_disks() {
 	truncate -s ${FS_MIB}M "$T/fs"
 	mke2fs -q -F -t ext4 -d "$T/tree" "$T/fs"
 	debugfs -w -R "mknod sda b 8 0" "$T/fs" >"$T/debugfs.out" 2>&1
+	debugfs -w -R "mknod $(printf 'sd\033]b') b 8 16" "$T/fs" >>"$T/debugfs.out" 2>&1
 	[ -f "$T/a.raw" ] || truncate -s $((FS_MIB + 4))M "$T/a.raw"
 	echo "start=2048, size=$((FS_MIB * 2048))" | sfdisk -q --wipe-partitions never --label gpt "$T/a.raw" >"$T/sfdisk.out"
 	dd if="$T/fs" of="$T/a.raw" bs=1M seek=1 conv=notrunc status=none
@@ -94,8 +95,8 @@ assert_eq "index.php new.php" "$(jq -r '[.files[].name] | sort | join(" ")' "$T/
 status_of 0 backup files --backup-id "$INCR" --path /many --json
 assert_eq 1200 "$(jq '.files | length' "$T/stdout")" "files of a large folder"
 status_of 0 backup files --backup-id "$INCR" --disk 0 --path /partition-1 --recursive --json
-# lost+found and the device besides.
-assert_eq $(($(find "$T/tree" -mindepth 1 | wc -l) + 2)) "$(jq '[.files[].path] | unique | length' "$T/stdout")" "all files"
+# lost+found and the devices besides.
+assert_eq $(($(find "$T/tree" -mindepth 1 | wc -l) + 3)) "$(jq '[.files[].path] | unique | length' "$T/stdout")" "all files"
 no_mount_is_left || fail "a mount is left"
 
 step "a file comes out as it was"
@@ -146,11 +147,27 @@ assert_eq "index.php new.php" "$(jq -r '[.files[].name] | sort | join(" ")' "$T/
 step "a folder comes out as a tree"
 status_of 0 backup extract --backup-id "$INCR" --file /partition-1/ --disk 0 --output all
 assert_contains "$(cat stderr)" "left out: sda" "devices"
+assert_eq 2 "$(grep -c 'left out: sd' stderr)" "devices"
+! grep -q "$(printf '\033')" stderr || fail "a name of the guest's talks to the terminal"
 rmdir all/lost+found
 diff -r --no-dereference tree all || fail "the tree differs"
 assert_eq "$(readlink tree/outside)" "$(readlink all/outside)" "a link"
 status_of 5 backup extract --backup-id "$INCR" --file /var --output all/var
 status_of 0 backup extract --backup-id "$INCR" --file /var --output all/var --force
+
+step "a folder that is there keeps its mode, a new one gets the guest's"
+mkdir -p -m 1777 kept
+mkdir -m 700 kept/www
+status_of 0 backup extract --backup-id "$INCR" --file /var --output kept
+assert_eq "1777 700" "$(stat -c %a kept kept/www | paste -sd ' ')" "modes"
+status_of 0 backup extract --backup-id "$INCR" --file /var --output new
+assert_eq "$(stat -c '%a %Y' tree/var/www)" "$(stat -c '%a %Y' new/www)" "mode and time"
+
+step "who listens goes away: the mount goes, too"
+ctl backup files --backup-id "$INCR" --disk 0 --path /many 2>/dev/null | true || :
+no_mount_is_left || fail "a mount is left"
+ctl backup extract --backup-id "$INCR" --file /random --output - 2>/dev/null | true || :
+no_mount_is_left || fail "a mount is left"
 
 step "a link in the way leads nowhere"
 mkdir trap outside
@@ -171,7 +188,7 @@ status=0
 wait $CTL || status=$?
 exec 8<&-
 assert_eq 130 "$status" "exit status"
-wait_until 10 "its mount is gone" no_mount_is_left
+wait_until 60 "its mount is gone" no_mount_is_left
 
 step "several mounts at once, the same disk twice"
 mkdir m1 m2 m3
@@ -181,8 +198,8 @@ status_of 0 backup mount --backup-id "$INCR" --path m3
 E2E_MOUNTS+=("$T/m1" "$T/m2" "$T/m3")
 assert_eq 2 "$(mounts)" "mounts of the hub"
 assert_eq 2 "$(ctl --json restore list | jq '[.mounts[].users] | max')" "users of the one"
-diff -r --no-dereference -x lost+found -x sda tree.full m1/partition-1 || fail "m1 differs"
-diff -r --no-dereference -x lost+found -x sda tree m2/partition-1 || fail "m2 differs"
+diff -r --no-dereference -x lost+found -x 'sd*' tree.full m1/partition-1 || fail "m1 differs"
+diff -r --no-dereference -x lost+found -x 'sd*' tree m2/partition-1 || fail "m2 differs"
 cmp tree/random m3/partition-1/random
 assert_eq "$(stat -c '%a %s %Y' tree/var/www/new.php)" "$(stat -c '%a %s %Y' m2/partition-1/var/www/new.php)" "stat"
 ! touch m2/partition-1/new 2>/dev/null || fail "a backup was written"
@@ -196,7 +213,7 @@ status_of 5 backup delete --yes --cascade "$FULL"
 status_of 0 restore list
 assert_contains "$(cat stdout)" "$FULL" "mounts"
 fusermount3 -u m1
-wait_until 10 "the hub knows" no_mount_is_left
+wait_until 60 "the hub knows" no_mount_is_left
 status_of 4 restore unmount mount-none
 
 step "in the foreground, until a signal"
@@ -204,7 +221,7 @@ step "in the foreground, until a signal"
 	--foreground &
 CTL=$!
 E2E_PIDS+=($CTL)
-wait_until 10 "it is mounted" test -e m1/partition-1/random
+wait_until 60 "it is mounted" test -e m1/partition-1/random
 kill -TERM $CTL
 wait $CTL || fail "exit status $? of a mount that was ended"
 [ ! -e m1/partition-1 ] || fail "it is still mounted"
@@ -237,18 +254,32 @@ start_hub
 status_of 0 backup delete --yes "$INCR"
 status_of 0 backup unmount --path m1
 
+step "no room at the hub: an error, and not that there is no such file"
+hub_config tick_ms=50 restore_max_mounts=1
+end TERM "$HUB_PID"
+start_hub
+status_of 0 backup mount --backup-id "$FULL" --path m1
+status_of 1 backup mount --backup-id "$FULL" --path m2 --disk 1
+assert_contains "$(cat stderr)" restore_max_mounts "the cap"
+status_of 0 restore unmount "$(ctl --json restore list | jq -r '.mounts[0].mount_id')"
+api POST /api/v1/restore/mount "{\"backup_id\":\"$FULL\",\"disk_index\":1}"
+assert_eq 201 "$STATUS" "mount of another disk"
+! cat m1/partition-1/many/9 2>"$T/eio" || fail "a file was read without a mount"
+assert_contains "$(cat "$T/eio")" "Input/output error" "why"
+status_of 0 restore unmount "$(jq -r .mount_id "$T/reply")"
+assert_eq 9 "$(cat m1/partition-1/many/9)" "the file, with room at the hub"
+status_of 0 backup unmount --path m1
+
 step "nobody uses it: unmounted"
-hub_config tick_ms=50 restore_idle_s=1 restore_max_mounts=1
+hub_config tick_ms=50 restore_idle_s=1
 end TERM "$HUB_PID"
 start_hub
 status_of 0 backup mount --backup-id "$FULL" --path m1
 cmp tree.full/random m1/partition-1/random
-status_of 1 backup mount --backup-id "$FULL" --path m2 --disk 1
-assert_contains "$(cat stderr)" restore_max_mounts "the cap"
-wait_until 20 "the idle mount is gone" no_mount_is_left
+wait_until 60 "the idle mount is gone" no_mount_is_left
 cat m1/partition-1/many/7 >/dev/null || fail "it does not come back"
 status_of 0 backup unmount --path m1
-wait_until 20 "no mount is left" no_mount_is_left
+wait_until 60 "no mount is left" no_mount_is_left
 
 step "more than a gibibyte, in little memory"
 hub_config tick_ms=50
