@@ -66,23 +66,38 @@ static int archive_failed(struct hub_archive *h, const char *what, struct err *e
 	return err_set(err, -EIO, "archive of %.200s: %s", what, why ? why : "it cannot be made");
 }
 
+/* A zip's names are UTF-8, and "\\" parts folders for those who unpack it on Windows: it is shown
+ * as files/files.h shows bytes. A tar's names are bytes. */
+static void archive_name(const struct hub_archive *h, const char *shown, char *out, size_t size)
+{
+	size_t n = 0;
+
+	if (!h->zip) {
+		files_name_raw(out, shown);
+		return;
+	}
+	for (; *shown && n + 4 <= size; shown++) {
+		if (*shown == '\\')
+			n += (size_t)sprintf(out + n, "\xee\xbd\x9c");
+		else
+			out[n++] = *shown;
+	}
+	out[n] = '\0';
+}
+
 /* --- steps ------------------------------------------------------------------------------------ */
 
 static int archive_put_header(struct hub_archive *h, const char *shown, const char *link,
 			      const struct files_entry *e, struct err *err)
 {
 	struct archive_entry *entry = archive_entry_new();
-	char raw[FILES_PATH_SIZE + FILES_NAME_SIZE];
+	char name[3 * (FILES_PATH_SIZE + FILES_NAME_SIZE) + 1];
 	int rc;
 
 	if (!entry)
 		return err_sys(err, -ENOMEM, "archive");
-	/* A zip's names are UTF-8, a tar's are bytes. */
-	if (h->zip)
-		snprintf(raw, sizeof(raw), "%s", shown);
-	else
-		files_name_raw(raw, shown);
-	archive_entry_set_pathname(entry, raw);
+	archive_name(h, shown, name, sizeof(name));
+	archive_entry_set_pathname(entry, name);
 	archive_entry_set_filetype(entry, e->kind == FILES_DIR	     ? AE_IFDIR
 					  : e->kind == FILES_SYMLINK ? AE_IFLNK
 								     : AE_IFREG);

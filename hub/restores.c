@@ -562,6 +562,9 @@ static int restore_enter(struct hub_restore *m, struct err *err)
 	struct hub_restores *all = m->all;
 	bool there;
 
+	/* Walks and archives may go on for long. */
+	if (hub_is_stopping(all->hub))
+		return err_set(err, HUB_E_STOPPING, "the hub is going down");
 	pthread_mutex_lock(&all->lock);
 	there = m->state == RESTORE_MOUNTED;
 	if (there) {

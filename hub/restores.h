@@ -74,7 +74,7 @@ int64_t hub_restore_disk_id(const struct hub_restore *restore);
 /*
  * As their namesakes of files/files.h. HUB_E_NOT_FOUND: no such path, or the mount is gone;
  * HUB_E_INVALID: not a path, or not the kind of thing that is asked for; HUB_E_STATE: a file system
- * that cannot be read, damage; -errno. A mount whose reader was lost is gone.
+ * that cannot be read, damage; HUB_E_STOPPING; -errno. A mount whose reader was lost is gone.
  */
 int hub_restore_stat(struct hub_restore *restore, const char *path, struct files_entry *out,
 		     struct err *err);
@@ -120,6 +120,7 @@ enum hub_archive_format { HUB_ARCHIVE_ZIP, HUB_ARCHIVE_TAR_GZ };
 /*
  * A folder as the bytes of an archive, made while they are read, in bounded memory. HUB_E_LIMIT.
  * Files, folders and links are in it, under the folder's name; what is none of these is left out.
+ * In a zip, where a "\\" may part folders, one in a name is U+EF5C (files/files.h).
  * @restore must outlive it.
  */
 int hub_archive_open(struct hub_restore *restore, const char *path, enum hub_archive_format format,

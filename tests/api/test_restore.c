@@ -310,13 +310,13 @@ static void nobody_uses_it_and_it_goes(void **state)
 
 	(void)state;
 	apirig_stop();
-	rig.config.restore_idle_ms = 3000;
+	rig.config.restore_idle_ms = 8000;
 	start();
 	mount_disk(latest, 0, used);
 	mount_disk(latest, 1, idle);
 	/* Asked for something all the time, and so there for as long as it takes the other to go.
 	 */
-	for (int i = 0; i < 300 && mounts_seen() == 2; i++) {
+	for (int i = 0; i < 900 && mounts_seen() == 2; i++) {
 		just("GET", of(used, "file-info", P1), NULL, 200);
 		nanosleep(&nap, NULL);
 	}
@@ -325,7 +325,7 @@ static void nobody_uses_it_and_it_goes(void **state)
 	refuse("GET", of(idle, "file-info", P1), NULL, 404, idle);
 	reply = ask("GET", "/api/v1/restore/cleanup-status", NULL, 200);
 	assert_int_equal(number_of(reply, "total_cleaned"), 1);
-	assert_int_equal(number_of(reply, "idle_timeout_seconds"), 3);
+	assert_int_equal(number_of(reply, "idle_timeout_seconds"), 8);
 	assert_int_equal(number_of(reply, "active_mounts"), 1);
 	json_decref(reply);
 }
@@ -675,6 +675,32 @@ static void a_folder_is_an_archive(void **state)
 		fail_msg("the whole disk as a zip");
 }
 
+/* Unpacked on Windows it would lead out of the folder. */
+static void a_zip_has_no_backslashes(void **state)
+{
+	char id[CATALOG_ID_SIZE], incremental[CATALOG_ID_SIZE];
+	struct apiclient_reply reply;
+
+	(void)state;
+	make("mkdir odd; echo out >'odd/..\\..\\evil'");
+	put_tree_on_disk();
+	backup(CATALOG_BACKUP_INCREMENTAL, 2, incremental);
+	mount_disk(incremental, 0, id);
+	get(of(id, "download", P1 "/odd"), NULL, &reply);
+	assert_int_equal(reply.status, 200);
+	save(&reply, "a.zip");
+	apiclient_deinit(&reply);
+	if (scratch_run("cd '%s' && python3 -c 'import zipfile; z = zipfile.ZipFile(\"a.zip\");"
+			" n = \"odd/..\\uef5c..\\uef5cevil\";"
+			" assert n in z.namelist(), z.namelist(); assert z.read(n) == b\"out\\n\"'",
+			rig.dir))
+		fail_msg("names in a zip");
+	get(of(id, "download-directory", P1 "/odd&format=tar.gz"), NULL, &reply);
+	save(&reply, "a.tar.gz");
+	apiclient_deinit(&reply);
+	unpack_and_compare("tar -C out -xzf a.tar.gz", "odd", text("%s/odd", tree));
+}
+
 static void an_incremental_has_the_files_of_its_time(void **state)
 {
 	char incremental[CATALOG_ID_SIZE], before[CATALOG_ID_SIZE], after[CATALOG_ID_SIZE];
@@ -785,6 +811,19 @@ static void a_reader_that_dies_takes_its_mount_along_and_no_more(void **state)
 	assert_string_not_equal(id, again);
 }
 
+/* However long the walk would be. */
+static void a_hub_that_stops_reads_no_more(void **state)
+{
+	char id[CATALOG_ID_SIZE];
+
+	(void)state;
+	mount_disk(latest, 0, id);
+	just("GET", of(id, "files", P1 "&recursive=true"), NULL, 200);
+	hub_interrupt(rig.hub);
+	refuse("GET", of(id, "files", P1 "&recursive=true"), NULL, 503, "going down");
+	refuse("GET", of(id, "files", P1), NULL, 503, "going down");
+}
+
 static void *mount_in_a_race(void *arg)
 {
 	mount_disk(latest, 0, arg);
@@ -869,9 +908,11 @@ int main(void)
 		T(a_part_is_that_part),
 		T(a_part_of_another_file_is_not_given),
 		T(a_folder_is_an_archive),
+		T(a_zip_has_no_backslashes),
 		T(an_incremental_has_the_files_of_its_time),
 		T(who_reads_slowly_holds_up_nobody),
 		T(a_reader_that_dies_takes_its_mount_along_and_no_more),
+		T(a_hub_that_stops_reads_no_more),
 		T(many_at_once_share_one_mount),
 		T(who_may_not_does_not_and_what_is_read_is_written_down),
 	};
