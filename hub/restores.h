@@ -120,7 +120,7 @@ enum hub_archive_format { HUB_ARCHIVE_ZIP, HUB_ARCHIVE_TAR_GZ };
 /*
  * A folder as the bytes of an archive, made while they are read, in bounded memory. HUB_E_LIMIT.
  * Files, folders and links are in it, under the folder's name; what is none of these is left out.
- * In a zip, where a "\\" may part folders, one in a name is U+EF5C (files/files.h).
+ * In a zip, where a "\" may part folders, one in a name is U+EF5C (files/files.h).
  * @restore must outlive it.
  */
 int hub_archive_open(struct hub_restore *restore, const char *path, enum hub_archive_format format,

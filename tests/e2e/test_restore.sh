@@ -190,6 +190,26 @@ exec 8<&-
 assert_eq 130 "$status" "exit status"
 wait_until 60 "its mount is gone" no_mount_is_left
 
+step "a hub that hangs: a second Ctrl-C ends the program"
+kill -STOP "$HUB_PID"
+"$BIN/sendense-ctl" --hub "$HUB_URL" --token-file "$T/hub/admin-token" backup files --backup-id "$INCR" \
+	--path /var >hangs.out 2>&1 &
+CTL=$!
+E2E_PIDS+=($CTL)
+interrupted_and_gone() {
+	! kill -INT $CTL
+}
+wait_until 20 "it has ended" interrupted_and_gone
+status=0
+wait $CTL || status=$?
+kill -CONT "$HUB_PID"
+assert_eq 130 "$status" "exit status"
+wait_until 60 "no mount is left" no_mount_is_left
+
+# From here on it needs FUSE.
+[ -c /dev/fuse ] && [ -r /dev/fuse ] && [ -w /dev/fuse ] || skip "no /dev/fuse here: backup mount NOT tested"
+command -v fusermount3 >/dev/null || skip "no fusermount3 here: backup mount NOT tested"
+
 step "several mounts at once, the same disk twice"
 mkdir m1 m2 m3
 status_of 0 backup mount --backup-id "$FULL" --path m1
