@@ -2,7 +2,7 @@
  * Files out of backups: the verbs "backup files", "backup extract", and those of "restore".
  *
  * Each mounts what it needs at the hub and unmounts it again, whatever happens in between; signals
- * end the work, not the program, until that is done.
+ * end the work, not the program, until that is done; a second one does not wait for it.
  */
 #include "tools/ctl_restore.h"
 
@@ -42,7 +42,8 @@ bool ctl_restore_stopped(void)
 
 static void catch_signals(void)
 {
-	struct sigaction action = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND},
+			 ignore = {.sa_handler = SIG_IGN};
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);

@@ -196,9 +196,13 @@ kill -STOP "$HUB_PID"
 	--path /var >hangs.out 2>&1 &
 CTL=$!
 E2E_PIDS+=($CTL)
+waits_for_signals() { # Name and SigCgt; SIGINT is bit 1
+	grep -q '^Name:.sendense-ctl$' "/proc/$CTL/status" && grep -q '^SigCgt:.*[2367abef]$' "/proc/$CTL/status"
+}
 interrupted_and_gone() {
 	! kill -INT $CTL
 }
+wait_until 60 "it has begun" waits_for_signals
 wait_until 20 "it has ended" interrupted_and_gone
 status=0
 wait $CTL || status=$?
