@@ -46,6 +46,8 @@ static int set_limits(void)
 		r = limit(RLIMIT_NOFILE, FILES_MAX);
 	if (!r)
 		r = limit(RLIMIT_CORE, 0);
+	if (!r)
+		r = limit(RLIMIT_MEMLOCK, 0);
 	return r ? r : limit(RLIMIT_FSIZE, 0);
 }
 

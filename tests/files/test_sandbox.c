@@ -118,6 +118,15 @@ static int map_code(void)
 		       : WORKS;
 }
 
+/* A hub may lock what it likes. */
+static int lock_memory(void)
+{
+	return mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0) ==
+			       MAP_FAILED
+		       ? REFUSED
+		       : WORKS;
+}
+
 static int become_root(void)
 {
 	return setuid(0) ? REFUSED : WORKS;
@@ -150,6 +159,7 @@ static void test_cage(void **state)
 	is_stopped(kill_somebody);
 	is_stopped(look_at_somebody);
 	is_stopped(map_code);
+	is_stopped(lock_memory);
 	is_stopped(become_root);
 }
 
