@@ -349,6 +349,19 @@ static int fs_lookup(struct fs *fs, uint64_t dir, const char *name, size_t len, 
 
 /* --- contents ------------------------------------------------------------------------------- */
 
+/* A part of the file's map was not found. TSK would give zeroes for it. */
+static bool is_incomplete(TSK_FS_FILE *f)
+{
+	const TSK_FS_ATTR *data = tsk_fs_file_attr_get(f);
+	const TSK_FS_ATTR_RUN *run =
+		data && !(data->flags & TSK_FS_ATTR_RES) ? data->nrd.run : NULL;
+
+	for (; run; run = run->next)
+		if (run->flags & TSK_FS_ATTR_RUN_FLAG_FILLER)
+			return true;
+	return false;
+}
+
 static int fs_open_file(struct fs *fs, uint64_t node, struct fs_file **out, struct err *err)
 {
 	struct fs_file *f = calloc(1, sizeof(*f));
@@ -359,6 +372,12 @@ static int fs_open_file(struct fs *fs, uint64_t node, struct fs_file **out, stru
 	if (!f->tsk) {
 		free(f);
 		return err->code;
+	}
+	if (is_incomplete(f->tsk)) {
+		tsk_fs_file_close(f->tsk);
+		free(f);
+		return err_set(err, FILES_E_DAMAGED,
+			       "a part of the file's map is lost: the file system is damaged");
 	}
 	*out = f;
 	return 0;
