@@ -217,13 +217,14 @@ static json_t *shape_file(const char *path, const struct files_entry *e)
 {
 	int64_t us = 0;
 
-	if (__builtin_mul_overflow(e->mtime, 1000000, &us))
+	if (__builtin_mul_overflow(e->mtime, 1000000, &us) ||
+	    __builtin_add_overflow(us, e->mtime_ns / 1000, &us))
 		us = 0;
 	return json_pack("{s:o,s:o,s:s,s:I,s:o,s:I,s:I,s:I,s:o}", "name", api_json_text(e->name),
 			 "path", api_json_text(path), "type", kind_names[e->kind], "size",
 			 (json_int_t)e->size, "mode", json_sprintf("%04o", e->mode & 07777U), "uid",
 			 (json_int_t)e->uid, "gid", (json_int_t)e->gid, "inode", (json_int_t)e->id,
-			 "modified_at", api_json_time(us ? us + e->mtime_ns / 1000 : 0));
+			 "modified_at", api_json_time(us));
 }
 
 static int hold(struct api_request *req, struct hub_restore **out, struct err *err)
