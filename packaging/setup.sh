@@ -10,7 +10,7 @@ build="gcc make libc6-dev liburing-dev libxxhash-dev libzstd-dev zlib1g-dev libj
        libnbd-dev libarchive-dev libfuse3-dev libcmocka-dev systemtap-sdt-dev libext2fs-dev libtsk-dev libseccomp-dev"
 # MariaDB without its service: the tests and the demo run servers of their own, and clusters of them.
 databases="mariadb-server-core mariadb-client-core galera-4"
-judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl jq bc
+judges="qemu-utils qemu-system-common libnbd-bin python3-libnbd nbd-client nbdkit fuse3 fio curl ca-certificates jq bc
         openssl gnutls-bin systemd e2fsprogs fdisk util-linux procps python3-jsonschema
         dosfstools mtools ntfs-3g exfatprogs exfat-fuse"
 # sshd without its service: tests run one of their own.
