@@ -153,6 +153,40 @@ static inline void fx_ready(struct fx *fx, struct fx_ready *r, const char *vm_na
 	OK(catalog_backup_context_ensure(fx->cat, r->v.vm.context_id, r->repo.id, &r->ctx, &err));
 }
 
+/* Two hubs on one catalog, and a VM of two disks that is ready. */
+struct fx_two {
+	struct fx fx; /* hub "a"'s handle */
+	struct catalog *b;
+	struct catalog_hub hub_a, hub_b;
+	struct fx_ready r;
+};
+
+static inline int fx_two_setup(void **state)
+{
+	struct fx_two *t = calloc(1, sizeof(*t));
+
+	tmpdb_init(&t->fx.t);
+	OK(catalog_open(t->fx.t.url, NULL, &t->fx.cat, &err));
+	OK(catalog_open(t->fx.t.url, NULL, &t->b, &err));
+	fx_join(t->fx.cat, &t->hub_a, "a");
+	fx_join(t->b, &t->hub_b, "b");
+	fx_ready(&t->fx, &t->r, "pgtest1", 2);
+	*state = t;
+	return 0;
+}
+
+static inline int fx_two_teardown(void **state)
+{
+	struct fx_two *t = *state;
+
+	tmpdb_assert_sound(&t->fx.t);
+	catalog_close(t->b);
+	catalog_close(t->fx.cat);
+	tmpdb_deinit(&t->fx.t);
+	free(t);
+	return 0;
+}
+
 struct fx_job {
 	struct catalog_backup job;
 	struct catalog_backup_disk disks[FX_DISKS_MAX];

@@ -10,42 +10,10 @@
 
 #include "catalog/hubs.h"
 
-struct two {
-	struct fx fx; /* hub "a"'s handle */
-	struct catalog *b;
-	struct catalog_hub hub_a, hub_b;
-	struct fx_ready r;
-};
-
-static int setup(void **state)
-{
-	struct two *t = calloc(1, sizeof(*t));
-
-	tmpdb_init(&t->fx.t);
-	OK(catalog_open(t->fx.t.url, NULL, &t->fx.cat, &err));
-	OK(catalog_open(t->fx.t.url, NULL, &t->b, &err));
-	fx_join(t->fx.cat, &t->hub_a, "a");
-	fx_join(t->b, &t->hub_b, "b");
-	fx_ready(&t->fx, &t->r, "pgtest1", 2);
-	*state = t;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct two *t = *state;
-
-	catalog_close(t->b);
-	catalog_close(t->fx.cat);
-	tmpdb_deinit(&t->fx.t);
-	free(t);
-	return 0;
-}
-
-#define HUB_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define HUB_TEST(f) cmocka_unit_test_setup_teardown(f, fx_two_setup, fx_two_teardown)
 
 /* As if it had been long ago that this one was heard of, and that the others joined. */
-static void end_lease(struct two *t, const char *name)
+static void end_lease(struct fx_two *t, const char *name)
 {
 	tmpdb_sql(&t->fx.t, "UPDATE hubs SET lease_until = 1 WHERE name = '%s'", name);
 	tmpdb_sql(&t->fx.t, "UPDATE hubs SET steady_since = 1");
@@ -63,13 +31,13 @@ static size_t take_over(struct catalog *cat, struct catalog_backup *first)
 	return n;
 }
 
-static int64_t holder(struct two *t, const char *job_id)
+static int64_t holder(struct fx_two *t, const char *job_id)
 {
 	return tmpdb_i64(&t->fx.t, "SELECT hub_token FROM backup_jobs WHERE id = '%s'", job_id);
 }
 
 /* Every way to write a job is refused, and not a byte of the database changes. */
-static void cannot_write(struct two *t, struct catalog *cat, const char *job_id)
+static void cannot_write(struct fx_two *t, struct catalog *cat, const char *job_id)
 {
 	const struct catalog_counters bytes = {1, 2, 3, 4};
 	struct fx as = {.cat = cat};
@@ -91,7 +59,7 @@ static void cannot_write(struct two *t, struct catalog *cat, const char *job_id)
 
 static void tokens_only_grow_and_are_never_given_twice(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	int64_t last = t->hub_b.token;
 
 	assert_true(t->hub_a.token > 0 && t->hub_b.token > t->hub_a.token);
@@ -109,7 +77,7 @@ static void tokens_only_grow_and_are_never_given_twice(void **state)
 
 static void a_hub_without_a_name_is_refused(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_hub nobody = {.name = ""};
 
 	EXPECT(CATALOG_E_INVALID, catalog_hub_join(t->b, &nobody, FX_LEASE_MS, &err));
@@ -117,7 +85,7 @@ static void a_hub_without_a_name_is_refused(void **state)
 
 static void a_job_is_its_hubs_and_nobody_elses(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct fx_job j;
 	struct catalog_backup row;
 
@@ -137,7 +105,7 @@ static void a_job_is_its_hubs_and_nobody_elses(void **state)
 
 static void two_hubs_never_run_one_vm(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	char busy[CATALOG_ID_SIZE] = "";
 	struct fx as_b = {.cat = t->b};
 	struct fx_job a, b;
@@ -161,7 +129,7 @@ static void two_hubs_never_run_one_vm(void **state)
 
 static void jobs_of_a_hub_that_is_gone_are_taken_over_once(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_backup taken;
 	struct fx_job j, next;
 	struct catalog *c;
@@ -197,7 +165,7 @@ static void jobs_of_a_hub_that_is_gone_are_taken_over_once(void **state)
 
 static void who_was_away_himself_gives_others_time(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_hub *hubs = NULL;
 	struct fx_job j;
 	size_t n = 0;
@@ -223,7 +191,7 @@ static void who_was_away_himself_gives_others_time(void **state)
 
 static void a_job_taken_over_by_one_that_dies_too_goes_to_the_next(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct fx_job j;
 	struct catalog_backup taken;
 
@@ -240,7 +208,7 @@ static void a_job_taken_over_by_one_that_dies_too_goes_to_the_next(void **state)
 
 static void a_lease_that_is_over_and_was_not_noticed_goes_on(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_hub_status *told = NULL;
 	struct catalog_hub *hubs = NULL;
 	struct fx_job j;
@@ -267,7 +235,7 @@ static void a_lease_that_is_over_and_was_not_noticed_goes_on(void **state)
 
 static void the_next_run_on_a_data_folder_does_not_wait_for_the_lease(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_hub again;
 	struct fx_job j;
 
@@ -279,7 +247,7 @@ static void the_next_run_on_a_data_folder_does_not_wait_for_the_lease(void **sta
 
 static void a_hub_that_leaves_with_a_job_in_hand_is_noticed(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct fx_job j;
 
 	fx_start(&t->fx, &t->r, CATALOG_BACKUP_FULL, &j);
@@ -294,7 +262,7 @@ static void a_hub_that_leaves_with_a_job_in_hand_is_noticed(void **state)
 
 static void jobs_of_before_there_were_hubs_are_taken_over(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_backup taken;
 	struct catalog *plain;
 	struct fx_job j;
@@ -312,7 +280,7 @@ static void jobs_of_before_there_were_hubs_are_taken_over(void **state)
 /* --- many programs at once -------------------------------------------------------------------- */
 
 /* A hub that tries to start a backup of the VM, and dies without a word when it has one. */
-static int try_to_start(const struct two *t, int i)
+static int try_to_start(const struct fx_two *t, int i)
 {
 	struct fx fx = {.t = t->fx.t};
 	struct catalog_hub hub;
@@ -334,7 +302,7 @@ static int try_to_start(const struct two *t, int i)
 
 static void of_many_programs_that_start_one_vm_one_does(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	int started = 0;
 	pid_t pids[8];
 

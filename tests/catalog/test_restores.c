@@ -6,40 +6,7 @@
 #include "catalog/restores.h"
 #include "tests/catalog/fixture.h"
 
-struct two {
-	struct fx fx; /* hub "a"'s handle */
-	struct catalog *b;
-	struct catalog_hub hub_a, hub_b;
-	struct fx_ready r;
-};
-
-static int setup(void **state)
-{
-	struct two *t = calloc(1, sizeof(*t));
-
-	tmpdb_init(&t->fx.t);
-	OK(catalog_open(t->fx.t.url, NULL, &t->fx.cat, &err));
-	OK(catalog_open(t->fx.t.url, NULL, &t->b, &err));
-	fx_join(t->fx.cat, &t->hub_a, "a");
-	fx_join(t->b, &t->hub_b, "b");
-	fx_ready(&t->fx, &t->r, "pgtest1", 2);
-	*state = t;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct two *t = *state;
-
-	tmpdb_assert_sound(&t->fx.t);
-	catalog_close(t->b);
-	catalog_close(t->fx.cat);
-	tmpdb_deinit(&t->fx.t);
-	free(t);
-	return 0;
-}
-
-#define MOUNT_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define MOUNT_TEST(f) cmocka_unit_test_setup_teardown(f, fx_two_setup, fx_two_teardown)
 #define PREFIX	      "/api/v1/restore/"
 
 static void begin(struct catalog *cat, const struct fx_job *j, int disk, struct catalog_mount *m)
@@ -70,7 +37,7 @@ static size_t mounts_seen(struct catalog *cat, struct catalog_mount *first)
 
 static void a_mount_is_told_as_it_is(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_mount m, seen;
 	struct fx_job j;
 
@@ -104,7 +71,7 @@ static void a_mount_is_told_as_it_is(void **state)
 
 static void what_is_not_offered_cannot_be_mounted(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_mount m;
 	struct fx_job j;
 
@@ -127,7 +94,7 @@ static void what_is_not_offered_cannot_be_mounted(void **state)
 
 static void a_disk_is_mounted_once_and_by_one_hub(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_mount m, again = {.id = ""}, other;
 	struct fx_job j;
 
@@ -151,7 +118,7 @@ static void a_disk_is_mounted_once_and_by_one_hub(void **state)
 
 static void a_mounted_point_stays_and_an_unmounted_one_goes(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_mount m;
 	struct fx_job full, incr;
 
@@ -169,7 +136,7 @@ static void a_mounted_point_stays_and_an_unmounted_one_goes(void **state)
 
 static void mounts_of_a_hub_that_is_gone_are_swept_and_no_others(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_mount of_a, of_b, left;
 	struct fx_job j;
 	int64_t n = 0;
@@ -205,7 +172,7 @@ static void mounts_of_a_hub_that_is_gone_are_swept_and_no_others(void **state)
 
 static void a_mount_goes_with_its_disk(void **state)
 {
-	struct two *t = *state;
+	struct fx_two *t = *state;
 	struct catalog_mount m;
 	struct fx_job j;
 
